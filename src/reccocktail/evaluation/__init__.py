@@ -1,0 +1,1 @@
+"""Metrics, their intervals, evaluation folders and the report."""

@@ -1,0 +1,298 @@
+"""An evaluation folder (predictions.parquet, metrics.json, run.json) and tables drawn from it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich.table import Table
+
+from reccocktail.errors import RunError
+from reccocktail.evaluation.metrics import (
+    METRICS,
+    FloatArray,
+    IntArray,
+    per_user,
+    ranks,
+    summarise,
+)
+from reccocktail.evaluation.significance import holm, paired_bootstrap
+from reccocktail.storage import atomic_file, read_json, write_json
+
+PREDICTIONS_FILE = "predictions.parquet"
+METRICS_FILE = "metrics.json"
+RUN_FILE = "run.json"
+
+PREDICTION_SCHEMA = pl.Schema(
+    {
+        "model": pl.String(),
+        "scenario": pl.String(),
+        "user_id": pl.String(),
+        "target": pl.String(),
+        "candidates": pl.List(pl.String()),
+        "scores": pl.List(pl.Float64()),
+    }
+)
+TABLE_METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@10", "mrr")
+
+Row = tuple[str, str]  # (user_id, target): the unit that is paired and resampled
+
+
+def write_evaluation(
+    out: Path,
+    predictions: pl.DataFrame,
+    run: Mapping[str, Any],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    reference: Mapping[str, str] | None = None,
+    resamples: int = 1000,
+    paired_resamples: int = 10_000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Write an evaluation folder and return the content of its metrics.json.
+
+    metrics.json is written last, so a folder that has one is whole. It depends on the predictions,
+    `extra`, `reference` and the seed alone: the same input gives the same bytes.
+
+    Args:
+        out: the folder; other files in it (examples.json, cocktails.json) stay.
+        predictions: columns of `PREDICTION_SCHEMA`, one row a model, scenario, user and target.
+        run: content of run.json (recipe, versions, commit, hardware, wall times, peak memory).
+        extra: more top-level keys for metrics.json, for example ``full_catalogue`` or ``entropy``.
+        reference: scenario -> the model every other one is compared with (the best single adapter).
+        resamples: bootstrap resamples of each interval.
+        paired_resamples: bootstrap resamples of each paired difference.
+        seed: of the resampling.
+
+    Raises:
+        RunError: the predictions are malformed, or a reference model has no predictions.
+    """
+    extra = dict(extra or {})
+    reference = dict(reference or {})
+    if clash := {"models", "paired", "reference"} & extra.keys():
+        raise RunError(f"extra may not hold {sorted(clash)}: these keys are computed here.")
+    table = check_predictions(predictions)
+    measured = {
+        (str(model), str(scenario)): _per_row(group)
+        for (model, scenario), group in table.group_by("model", "scenario", maintain_order=True)
+    }
+    models: dict[str, dict[str, Any]] = {}
+    for (model, scenario), (_, values) in measured.items():
+        models.setdefault(model, {})[scenario] = summarise(values, resamples=resamples, seed=seed)
+    metrics: dict[str, Any] = {
+        "models": models,
+        "paired": _paired(measured, reference, resamples=paired_resamples, seed=seed),
+        "reference": reference,
+        **extra,
+    }
+    # An old metrics.json must not vouch for new predictions if the write is interrupted.
+    (out / METRICS_FILE).unlink(missing_ok=True)
+    with atomic_file(out / PREDICTIONS_FILE) as temporary:
+        table.write_parquet(temporary)
+    write_json(out / RUN_FILE, dict(run))
+    write_json(out / METRICS_FILE, metrics)
+    return metrics
+
+
+def check_predictions(predictions: pl.DataFrame) -> pl.DataFrame:
+    """The predictions with the contract's columns and dtypes, in the order given.
+
+    Raises:
+        RunError: a column is missing, a list's length is off, the target is not exactly once
+            among its candidates, a score is not finite, or a row occurs twice.
+    """
+    if missing := [name for name in PREDICTION_SCHEMA if name not in predictions.columns]:
+        raise RunError(
+            f"predictions lack the columns {missing}; they need {list(PREDICTION_SCHEMA)}."
+        )
+    try:
+        table = predictions.select(list(PREDICTION_SCHEMA)).cast(dict(PREDICTION_SCHEMA.items()))
+    except pl.exceptions.PolarsError as error:
+        raise RunError(f"predictions have a column of the wrong type ({error}).") from error
+    if table.is_empty():
+        raise RunError(
+            "There are no predictions to evaluate; check the scenarios and the data folder."
+        )
+    flaws = {
+        "a value is missing": pl.any_horizontal(pl.all().is_null()),
+        "candidates and scores differ in length": pl.col("candidates").list.len()
+        != pl.col("scores").list.len(),
+        "an item stands twice among the candidates": pl.col("candidates").list.n_unique()
+        != pl.col("candidates").list.len(),
+        "the target is not among the candidates": ~pl.col("candidates").list.contains(
+            pl.col("target")
+        ),
+        "a score is not finite": ~pl.col("scores").list.eval(pl.element().is_finite()).list.all()
+        | pl.col("scores").list.eval(pl.element().is_null()).list.any(),
+        "the row occurs twice": pl.struct("model", "scenario", "user_id", "target").is_duplicated(),
+    }
+    for flaw, expression in flaws.items():
+        bad = table.with_row_index("row").filter(expression).head(1)
+        if len(bad):
+            row = bad.row(0, named=True)
+            where = f"model {row['model']!r}, {row['scenario']}, user {row['user_id']!r}"
+            raise RunError(f"predictions, row {row['row']} ({where}): {flaw}.")
+    return table
+
+
+def _per_row(group: pl.DataFrame) -> tuple[list[Row], dict[str, FloatArray]]:
+    """Keys and metrics of one model's rows in one scenario."""
+    keys = [(str(user), str(target)) for user, target in group.select("user_id", "target").rows()]
+    return keys, per_user(prediction_ranks(group))
+
+
+def prediction_ranks(table: pl.DataFrame) -> IntArray:
+    """0-based rank of each row's target among its candidates, ties broken against it, (rows,)."""
+    lengths = table["candidates"].list.len().to_numpy().astype(np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    owner = np.repeat(np.arange(len(table)), lengths)  # row of every candidate
+    flat = table["candidates"].explode()
+    hits = np.flatnonzero((flat == table["target"].gather(owner)).to_numpy())
+    positive = hits - starts[owner[hits]]
+    scores = table["scores"].explode().to_numpy()
+    if (lengths == lengths[0]).all():
+        return ranks(scores.reshape(len(table), -1), positive)
+    return ranks(np.split(scores, starts[1:]), positive)
+
+
+def _paired(
+    measured: Mapping[tuple[str, str], tuple[list[Row], dict[str, FloatArray]]],
+    reference: Mapping[str, str],
+    *,
+    resamples: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    """Every model against its scenario's reference, over the rows both have.
+
+    Holm's correction takes all comparisons of one metric, over models and scenarios, as its family.
+    """
+    entries: list[dict[str, Any]] = []
+    for scenario, against in reference.items():
+        if (against, scenario) not in measured:
+            raise RunError(
+                f"The reference {against!r} has no predictions for scenario {scenario!r}."
+            )
+        base_keys, base = measured[against, scenario]
+        place = {key: i for i, key in enumerate(base_keys)}
+        for (model, other), (keys, values) in measured.items():
+            if other != scenario or model == against:
+                continue
+            ours = [i for i, key in enumerate(keys) if key in place]
+            theirs = [place[keys[i]] for i in ours]
+            if not ours:
+                raise RunError(f"{model!r} and {against!r} share no user in scenario {scenario!r}.")
+            outcome = paired_bootstrap(
+                {name: column[ours] for name, column in values.items()},
+                {name: column[theirs] for name, column in base.items()},
+                resamples=resamples,
+                seed=seed,
+            )
+            for metric, result in outcome.items():
+                head = {"scenario": scenario, "model": model, "against": against, "metric": metric}
+                entries.append({**head, **result, "n": len(ours)})
+    for metric in METRICS:
+        family = [entry for entry in entries if entry["metric"] == metric]
+        for entry, adjusted in zip(family, holm([e["p"] for e in family]), strict=True):
+            entry["p_holm"] = adjusted
+    return entries
+
+
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Content of an evaluation folder's metrics.json.
+
+    Raises:
+        RunError: the file is missing, not JSON, or not an evaluation's.
+    """
+    metrics = read_json(folder / METRICS_FILE)
+    if not isinstance(metrics, dict) or not isinstance(metrics.get("models"), dict):
+        raise RunError(f"{folder / METRICS_FILE} is not an evaluation's metrics; evaluate again.")
+    return metrics
+
+
+def scenarios_of(metrics: Mapping[str, Any]) -> list[str]:
+    """Scenarios that occur in the metrics, warm before cold, others after."""
+    found = {scenario for cells in metrics["models"].values() for scenario in cells}
+    usual = ("warm", "cold")
+    return [name for name in usual if name in found] + sorted(found - set(usual))
+
+
+def paired_entry(
+    metrics: Mapping[str, Any], model: str, scenario: str, metric: str
+) -> dict[str, Any] | None:
+    """The comparison of `model` with the scenario's reference, None where there is none."""
+    for entry in metrics.get("paired", []):
+        if (entry["model"], entry["scenario"], entry["metric"]) == (model, scenario, metric):
+            return dict(entry)
+    return None
+
+
+def mark(metrics: Mapping[str, Any], model: str, scenario: str, metric: str) -> str:
+    """``↑*`` or ``↓*`` where the paired 95 % interval lies above or below 0, else empty."""
+    entry = paired_entry(metrics, model, scenario, metric)
+    if entry is None:
+        return ""
+    low, high = entry["ci95"]
+    return "↑*" if low > 0 else "↓*" if high < 0 else ""
+
+
+def note(metrics: Mapping[str, Any], scenario: str) -> str:
+    """What the marks of one scenario's table mean, in one sentence."""
+    text = "Brackets: 95 % bootstrap interval."
+    if against := metrics.get("reference", {}).get(scenario):
+        text += (
+            f" ↑* or ↓*: the paired 95 % interval of the difference to {against},"
+            " the best single adapter by NDCG@10 here, lies above or below 0."
+        )
+    return text
+
+
+def metrics_table(metrics: Mapping[str, Any], scenarios: list[str] | None = None) -> str:
+    """Markdown tables, one a scenario, one row a model, intervals and marks in the cells."""
+    blocks = []
+    for scenario in scenarios or scenarios_of(metrics):
+        names = [metric.upper() for metric in TABLE_METRICS]
+        lines = [
+            f"| {scenario} | n | " + " | ".join(names) + " |",
+            "|---|--:|" + "---|" * len(names),
+        ]
+        for model, cells in metrics["models"].items():
+            if (cell := cells.get(scenario)) is None:
+                continue
+            parts = [
+                _plain_cell(metrics, model, scenario, m).replace("*", "\\*") for m in TABLE_METRICS
+            ]
+            lines.append(f"| {_markdown(model)} | {cell['n']:,} | " + " | ".join(parts) + " |")
+        explained = _markdown(note(metrics, scenario))
+        blocks.append("\n".join(lines) + f"\n\n{explained}\n")
+    return "\n".join(blocks)
+
+
+def terminal_table(metrics: Mapping[str, Any], scenario: str) -> Table:
+    """The same table for the terminal."""
+    table = Table(title=scenario, caption=note(metrics, scenario), title_justify="left")
+    table.add_column("model", overflow="fold")
+    table.add_column("n", justify="right")
+    for metric in TABLE_METRICS:
+        table.add_column(metric.upper())
+    for model, cells in metrics["models"].items():
+        if scenario in cells:
+            parts = (_plain_cell(metrics, model, scenario, m) for m in TABLE_METRICS)
+            # Text() and not str: rich would read the brackets as markup.
+            row = [model, f"{cells[scenario]['n']:,}", *parts]
+            table.add_row(*(part.replace("[", "\\[") for part in row))
+    return table
+
+
+def _plain_cell(metrics: Mapping[str, Any], model: str, scenario: str, metric: str) -> str:
+    cell = metrics["models"][model][scenario]
+    low, high = cell["ci95"][metric]
+    text = f"{cell[metric]:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{text} {mark(metrics, model, scenario, metric)}".rstrip()
+
+
+def _markdown(text: str) -> str:
+    r"""Escape what would break a table's row or be read as markup, ``|`` first of all."""
+    for sign in "\\|*_<`[":
+        text = text.replace(sign, "\\" + sign)
+    return " ".join(text.split())
