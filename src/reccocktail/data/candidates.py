@@ -1,0 +1,112 @@
+"""The candidates of an evaluation row: the target and items its user never touched, in random order."""
+
+import numpy as np
+
+from reccocktail.data.filtering import Ints, Mask
+from reccocktail.errors import DataError
+
+_ROUNDS = 30  # rounds of drawing anew before the rows that are left are drawn exactly
+_EXACT_CELLS = 4_000_000  # user-item cells held at once by exact drawing (32 MB)
+
+
+class Touched:
+    """Which user touched which item, as one sorted array of pairs (memory linear in the pairs)."""
+
+    def __init__(self, user: Ints, item: Ints, items: int) -> None:
+        """Take the pairs (repeats allowed) over `items` items."""
+        self.items = items
+        self.keys = np.unique(user * items + item)
+
+    def contains(self, user: Ints, item: Ints) -> Mask:
+        """Whether each user touched the item beside it; shapes broadcast."""
+        wanted = user * self.items + item
+        if not len(self.keys):
+            return np.zeros(wanted.shape, dtype=np.bool_)
+        place = np.searchsorted(self.keys, wanted)
+        return self.keys[np.minimum(place, len(self.keys) - 1)] == wanted
+
+    def of(self, user: Ints) -> tuple[Ints, Ints]:
+        """The pairs of some users: position in `user` and item, each of shape (pairs,)."""
+        low = np.searchsorted(self.keys, user * self.items)
+        size = np.searchsorted(self.keys, (user + 1) * self.items) - low
+        index = np.arange(int(size.sum())) + np.repeat(low - (np.cumsum(size) - size), size)
+        return np.repeat(np.arange(len(user)), size), self.keys[index] % self.items
+
+
+def draw_candidates(
+    user: Ints, target: Ints, allowed: Mask, touched: Touched, negatives: int, rng: np.random.Generator
+) -> Ints:
+    """Draw each row's candidates: its target at a uniformly random place among `negatives` negatives.
+
+    Negatives are distinct and uniform over the allowed items that the row's user never touched.
+
+    Args:
+        user: user codes, shape (rows,).
+        target: item codes, shape (rows,); every target must be touched by its user.
+        allowed: which items may be negatives, shape (items,).
+        touched: all pairs before any filter.
+        negatives: how many negatives, at least 1.
+        rng: the source of chance.
+
+    Returns:
+        Item codes, shape (rows, negatives + 1).
+
+    Raises:
+        DataError: some user has touched all but fewer than `negatives` items.
+    """
+    if not len(user):
+        return np.zeros((0, negatives + 1), dtype=np.int64)
+    pool = np.flatnonzero(allowed).astype(np.int64)
+    row, item = touched.of(user)
+    free = len(pool) - np.bincount(row[allowed[item]], minlength=len(user))
+    if int(free.min()) < negatives:
+        raise DataError(
+            f"{negatives} negatives are asked for, but a user has only {int(free.min())} items left that it never "
+            f"touched (catalogue of {len(pool)}); use --negatives {int(free.min())} or fewer, or a larger catalogue."
+        )
+    drawn = pool[rng.integers(len(pool), size=(len(user), negatives))]
+    redo = np.arange(len(user))
+    for _ in range(_ROUNDS):
+        wrong = touched.contains(user[redo, None], drawn[redo]) | _repeats(drawn[redo])
+        bad = wrong.any(axis=1)
+        redo, wrong = redo[bad], wrong[bad]
+        if not len(redo):
+            break
+        fresh = drawn[redo]
+        fresh[wrong] = pool[rng.integers(len(pool), size=int(wrong.sum()))]
+        drawn[redo] = fresh
+    if len(redo):
+        drawn[redo] = _draw_exactly(user[redo], pool, touched, negatives, rng)
+    place = rng.integers(negatives + 1, size=len(user))
+    column = np.arange(negatives)
+    result = np.empty((len(user), negatives + 1), dtype=np.int64)
+    result[np.arange(len(user))[:, None], column + (column >= place[:, None])] = drawn
+    result[np.arange(len(user)), place] = target
+    return result
+
+
+def _repeats(rows: Ints) -> Mask:
+    """Mark every value that stands further left in its row too."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    values = np.take_along_axis(rows, order, axis=1)
+    repeated = np.zeros(rows.shape, dtype=np.bool_)
+    repeated[:, 1:] = values[:, 1:] == values[:, :-1]
+    result = np.empty_like(repeated)
+    np.put_along_axis(result, order, repeated, axis=1)
+    return result
+
+
+def _draw_exactly(user: Ints, pool: Ints, touched: Touched, negatives: int, rng: np.random.Generator) -> Ints:
+    """Draw for users who left few items untouched: the smallest of random keys over their free items."""
+    step = max(1, _EXACT_CELLS // len(pool))
+    where = np.full(touched.items, -1, dtype=np.int64)
+    where[pool] = np.arange(len(pool))
+    parts = []
+    for start in range(0, len(user), step):
+        some = user[start : start + step]
+        keys = rng.random((len(some), len(pool)))
+        row, item = touched.of(some)
+        inside = where[item] >= 0
+        keys[row[inside], where[item[inside]]] = np.inf
+        parts.append(pool[np.argpartition(keys, negatives - 1, axis=1)[:, :negatives]])
+    return np.concatenate(parts)

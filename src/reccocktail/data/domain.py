@@ -1,0 +1,112 @@
+"""A prepared domain: one catalogue, its users' histories, and the rows that choose and judge."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from reccocktail.errors import DataError, RunError
+from reccocktail.schema import EVALUATION_TABLES, HISTORY, ITEM, TITLE, validate
+from reccocktail.storage import read_json, sha256_file, sha256_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+TABLES = ("items", "train", *EVALUATION_TABLES)
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """A prepared folder in memory.
+
+    Attributes:
+        name: the domain's name.
+        path: its folder.
+        items: the catalogue: `item_id`, `title`, perhaps `categories`, and `split` (`warm`, `valid_cold`
+            or `test_cold`).
+        manifest: the content of `manifest.json`.
+    """
+
+    name: str
+    path: Path
+    items: pl.DataFrame
+    manifest: dict[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> "Domain":
+        """Open a folder that `reccocktail data prepare` wrote.
+
+        Raises:
+            DataError: the folder is missing, incomplete, of another format, or its files changed.
+        """
+        path = Path(path)
+        again = "make it with `reccocktail data prepare`"
+        if not (path / MANIFEST).is_file():
+            what = "has no manifest.json and is not a prepared folder" if path.is_dir() else "does not exist"
+            raise DataError(f"{path} {what}; {again}.")
+        try:
+            manifest = read_json(path / MANIFEST)
+            version, name, outputs = manifest["format"], manifest["name"], dict(manifest["outputs"])
+        except (RunError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path / MANIFEST} is damaged; {again} again.") from error
+        if version != FORMAT:
+            raise DataError(f"{path} has format {version} and this version reads format {FORMAT}; {again} again.")
+        for table in TABLES:
+            file = path / f"{table}.parquet"
+            if not file.is_file():
+                raise DataError(f"{path} lacks {file.name}; {again} again.")
+            if sha256_file(file) != outputs.get(file.name):
+                raise DataError(f"{file} is not the file that its manifest describes; {again} again.")
+        domain = cls(name, path, _read(path / "items.parquet"), manifest)
+        validate(domain.items, "catalogue", str(path / "items.parquet"))
+        return domain
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """Item ids in the order of the catalogue."""
+        return self.items[ITEM].to_list()
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """Titles in the order of the catalogue."""
+        return self.items[TITLE].to_list()
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Row of each item id in the catalogue."""
+        return {item: row for row, item in enumerate(self.item_ids)}
+
+    def train(self) -> pl.DataFrame:
+        """Training table: `user_id`, `history` (at least two items, oldest first)."""
+        return _read(self.path / "train.parquet")
+
+    def rows(self, table: str) -> pl.DataFrame:
+        """One of `EVALUATION_TABLES`: `user_id`, `history`, `target`, `candidates`.
+
+        Raises:
+            DataError: there is no table of that name.
+        """
+        if table not in EVALUATION_TABLES:
+            raise DataError(f"There is no table '{table}'; choose one of {', '.join(EVALUATION_TABLES)}.")
+        return _read(self.path / f"{table}.parquet")
+
+    def train_counts(self) -> npt.NDArray[np.int64]:
+        """Training interactions of each item, shape (items,); 0 for cold items."""
+        found = self.train().select(pl.col(HISTORY).explode().alias(ITEM)).group_by(ITEM).len("count")
+        counts = self.items.select(ITEM).join(found, on=ITEM, how="left", maintain_order="left")["count"]
+        return counts.fill_null(0).cast(pl.Int64).to_numpy()
+
+    @property
+    def sha256(self) -> str:
+        """One hash over all prepared tables, from the manifest."""
+        return sha256_json(self.manifest["outputs"])
+
+
+def _read(file: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{file} cannot be read; make it with `reccocktail data prepare` again.") from error

@@ -1,0 +1,102 @@
+"""Names, types and promises of every table, in one place.
+
+A *raw* domain is two tables, interactions and items. A *prepared* domain is a catalogue (`items`), one
+training table and four evaluation tables (`EVALUATION_TABLES`). `validate` checks a frame against the
+promises of its kind and names the rows that break them.
+"""
+
+from typing import Literal, get_args
+
+import polars as pl
+
+from reccocktail.errors import DataError
+
+USER = "user_id"
+ITEM = "item_id"
+TIME = "timestamp"
+RATING = "rating"
+TITLE = "title"
+CATEGORIES = "categories"
+HISTORY = "history"
+TARGET = "target"
+CANDIDATES = "candidates"
+SPLIT = "split"
+
+Scenario = Literal["warm", "cold"]
+SCENARIOS: tuple[str, ...] = get_args(Scenario)
+EVALUATION_TABLES = ("valid_warm", "valid_cold", "test_warm", "test_cold")
+ITEM_SPLITS = ("warm", "valid_cold", "test_cold")
+
+Kind = Literal["interactions", "items", "catalogue", "train", "evaluation"]
+
+_TEXT = pl.String()
+_LIST = pl.List(pl.String())
+COLUMNS: dict[str, dict[str, pl.DataType]] = {
+    "interactions": {USER: _TEXT, ITEM: _TEXT},
+    "items": {ITEM: _TEXT, TITLE: _TEXT},
+    "catalogue": {ITEM: _TEXT, TITLE: _TEXT, SPLIT: _TEXT},
+    "train": {USER: _TEXT, HISTORY: _LIST},
+    "evaluation": {USER: _TEXT, HISTORY: _LIST, TARGET: _TEXT, CANDIDATES: _LIST},
+}
+"""Required columns and types of each kind of table; other columns may follow."""
+
+
+def validate(frame: pl.DataFrame, kind: Kind, where: str) -> pl.DataFrame:
+    """Check that `frame` keeps the promises of its `kind`, and give it back unchanged.
+
+    Args:
+        frame: the table.
+        kind: which promises to check; see `COLUMNS` and the checks below.
+        where: the table's name in error messages, usually its file name.
+
+    Raises:
+        DataError: a column is missing or of another type, or rows break a promise (the first five row
+            numbers are named, counted from 1 without a header).
+    """
+    for column, dtype in COLUMNS[kind].items():
+        if column not in frame.columns:
+            found = ", ".join(frame.columns) or "none"
+            raise DataError(f"{where} has no column '{column}' (columns found: {found}).")
+        if frame.schema[column] != dtype:
+            raise DataError(f"{where}: column '{column}' holds {frame.schema[column]} and must hold {dtype}.")
+    if frame.height == 0:
+        return frame
+    checks = [
+        (pl.col(column).is_null() | (pl.col(column).str.len_bytes() == 0), f"'{column}' is empty")
+        for column, dtype in COLUMNS[kind].items()
+        if dtype == _TEXT and not (kind == "items" and column == TITLE)
+    ]
+    if kind == "interactions":
+        checks += [(pl.col(c).is_null(), f"'{c}' is empty") for c in (TIME, RATING) if c in frame.columns]
+    if kind == "catalogue":
+        checks += [
+            (pl.col(ITEM).is_duplicated(), f"'{ITEM}' is repeated"),
+            (~pl.col(SPLIT).is_in(ITEM_SPLITS), f"'{SPLIT}' is none of {', '.join(ITEM_SPLITS)}"),
+        ]
+    if kind in ("train", "evaluation"):
+        checks.append((pl.col(HISTORY).list.len().fill_null(0) == 0, f"'{HISTORY}' is empty"))
+    if kind == "evaluation":
+        checks += [
+            (~pl.col(CANDIDATES).list.contains(pl.col(TARGET)), f"'{TARGET}' is not among '{CANDIDATES}'"),
+            (
+                pl.col(CANDIDATES).list.n_unique() != pl.col(CANDIDATES).list.len(),
+                f"'{CANDIDATES}' holds an item twice",
+            ),
+            (pl.col(HISTORY).list.contains(pl.col(TARGET)), f"'{TARGET}' occurs in '{HISTORY}'"),
+        ]
+    for broken, what in checks:
+        rows = frame.select(broken.fill_null(True).arg_true()).to_series()
+        if rows.len():
+            raise DataError(f"{where}: {what} in {count(rows.len(), 'row')} ({row_numbers(rows)}).")
+    return frame
+
+
+def count(number: int, noun: str) -> str:
+    """Write a number with its noun, ``1 row`` or ``1,234 rows``."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def row_numbers(rows: pl.Series) -> str:
+    """Name the first five of 0-based `rows` for a message, counted from 1."""
+    shown = ", ".join(str(row + 1) for row in rows.head(5))
+    return f"row{'s' if rows.len() > 1 else ''} {shown}{', ...' if rows.len() > 5 else ''}"
