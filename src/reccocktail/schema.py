@@ -58,7 +58,9 @@ def validate(frame: pl.DataFrame, kind: Kind, where: str) -> pl.DataFrame:
             found = ", ".join(frame.columns) or "none"
             raise DataError(f"{where} has no column '{column}' (columns found: {found}).")
         if frame.schema[column] != dtype:
-            raise DataError(f"{where}: column '{column}' holds {frame.schema[column]} and must hold {dtype}.")
+            raise DataError(
+                f"{where}: column '{column}' holds {frame.schema[column]} and must hold {dtype}."
+            )
     if frame.height == 0:
         return frame
     checks = [
@@ -67,7 +69,7 @@ def validate(frame: pl.DataFrame, kind: Kind, where: str) -> pl.DataFrame:
         if dtype == _TEXT and not (kind == "items" and column == TITLE)
     ]
     if kind == "interactions":
-        checks += [(pl.col(c).is_null(), f"'{c}' is empty") for c in (TIME, RATING) if c in frame.columns]
+        checks += [(pl.col(TIME).is_null(), f"'{TIME}' is empty")] if TIME in frame.columns else []
     if kind == "catalogue":
         checks += [
             (pl.col(ITEM).is_duplicated(), f"'{ITEM}' is repeated"),
@@ -77,7 +79,10 @@ def validate(frame: pl.DataFrame, kind: Kind, where: str) -> pl.DataFrame:
         checks.append((pl.col(HISTORY).list.len().fill_null(0) == 0, f"'{HISTORY}' is empty"))
     if kind == "evaluation":
         checks += [
-            (~pl.col(CANDIDATES).list.contains(pl.col(TARGET)), f"'{TARGET}' is not among '{CANDIDATES}'"),
+            (
+                ~pl.col(CANDIDATES).list.contains(pl.col(TARGET)),
+                f"'{TARGET}' is not among '{CANDIDATES}'",
+            ),
             (
                 pl.col(CANDIDATES).list.n_unique() != pl.col(CANDIDATES).list.len(),
                 f"'{CANDIDATES}' holds an item twice",

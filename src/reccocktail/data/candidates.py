@@ -34,7 +34,12 @@ class Touched:
 
 
 def draw_candidates(
-    user: Ints, target: Ints, allowed: Mask, touched: Touched, negatives: int, rng: np.random.Generator
+    user: Ints,
+    target: Ints,
+    allowed: Mask,
+    touched: Touched,
+    negatives: int,
+    rng: np.random.Generator,
 ) -> Ints:
     """Draw each row's candidates: its target at a uniformly random place among `negatives` negatives.
 
@@ -96,7 +101,9 @@ def _repeats(rows: Ints) -> Mask:
     return result
 
 
-def _draw_exactly(user: Ints, pool: Ints, touched: Touched, negatives: int, rng: np.random.Generator) -> Ints:
+def _draw_exactly(
+    user: Ints, pool: Ints, touched: Touched, negatives: int, rng: np.random.Generator
+) -> Ints:
     """Draw for users who left few items untouched: the smallest of random keys over their free items."""
     step = max(1, _EXACT_CELLS // len(pool))
     where = np.full(touched.items, -1, dtype=np.int64)

@@ -45,7 +45,11 @@ class Domain:
         path = Path(path)
         again = "make it with `reccocktail data prepare`"
         if not (path / MANIFEST).is_file():
-            what = "has no manifest.json and is not a prepared folder" if path.is_dir() else "does not exist"
+            what = (
+                "has no manifest.json and is not a prepared folder"
+                if path.is_dir()
+                else "does not exist"
+            )
             raise DataError(f"{path} {what}; {again}.")
         try:
             manifest = read_json(path / MANIFEST)
@@ -53,13 +57,17 @@ class Domain:
         except (RunError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path / MANIFEST} is damaged; {again} again.") from error
         if version != FORMAT:
-            raise DataError(f"{path} has format {version} and this version reads format {FORMAT}; {again} again.")
+            raise DataError(
+                f"{path} has format {version} and this version reads format {FORMAT}; {again} again."
+            )
         for table in TABLES:
             file = path / f"{table}.parquet"
             if not file.is_file():
                 raise DataError(f"{path} lacks {file.name}; {again} again.")
             if sha256_file(file) != outputs.get(file.name):
-                raise DataError(f"{file} is not the file that its manifest describes; {again} again.")
+                raise DataError(
+                    f"{file} is not the file that its manifest describes; {again} again."
+                )
         domain = cls(name, path, _read(path / "items.parquet"), manifest)
         validate(domain.items, "catalogue", str(path / "items.parquet"))
         return domain
@@ -90,13 +98,19 @@ class Domain:
             DataError: there is no table of that name.
         """
         if table not in EVALUATION_TABLES:
-            raise DataError(f"There is no table '{table}'; choose one of {', '.join(EVALUATION_TABLES)}.")
+            raise DataError(
+                f"There is no table '{table}'; choose one of {', '.join(EVALUATION_TABLES)}."
+            )
         return _read(self.path / f"{table}.parquet")
 
     def train_counts(self) -> npt.NDArray[np.int64]:
         """Training interactions of each item, shape (items,); 0 for cold items."""
-        found = self.train().select(pl.col(HISTORY).explode().alias(ITEM)).group_by(ITEM).len("count")
-        counts = self.items.select(ITEM).join(found, on=ITEM, how="left", maintain_order="left")["count"]
+        found = (
+            self.train().select(pl.col(HISTORY).explode().alias(ITEM)).group_by(ITEM).len("count")
+        )
+        counts = self.items.select(ITEM).join(found, on=ITEM, how="left", maintain_order="left")[
+            "count"
+        ]
         return counts.fill_null(0).cast(pl.Int64).to_numpy()
 
     @property
@@ -109,4 +123,6 @@ def _read(file: Path) -> pl.DataFrame:
     try:
         return pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{file} cannot be read; make it with `reccocktail data prepare` again.") from error
+        raise DataError(
+            f"{file} cannot be read; make it with `reccocktail data prepare` again."
+        ) from error

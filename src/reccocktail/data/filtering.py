@@ -30,11 +30,15 @@ class Log:
 
     def take(self, chosen: Mask | Ints) -> "Log":
         """Keep the interactions that a mask or an index array names."""
-        return Log(self.user[chosen], self.item[chosen], None if self.time is None else self.time[chosen])
+        return Log(
+            self.user[chosen], self.item[chosen], None if self.time is None else self.time[chosen]
+        )
 
     def counts(self) -> dict[str, int]:
         """Users, items and interactions that are left."""
-        users, items = (int(np.count_nonzero(np.bincount(codes))) for codes in (self.user, self.item))
+        users, items = (
+            int(np.count_nonzero(np.bincount(codes))) for codes in (self.user, self.item)
+        )
         return {"users": users, "items": items, "interactions": len(self)}
 
     def in_order(self) -> Ints:

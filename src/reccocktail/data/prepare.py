@@ -111,7 +111,17 @@ def prepare(
     Raises:
         DataError: a parameter is out of range, a table cannot be used, or nothing is left.
     """
-    _check(name, min_count, cold_fraction, split, negatives, seed, missing_titles, valid_from, test_from)
+    _check(
+        name,
+        min_count,
+        cold_fraction,
+        split,
+        negatives,
+        seed,
+        missing_titles,
+        valid_from,
+        test_from,
+    )
     interactions, items, out = Path(interactions), Path(items), Path(out)
     _check_out(out, (interactions, items))
     events = as_interactions(
@@ -123,9 +133,14 @@ def prepare(
         rating_column=rating_column,
     )
     item_table = read_table(items)
-    named_here = item_column is not None and any(item_column in (c, c.partition(":")[0]) for c in item_table.columns)
+    named_here = item_column is not None and any(
+        item_column in (c, c.partition(":")[0]) for c in item_table.columns
+    )
     catalogue = as_items(
-        item_table, items.name, item_column=item_column if named_here else None, title_column=title_column
+        item_table,
+        items.name,
+        item_column=item_column if named_here else None,
+        title_column=title_column,
     )
     settings = {
         "min_count": min_count,
@@ -164,13 +179,26 @@ def prepare(
         for number, table in enumerate(EVALUATION_TABLES, 1):
             rows = parts.tables[table]
             # A test item is part of no validation row, not even as a negative.
-            allowed = parts.kind != TEST_COLD if table.startswith("valid") else np.ones(len(item_of), dtype=np.bool_)
+            allowed = (
+                parts.kind != TEST_COLD
+                if table.startswith("valid")
+                else np.ones(len(item_of), dtype=np.bool_)
+            )
             drawn = draw_candidates(
-                rows.user, rows.target, allowed, touched, negatives, np.random.default_rng([seed, number])
+                rows.user,
+                rows.target,
+                allowed,
+                touched,
+                negatives,
+                np.random.default_rng([seed, number]),
             )
             frame = _table(parts, rows, users, kept[ITEM]).with_columns(
                 kept[ITEM].gather(rows.target).alias(TARGET),
-                kept[ITEM].gather(drawn.ravel()).reshape(drawn.shape).arr.to_list().alias(CANDIDATES)
+                kept[ITEM]
+                .gather(drawn.ravel())
+                .reshape(drawn.shape)
+                .arr.to_list()
+                .alias(CANDIDATES)
                 if len(rows)
                 else pl.Series(CANDIDATES, [], dtype=pl.List(pl.String)),
             )
@@ -183,8 +211,11 @@ def prepare(
             "rule": RULES[split],
             "inputs": inputs,
             "counts": counts,
-            "items": {kind: int(np.sum(parts.kind == code)) for code, kind in enumerate(ITEM_SPLITS)},
-            "rows": {"train": len(parts.train)} | {table: len(parts.tables[table]) for table in EVALUATION_TABLES},
+            "items": {
+                kind: int(np.sum(parts.kind == code)) for code, kind in enumerate(ITEM_SPLITS)
+            },
+            "rows": {"train": len(parts.train)}
+            | {table: len(parts.tables[table]) for table in EVALUATION_TABLES},
             "train_interactions": int(parts.train.length.sum()),
             "skipped": parts.skipped,
             "titles": title_counts,
@@ -207,18 +238,29 @@ def _encode(
     titled = np.array([bool(title) for title in titles], dtype=np.bool_)
     title_counts["rows with a repeated item id left out"] = items.height - unique.height
     title_counts["missing"] = int(np.sum(~titled))
-    title_counts["changed by cleaning"] = int((pl.Series(titles) != unique[TITLE].fill_null("")).sum())
+    title_counts["changed by cleaning"] = int(
+        (pl.Series(titles) != unique[TITLE].fill_null("")).sum()
+    )
     shown = pl.Series(TITLE, titles, dtype=pl.String)
     if missing_titles == "id":
-        shown = pl.select(pl.when(pl.lit(pl.Series(titled))).then(shown).otherwise(unique[ITEM])).to_series()
+        shown = pl.select(
+            pl.when(pl.lit(pl.Series(titled))).then(shown).otherwise(unique[ITEM])
+        ).to_series()
         titled = np.ones(len(titles), dtype=np.bool_)
-    columns = [unique[ITEM], shown.alias(TITLE)] + ([unique[CATEGORIES]] if CATEGORIES in unique.columns else [])
+    columns = [unique[ITEM], shown.alias(TITLE)] + (
+        [unique[CATEGORIES]] if CATEGORIES in unique.columns else []
+    )
     users = events[USER].unique(maintain_order=True)
     user = _codes(events[USER], users)
     item = _codes(events[ITEM], unique[ITEM])
     unknown = int(np.sum(item < 0))
     counts.append(
-        {"step": "raw", "users": len(users), "items": events[ITEM].n_unique(), "interactions": events.height}
+        {
+            "step": "raw",
+            "users": len(users),
+            "items": events[ITEM].n_unique(),
+            "interactions": events.height,
+        }
     )
     if unknown * 2 > events.height:
         raise DataError(
@@ -231,22 +273,34 @@ def _encode(
     log = Log(user[known], item[known], time)
     counts.append({"step": "items with a row", **log.counts()})
     order = log.in_order()
-    return _Raw(users, pl.DataFrame(columns), titled, log.take(order), None if rating is None else rating[order])
+    return _Raw(
+        users,
+        pl.DataFrame(columns),
+        titled,
+        log.take(order),
+        None if rating is None else rating[order],
+    )
 
 
 def _codes(column: pl.Series, values: pl.Series) -> Ints:
     """Place of each cell in `values`, -1 where it is not there."""
     table = pl.DataFrame({"value": values}).with_row_index("code")
-    found = pl.DataFrame({"value": column}).join(table, on="value", how="left", maintain_order="left")
+    found = pl.DataFrame({"value": column}).join(
+        table, on="value", how="left", maintain_order="left"
+    )
     return found["code"].cast(pl.Int64).fill_null(-1).to_numpy()
 
 
-def _filter(raw: _Raw, min_rating: float | None, min_count: int, counts: list[dict[str, Any]]) -> tuple[Log, Ints, Ints]:
+def _filter(
+    raw: _Raw, min_rating: float | None, min_count: int, counts: list[dict[str, Any]]
+) -> tuple[Log, Ints, Ints]:
     """Apply the filters in turn; gives the dense log and the raw code of each user and item."""
     log = raw.log
     if min_rating is not None:
         if raw.rating is None:
-            raise DataError("A least rating is asked for and the interactions have no rating column; name it with --rating-column.")
+            raise DataError(
+                "A least rating is asked for and the interactions have no rating column; name it with --rating-column."
+            )
         log = log.take(raw.rating >= min_rating)
         counts.append({"step": f"rating at least {min_rating:g}", **log.counts()})
     log = log.take(raw.titled[log.item])
@@ -256,7 +310,10 @@ def _filter(raw: _Raw, min_rating: float | None, min_count: int, counts: list[di
     before = log.counts()
     keep, rounds = k_core(log, min_count)
     log = log.take(keep)
-    counts += [{"step": f"{min_count}-core, round {number}", **left} for number, left in enumerate(rounds, 1)]
+    counts += [
+        {"step": f"{min_count}-core, round {number}", **left}
+        for number, left in enumerate(rounds, 1)
+    ]
     if not len(log):
         per_user = before["interactions"] / max(before["users"], 1)
         raise DataError(
@@ -289,15 +346,21 @@ def _table(split: Split, rows: Rows, users: pl.Series, item_ids: pl.Series) -> p
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
-    frame.write_parquet(path, compression="zstd", compression_level=3, statistics=False, row_group_size=250_000)
+    frame.write_parquet(
+        path, compression="zstd", compression_level=3, statistics=False, row_group_size=250_000
+    )
 
 
 def _require_rows(split: Split) -> None:
     if not len(split.train):
-        raise DataError("No user has two items to train on after the split; give longer histories or lower --min-count.")
+        raise DataError(
+            "No user has two items to train on after the split; give longer histories or lower --min-count."
+        )
     for table in ("valid_warm", "test_warm"):
         if not len(split.tables[table]):
-            raise DataError(f"The split leaves no row in {table}; give more or longer histories, or lower --cold-fraction.")
+            raise DataError(
+                f"The split leaves no row in {table}; give more or longer histories, or lower --cold-fraction."
+            )
 
 
 def _check(
@@ -312,13 +375,22 @@ def _check(
     test_from: float,
 ) -> None:
     wrong = [
-        (not name.strip() or "/" in name or "\\" in name, f"name '{name}' must be a word without slashes"),
+        (
+            not name.strip() or "/" in name or "\\" in name,
+            f"name '{name}' must be a word without slashes",
+        ),
         (min_count < 1, f"min-count is {min_count} and must be at least 1"),
-        (not 0 <= cold_fraction <= 0.5, f"cold-fraction is {cold_fraction} and must be between 0 and 0.5"),
+        (
+            not 0 <= cold_fraction <= 0.5,
+            f"cold-fraction is {cold_fraction} and must be between 0 and 0.5",
+        ),
         (split not in RULES, f"split is '{split}' and must be {' or '.join(RULES)}"),
         (negatives < 1, f"negatives is {negatives} and must be at least 1"),
         (seed < 0, f"seed is {seed} and must not be negative"),
-        (missing_titles not in ("drop", "id"), f"missing-titles is '{missing_titles}' and must be drop or id"),
+        (
+            missing_titles not in ("drop", "id"),
+            f"missing-titles is '{missing_titles}' and must be drop or id",
+        ),
         (
             not 0 < valid_from < test_from < 1,
             f"valid-from {valid_from} and test-from {test_from} must satisfy 0 < valid-from < test-from < 1",
@@ -331,7 +403,13 @@ def _check(
 
 def _check_out(out: Path, inputs: tuple[Path, ...]) -> None:
     """Never replace a folder that `prepare` did not write, or one that holds the inputs."""
-    if out.exists() and not (out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))):
-        raise DataError(f"{out} exists and is not a prepared folder; choose another folder or remove it.")
+    if out.exists() and not (
+        out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))
+    ):
+        raise DataError(
+            f"{out} exists and is not a prepared folder; choose another folder or remove it."
+        )
     if any(out.resolve() in path.resolve().parents for path in inputs):
-        raise DataError(f"{out} holds the input files and would be replaced; choose another folder.")
+        raise DataError(
+            f"{out} holds the input files and would be replaced; choose another folder."
+        )

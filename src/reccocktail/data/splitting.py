@@ -126,14 +126,19 @@ def global_time(log: Log, users: int, items: int, valid_from: float, test_from: 
         DataError: there are no times, they are positions within users, or a window is empty.
     """
     if log.time is None:
-        raise DataError("A global-time split needs timestamps and the interactions have none; use --split leave-one-out.")
+        raise DataError(
+            "A global-time split needs timestamps and the interactions have none; use --split leave-one-out."
+        )
     if are_positions(log.user, log.time):
         raise DataError(
             "The timestamps are positions within each user's sequence and say nothing across users, "
             "so time cannot be cut for all; use --split leave-one-out."
         )
     ordered = np.sort(log.time)
-    t1, t2 = (ordered[min(int(len(ordered) * share), len(ordered) - 1)] for share in (valid_from, test_from))
+    t1, t2 = (
+        ordered[min(int(len(ordered) * share), len(ordered) - 1)]
+        for share in (valid_from, test_from)
+    )
     if not ordered[0] < t1 < t2:
         raise DataError(
             f"The quantiles {valid_from:g} and {test_from:g} of the timestamps do not cut time into three windows "
@@ -191,7 +196,9 @@ def _last_rows(log: Log, chosen: Mask, length: Ints) -> Rows:
     return Rows(log.user[place], length[place], log.item[place])
 
 
-def _finish(kind: Ints, warm_item: Ints, offset: Ints, train: Rows, tables: dict[str, Rows]) -> Split:
+def _finish(
+    kind: Ints, warm_item: Ints, offset: Ints, train: Rows, tables: dict[str, Rows]
+) -> Split:
     """Leave out rows that cannot be used, and count why."""
     long_enough = train.length >= LEAST_TRAIN_LENGTH
     skipped = {f"train: fewer than {LEAST_TRAIN_LENGTH} items": int(np.sum(~long_enough))}

@@ -12,21 +12,80 @@ from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER, row_
 
 # Common names, most telling first; compared in lower case without "_", "-", spaces and a ":type" ending.
 ALIASES: dict[str, tuple[str, ...]] = {
-    USER: ("userid", "user", "reviewerid", "uid", "customerid", "householdid", "memberid", "accountid",
-           "visitorid", "sessionid", "steamid", "author", "username"),
-    ITEM: ("itemid", "item", "parentasin", "asin", "movieid", "productid", "businessid", "gmapid", "recipeid",
-           "artistid", "trackid", "songid", "bookid", "appid", "gameid", "newsid", "articleid", "sku", "iid"),
-    TIME: ("timestamp", "unixreviewtime", "unixtime", "time", "ts", "datetime", "date", "sortingtimestamp",
-           "transactiontimestamp", "createdat", "reviewtime"),
+    USER: (
+        "userid",
+        "user",
+        "reviewerid",
+        "uid",
+        "customerid",
+        "householdid",
+        "memberid",
+        "accountid",
+        "visitorid",
+        "sessionid",
+        "steamid",
+        "author",
+        "username",
+    ),
+    ITEM: (
+        "itemid",
+        "item",
+        "parentasin",
+        "asin",
+        "movieid",
+        "productid",
+        "businessid",
+        "gmapid",
+        "recipeid",
+        "artistid",
+        "trackid",
+        "songid",
+        "bookid",
+        "appid",
+        "gameid",
+        "newsid",
+        "articleid",
+        "sku",
+        "iid",
+    ),
+    TIME: (
+        "timestamp",
+        "unixreviewtime",
+        "unixtime",
+        "time",
+        "ts",
+        "datetime",
+        "date",
+        "sortingtimestamp",
+        "transactiontimestamp",
+        "createdat",
+        "reviewtime",
+    ),
     RATING: ("rating", "overall", "stars", "score", "ratings"),
-    TITLE: ("title", "movietitle", "itemtitle", "producttitle", "name", "itemname", "productname", "appname",
-            "itemname", "artistname", "recipename", "booktitle", "songtitle", "tracktitle"),
+    TITLE: (
+        "title",
+        "movietitle",
+        "itemtitle",
+        "producttitle",
+        "name",
+        "itemname",
+        "productname",
+        "appname",
+        "itemname",
+        "artistname",
+        "recipename",
+        "booktitle",
+        "songtitle",
+        "tracktitle",
+    ),
     CATEGORIES: ("categories", "category", "genres", "genre", "tags", "maincategory", "maincat"),
 }
 # In a table of items a bare "id" can only be the item's.
 ITEM_TABLE_ALIASES = {**ALIASES, ITEM: (*ALIASES[ITEM], "id")}
 
-FORMATS = ".parquet, .csv, .tsv, .inter, .item, .jsonl, .ndjson or .json, each but Parquet also with .gz"
+FORMATS = (
+    ".parquet, .csv, .tsv, .inter, .item, .jsonl, .ndjson or .json, each but Parquet also with .gz"
+)
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -93,18 +152,30 @@ def _read_json(content: bytes, path: Path) -> pl.DataFrame:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise DataError(f"{path.name}: line {number} is not JSON ({error}); mend or remove it.") from error
+                raise DataError(
+                    f"{path.name}: line {number} is not JSON ({error}); mend or remove it."
+                ) from error
             if not isinstance(row, dict):
-                raise DataError(f"{path.name}: line {number} is not a JSON object; mend or remove it.") from None
+                raise DataError(
+                    f"{path.name}: line {number} is not a JSON object; mend or remove it."
+                ) from None
             rows.append({key: _scalar(value) for key, value in row.items()})
         return pl.DataFrame(rows, infer_schema_length=None, strict=False)
 
 
 def _scalar(value: Any) -> Any:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value) if isinstance(value, dict) else value
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list)
+        else str(value)
+        if isinstance(value, dict)
+        else value
+    )
 
 
-def find_column(frame: pl.DataFrame, wanted: str, given: str | None, where: str, *, items: bool = False) -> str | None:
+def find_column(
+    frame: pl.DataFrame, wanted: str, given: str | None, where: str, *, items: bool = False
+) -> str | None:
     """Find the column that holds `wanted` (one of our names), by the name given or by common names.
 
     Args:
@@ -120,7 +191,9 @@ def find_column(frame: pl.DataFrame, wanted: str, given: str | None, where: str,
     if given is not None:
         exact = [c for c in frame.columns if c == given or c.partition(":")[0] == given]
         if not exact:
-            raise DataError(f"{where} has no column '{given}' (columns found: {', '.join(frame.columns)}).")
+            raise DataError(
+                f"{where} has no column '{given}' (columns found: {', '.join(frame.columns)})."
+            )
         return exact[0]
     plain: dict[str, list[str]] = {}
     for column in frame.columns:
@@ -128,24 +201,37 @@ def find_column(frame: pl.DataFrame, wanted: str, given: str | None, where: str,
         plain.setdefault(key, []).append(column)
     for alias in (ITEM_TABLE_ALIASES if items else ALIASES)[wanted]:
         if len(found := plain.get(alias, [])) > 1:
-            raise DataError(f"{where} has several columns for the {_PLAIN[wanted]} ({', '.join(found)}); name one with {_flag(wanted)}.")
+            raise DataError(
+                f"{where} has several columns for the {_PLAIN[wanted]} ({', '.join(found)}); name one with {_flag(wanted)}."
+            )
         if found:
             return found[0]
     return None
 
 
-_PLAIN = {USER: "user", ITEM: "item", TIME: "time", RATING: "rating", TITLE: "title", CATEGORIES: "categories"}
+_PLAIN = {
+    USER: "user",
+    ITEM: "item",
+    TIME: "time",
+    RATING: "rating",
+    TITLE: "title",
+    CATEGORIES: "categories",
+}
 
 
 def _flag(wanted: str) -> str:
     return f"--{_PLAIN[wanted]}-column"
 
 
-def _require(frame: pl.DataFrame, wanted: str, given: str | None, where: str, *, items: bool = False) -> str:
+def _require(
+    frame: pl.DataFrame, wanted: str, given: str | None, where: str, *, items: bool = False
+) -> str:
     column = find_column(frame, wanted, given, where, items=items)
     if column is None:
         found = ", ".join(frame.columns)
-        raise DataError(f"{where} has no {_PLAIN[wanted]} column (columns found: {found}); name it with {_flag(wanted)}.")
+        raise DataError(
+            f"{where} has no {_PLAIN[wanted]} column (columns found: {found}); name it with {_flag(wanted)}."
+        )
     return column
 
 
@@ -176,8 +262,15 @@ def as_interactions(
     rating = find_column(frame, RATING, rating_column, where)
     if rating is not None:
         columns.append(frame[rating].cast(pl.Float64, strict=False).alias(RATING))
-    found = pl.DataFrame(columns)
-    return validate(found.drop(RATING, strict=False), "interactions", where).with_columns(columns[3:] if RATING in found.columns and time else columns[2:])
+    return validate(pl.DataFrame(columns), "interactions", where)
+
+
+def in_time_order(interactions: pl.DataFrame) -> pl.DataFrame:
+    """Group users in order of first appearance and sort each by time; ties keep their order."""
+    users = interactions.select(pl.col(USER).unique(maintain_order=True)).with_row_index("_order")
+    keys = ["_order", TIME] if TIME in interactions.columns else ["_order"]
+    coded = interactions.join(users, on=USER, how="left", maintain_order="left")
+    return coded.sort(keys, maintain_order=True).drop("_order")
 
 
 def as_items(
@@ -196,7 +289,7 @@ def as_items(
     Raises:
         DataError: a column is missing or an item has no id.
     """
-    item = find_column(frame, ITEM, item_column, where, items=True) or _require(frame, ITEM, item_column, where, items=True)
+    item = _require(frame, ITEM, item_column, where, items=True)
     title = _require(frame, TITLE, title_column, where, items=True)
     columns = [_as_text(frame[item]).alias(ITEM), _as_text(frame[title]).alias(TITLE)]
     categories = find_column(frame, CATEGORIES, categories_column, where, items=True)
@@ -211,7 +304,9 @@ def _as_text(column: pl.Series) -> pl.Series:
         return column
     if isinstance(column.dtype, pl.List | pl.Array):
         listed = column.to_list()
-        return pl.Series([None if row is None else ", ".join(_flat(row)) for row in listed], dtype=pl.String)
+        return pl.Series(
+            [None if row is None else ", ".join(_flat(row)) for row in listed], dtype=pl.String
+        )
     if column.dtype.is_float() and (column.is_null() | (column == column.round())).all():
         column = column.cast(pl.Int64)
     return column.cast(pl.String)
@@ -219,7 +314,9 @@ def _as_text(column: pl.Series) -> pl.Series:
 
 def _flat(value: Any) -> list[str]:
     """Leaves of nested lists, each once, in order (Amazon's categories are lists of paths)."""
-    leaves = [leaf for part in value for leaf in (_flat(part) if isinstance(part, list) else [str(part)])]
+    leaves = [
+        leaf for part in value for leaf in (_flat(part) if isinstance(part, list) else [str(part)])
+    ]
     return list(dict.fromkeys(leaves))
 
 
@@ -238,7 +335,14 @@ def _as_time(column: pl.Series, where: str) -> pl.Series:
     if number.null_count() == column.null_count():
         return number
     moment = text.str.replace("T", " ").str.strip_suffix("Z")
-    for form in ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d", "%Y-%m-%d %H:%M", "%m %d, %Y", "%d/%m/%Y", "%Y/%m/%d"):
+    for form in (
+        "%Y-%m-%d %H:%M:%S%.f",
+        "%Y-%m-%d",
+        "%Y-%m-%d %H:%M",
+        "%m %d, %Y",
+        "%d/%m/%Y",
+        "%Y/%m/%d",
+    ):
         parsed = moment.str.to_datetime(form, time_unit="us", strict=False)
         if parsed.null_count() == column.null_count():
             return parsed.cast(pl.Int64)

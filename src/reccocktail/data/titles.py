@@ -8,21 +8,24 @@ from collections.abc import Iterable
 # Only what looks like a tag: "I <3 U" and "5 < 6 > 2" are text.
 _TAG = re.compile(r"</?[A-Za-z!][^<>]*>")
 # Control characters, zero-width spaces and marks that reverse the direction of text that follows.
-_INVISIBLE = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+_INVISIBLE = re.compile(
+    r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+)
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"[^\W_]+")
-_MISSING = frozenset({"", "nan", "none", "null", "n/a", "\\n"})
+_MISSING = frozenset({"", "nan", "null", "n/a", "\\\\n"})
 
 
 def clean_title(title: str | None) -> str:
-    """One line of plain text: HTML entities unescaped, tags, control characters and space runs removed.
+    r"""Make a title one line of plain text.
 
-    Entities escaped twice (``&amp;amp;``) are unescaped twice. Letters keep their accents (Unicode NFC).
+    HTML entities are unescaped (also those escaped twice, ``&amp;amp;``), tags, control characters and
+    runs of space removed. Letters keep their accents (Unicode NFC).
 
     Returns:
         The title, or ``""`` when nothing readable is left.
 
-    >>> clean_title("  Tom &amp;amp; Jerry<br>\\n(1965) ")
+    >>> clean_title("  Tom &amp;amp; Jerry<br>\n(1965) ")
     'Tom & Jerry (1965)'
     """
     if title is None:
@@ -35,7 +38,7 @@ def clean_title(title: str | None) -> str:
     title = _TAG.sub(" ", title)
     title = _SPACE.sub(" ", _INVISIBLE.sub("", title)).strip()
     title = unicodedata.normalize("NFC", title)
-    return "" if title.casefold() in _MISSING or not _WORD.search(title) and len(title) < 2 else title
+    return "" if title.casefold() in _MISSING else title
 
 
 def clean_titles(titles: Iterable[str | None]) -> list[str]:
@@ -51,5 +54,7 @@ def title_key(title: str) -> str:
     """
     decomposed = unicodedata.normalize("NFKD", title.casefold())
     # Accents go, but marks that carry vowels (Indic, Thai) stay part of their words.
-    stripped = "".join(c for c in decomposed if not (unicodedata.combining(c) and "\u0300" <= c <= "\u036f"))
+    stripped = "".join(
+        c for c in decomposed if not (unicodedata.combining(c) and "\u0300" <= c <= "\u036f")
+    )
     return " ".join(_WORD.findall(stripped)) or title.strip()

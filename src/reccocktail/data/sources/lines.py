@@ -1,0 +1,88 @@
+"""Lines of large text files, one record each, plain or gzipped, never all in memory."""
+
+import ast
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reccocktail.errors import DataError
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the number (from 1) and text of each line that is not blank.
+
+    Raises:
+        DataError: the file is missing, cut off, or not UTF-8.
+    """
+    number = 0
+    try:
+        packed = path.suffix == ".gz"
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if packed
+            else path.open(encoding="utf-8") as lines
+        ):
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, line
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path.name} cannot be read after line {number} ({error}); fetch it again."
+        ) from error
+
+
+def parse(path: Path, number: int, line: str) -> dict[str, Any]:
+    """Read one record: a JSON object or, as in files of 2014, a Python literal (never evaluated).
+
+    Raises:
+        DataError: the line is neither.
+    """
+    record: Any = None
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        try:
+            record = ast.literal_eval(line.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            raise DataError(
+                f"{path.name}: line {number} is neither JSON nor a Python literal; mend or remove it."
+            ) from error
+    if not isinstance(record, dict):
+        raise DataError(
+            f"{path.name}: line {number} is not a record with fields; mend or remove it."
+        )
+    return record
+
+
+def field(record: dict[str, Any], names: tuple[str, ...], path: Path, number: int) -> Any:
+    """Value of the first of `names` that the record has.
+
+    Raises:
+        DataError: the record has none of them.
+    """
+    for name in names:
+        if record.get(name) is not None:
+            return record[name]
+    raise DataError(
+        f"{path.name}: line {number} has no field '{names[0]}' (fields found: {', '.join(record) or 'none'})."
+    )
+
+
+def one_file(folder: Path, patterns: tuple[str, ...], what: str) -> Path:
+    """The one file in `folder` that fits the first pattern that any file fits.
+
+    Raises:
+        DataError: no file or several files fit.
+    """
+    for pattern in patterns:
+        found = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise DataError(
+                f"{folder} holds several files with {what} ({names}); keep one of them."
+            )
+        if found:
+            return found[0]
+    raise DataError(f"{folder} holds no file with {what} (looked for {', '.join(patterns)}).")
