@@ -105,7 +105,7 @@ def per_user(ranks: npt.ArrayLike) -> dict[str, FloatArray]:
 def summarise(
     per_user: Mapping[str, FloatArray], *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
-    """Means over the rows with 95 % percentile bootstrap intervals (Efron 1979).
+    """Means over the rows with 95% percentile bootstrap intervals (Efron 1979).
 
     Rows with equal values are interchangeable, so a resample is drawn as one multinomial count for
     each distinct row of values: the same distribution as drawing rows with replacement, at a cost

@@ -100,7 +100,7 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
         raise RunError(f"Cocktail {cocktail.get('name')!r} has no curve over two adapters to draw.")
     x = np.array([point["coefficients"][0] for point in points], dtype=np.float64)
     with rc_context(_STYLE):
-        figure = _figure(5.2, 3.7)
+        figure = _figure(4.3, 3.5)
         upper, lower = figure.subplots(2, 1, sharex=True)
         for key, label, colour, style in (
             ("entropy", "plain", MUTED, (0, (4, 2))),
@@ -177,7 +177,7 @@ def models_figure(
     metric: str = "ndcg@3",
     emphasis: Sequence[str] = (),
 ) -> Figure:
-    """One dot a model with its 95 % interval, one panel a scenario.
+    """One dot a model with its 95% interval, one panel a scenario.
 
     Args:
         metrics: content of a metrics.json.
@@ -191,7 +191,7 @@ def models_figure(
     }
     rows = [len(names[scenario]) + 1.2 for scenario in scenarios]
     with rc_context(_STYLE):
-        figure = _figure(5.2, 0.19 * sum(rows) + 0.45)
+        figure = _figure(4.3, 0.19 * sum(rows) + 0.45)
         panels = figure.subplots(len(scenarios), 1, sharex=True, squeeze=False, height_ratios=rows)[
             :, 0
         ]
@@ -211,7 +211,7 @@ def models_figure(
             panel.grid(True, axis="x")
             panel.set_axisbelow(True)
             panel.spines["left"].set_visible(False)
-        panels[-1].set_xlabel(f"{metric.upper()} with 95 % bootstrap interval")
+        panels[-1].set_xlabel(f"{metric.upper()} with 95% bootstrap interval")
     return figure
 
 
@@ -222,7 +222,7 @@ def coefficients_figure(cocktail: Mapping[str, Any]) -> Figure | None:
         return None
     values = [pair[0] for pair in coefficients.values()]
     with rc_context(_STYLE):
-        figure = _figure(5.2, 1.7)
+        figure = _figure(4.3, 1.7)
         axis = figure.subplots()
         axis.plot(range(len(values)), values, "o", ms=2.8, color=ACCENT)
         axis.axhline(float(np.mean(values)), color=MUTED, lw=0.8, ls=":")

@@ -218,7 +218,7 @@ def _cocktail(cocktail: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def verdict(entry: Mapping[str, Any]) -> str:
-    """``win``, ``loss`` or ``tie``, by where the paired 95 % interval lies against 0."""
+    """``win``, ``loss`` or ``tie``, by where the paired 95% interval lies against 0."""
     low, high = entry["ci95"]
     return "win" if low > 0 else "loss" if high < 0 else "tie"
 
@@ -232,7 +232,7 @@ def verdict_sentence(entry: Mapping[str, Any], comparisons: int) -> str:
     """
     metric, (low, high) = entry["metric"].upper(), entry["ci95"]
     model, against, outcome = entry["model"], entry["against"], verdict(entry)
-    interval = f"95 % interval {signed(low)} to {signed(high)}, n = {entry['n']:,}"
+    interval = f"95% interval {signed(low)} to {signed(high)}, n = {entry['n']:,}"
     if outcome == "tie":
         return (
             f"{model} ties with {against}, the best single adapter: {metric} differs by"

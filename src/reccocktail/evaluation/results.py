@@ -228,7 +228,7 @@ def paired_entry(
 
 
 def mark(metrics: Mapping[str, Any], model: str, scenario: str, metric: str) -> str:
-    """``↑*`` or ``↓*`` where the paired 95 % interval lies above or below 0, else empty."""
+    """``↑*`` or ``↓*`` where the paired 95% interval lies above or below 0, else empty."""
     entry = paired_entry(metrics, model, scenario, metric)
     if entry is None:
         return ""
@@ -238,10 +238,10 @@ def mark(metrics: Mapping[str, Any], model: str, scenario: str, metric: str) -> 
 
 def note(metrics: Mapping[str, Any], scenario: str) -> str:
     """What the marks of one scenario's table mean, in one sentence."""
-    text = "Brackets: 95 % bootstrap interval."
+    text = "Brackets: 95% bootstrap interval."
     if against := metrics.get("reference", {}).get(scenario):
         text += (
-            f" ↑* or ↓*: the paired 95 % interval of the difference to {against},"
+            f" ↑* or ↓*: the paired 95% interval of the difference to {against},"
             " the best single adapter by NDCG@10 here, lies above or below 0."
         )
     return text

@@ -18,7 +18,7 @@ def paired_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Mean difference a - b over the same users, with a 95 % interval and a two-sided p-value.
+    """Mean difference a - b over the same users, with a 95% interval and a two-sided p-value.
 
     Users are resampled, and both models' values move with their user. The interval is the
     percentile one. ``p = 2 min(P(d* <= 0), P(d* >= 0))`` over the resampled mean differences d*,
