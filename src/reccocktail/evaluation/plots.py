@@ -66,7 +66,11 @@ def svg(figure: Figure, name: str) -> str:
     # A fixed size would not shrink on a phone; the viewBox keeps the proportions.
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'\bid="((?:figure|axes|patch|text|line2d|xtick|ytick)[^"]*)"', "", text)
+    # Ids nobody refers to would clash with those of the page's other drawings.
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(
+        r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text
+    )
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var(--{variable})")
     return text
