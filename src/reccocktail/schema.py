@@ -1,8 +1,8 @@
 """Names, types and promises of every table, in one place.
 
-A *raw* domain is two tables, interactions and items. A *prepared* domain is a catalogue (`items`), one
-training table and four evaluation tables (`EVALUATION_TABLES`). `validate` checks a frame against the
-promises of its kind and names the rows that break them.
+A *raw* domain is two tables, interactions and items. A *prepared* domain is a catalogue (`items`),
+one training table and four evaluation tables (`EVALUATION_TABLES`). `validate` checks a frame
+against the promises of its kind and names the rows that break them.
 """
 
 from typing import Literal, get_args
@@ -50,8 +50,8 @@ def validate(frame: pl.DataFrame, kind: Kind, where: str) -> pl.DataFrame:
         where: the table's name in error messages, usually its file name.
 
     Raises:
-        DataError: a column is missing or of another type, or rows break a promise (the first five row
-            numbers are named, counted from 1 without a header).
+        DataError: a column is missing or of another type, or rows break a promise (the first five
+            row numbers are named, counted from 1 without a header).
     """
     for column, dtype in COLUMNS[kind].items():
         if column not in frame.columns:

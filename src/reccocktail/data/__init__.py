@@ -1,1 +1,1 @@
-"""Data: raw sources -> tables -> filter -> split (warm, cold) -> candidates -> a prepared folder."""
+"""Data: raw sources -> tables -> filter -> split -> candidates -> a prepared folder."""

@@ -1,4 +1,4 @@
-"""The candidates of an evaluation row: the target and items its user never touched, in random order."""
+"""Candidates of an evaluation row: its target and items its user never touched, shuffled."""
 
 import numpy as np
 
@@ -23,7 +23,8 @@ class Touched:
         if not len(self.keys):
             return np.zeros(wanted.shape, dtype=np.bool_)
         place = np.searchsorted(self.keys, wanted)
-        return self.keys[np.minimum(place, len(self.keys) - 1)] == wanted
+        found: Mask = self.keys[np.minimum(place, len(self.keys) - 1)] == wanted
+        return found
 
     def of(self, user: Ints) -> tuple[Ints, Ints]:
         """The pairs of some users: position in `user` and item, each of shape (pairs,)."""
@@ -41,7 +42,7 @@ def draw_candidates(
     negatives: int,
     rng: np.random.Generator,
 ) -> Ints:
-    """Draw each row's candidates: its target at a uniformly random place among `negatives` negatives.
+    """Draw each row's candidates: its target at a random place among `negatives` negatives.
 
     Negatives are distinct and uniform over the allowed items that the row's user never touched.
 
@@ -66,8 +67,10 @@ def draw_candidates(
     free = len(pool) - np.bincount(row[allowed[item]], minlength=len(user))
     if int(free.min()) < negatives:
         raise DataError(
-            f"{negatives} negatives are asked for, but a user has only {int(free.min())} items left that it never "
-            f"touched (catalogue of {len(pool)}); use --negatives {int(free.min())} or fewer, or a larger catalogue."
+            f"{negatives} negatives are asked for, but a user has only {int(free.min())} items "
+            "left that it never "
+            f"touched (catalogue of {len(pool)}); use --negatives {int(free.min())} or fewer, or a "
+            "larger catalogue."
         )
     drawn = pool[rng.integers(len(pool), size=(len(user), negatives))]
     redo = np.arange(len(user))
@@ -104,7 +107,7 @@ def _repeats(rows: Ints) -> Mask:
 def _draw_exactly(
     user: Ints, pool: Ints, touched: Touched, negatives: int, rng: np.random.Generator
 ) -> Ints:
-    """Draw for users who left few items untouched: the smallest of random keys over their free items."""
+    """Draw for users with few free items: the smallest of random keys over them."""
     step = max(1, _EXACT_CELLS // len(pool))
     where = np.full(touched.items, -1, dtype=np.int64)
     where[pool] = np.arange(len(pool))

@@ -25,8 +25,8 @@ class Domain:
     Attributes:
         name: the domain's name.
         path: its folder.
-        items: the catalogue: `item_id`, `title`, perhaps `categories`, and `split` (`warm`, `valid_cold`
-            or `test_cold`).
+        items: the catalogue: `item_id`, `title`, perhaps `categories`, and `split` (`warm`,
+            `valid_cold` or `test_cold`).
         manifest: the content of `manifest.json`.
     """
 
@@ -58,7 +58,8 @@ class Domain:
             raise DataError(f"{path / MANIFEST} is damaged; {again} again.") from error
         if version != FORMAT:
             raise DataError(
-                f"{path} has format {version} and this version reads format {FORMAT}; {again} again."
+                f"{path} has format {version} and this version reads format {FORMAT}; {again} "
+                "again."
             )
         for table in TABLES:
             file = path / f"{table}.parquet"

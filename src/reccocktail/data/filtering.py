@@ -17,7 +17,8 @@ class Log:
     Attributes:
         user: user codes, shape (interactions,), in [0, users).
         item: item codes, shape (interactions,), in [0, items).
-        time: any number that grows with time, shape (interactions,), or None when only the order is known.
+        time: any number that grows with time, shape (interactions,), or None when only the order is
+            known.
     """
 
     user: Ints
@@ -42,7 +43,7 @@ class Log:
         return {"users": users, "items": items, "interactions": len(self)}
 
     def in_order(self) -> Ints:
-        """Index that groups users and sorts each one's interactions by time; ties keep their order."""
+        """Index that groups users and sorts each one by time; ties keep their order."""
         keys = (self.user,) if self.time is None else (self.time, self.user)
         return np.lexsort(keys).astype(np.int64)
 

@@ -1,7 +1,7 @@
 """Do two domains sell the same things? An audit by title, because ids differ between sources.
 
-An item that a base spirit saw in one domain and that returns as a cold item in another is not new to the
-model. The audit counts such items and names them, so that they can be left out.
+An item that a base spirit saw in one domain and that returns as a cold item in another is not new
+to the model. The audit counts such items and names them, so that they can be left out.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from reccocktail.data.titles import title_key
 
 
 def overlap(domains: Sequence[Domain]) -> pl.DataFrame:
-    """Count the items of each pair of domains whose titles agree but for case, accents and punctuation.
+    """Count the items of each pair of domains whose titles agree (see `title_key`).
 
     Returns:
-        One row a pair: `first`, `second` (names), `first_items`, `second_items` (how many items of each have
-        their title in the other), `first_share`, `second_share` (of its catalogue, in [0, 1]),
-        `shared_titles` (distinct titles in both).
+        One row a pair: `first`, `second` (names), `first_items`, `second_items` (how many items of
+        each have their title in the other), `first_share`, `second_share` (of its catalogue, in [0,
+        1]), `shared_titles` (distinct titles in both).
     """
     keys = [[title_key(title) for title in domain.titles] for domain in domains]
     rows = []
@@ -50,7 +50,7 @@ def overlap(domains: Sequence[Domain]) -> pl.DataFrame:
 
 
 def overlapping_items(domain: Domain, others: Sequence[Domain]) -> list[str]:
-    """Ids of the items of `domain` whose title occurs in any of the other domains, in catalogue order."""
+    """Ids of the items of `domain` whose title occurs in another domain, in catalogue order."""
     taken = {title_key(title) for other in others for title in other.titles}
     return [
         item

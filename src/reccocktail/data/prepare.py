@@ -1,15 +1,15 @@
-"""Raw tables -> a prepared folder: filter, split into warm and cold, draw candidates, write a manifest."""
+"""Raw tables -> a prepared folder: filter, split, draw candidates, write a manifest."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from reccocktail.data.candidates import Touched, draw_candidates
+from reccocktail.data.candidates import draw_candidates
+from reccocktail.data.columns import as_interactions, as_items
 from reccocktail.data.domain import FORMAT, MANIFEST, Domain
-from reccocktail.data.filtering import Ints, Log, densify, first_of_each_pair, k_core
+from reccocktail.data.ingest import encode, keep_usable, touched_pairs
 from reccocktail.data.splitting import (
     TEST_COLD,
     Rows,
@@ -19,20 +19,16 @@ from reccocktail.data.splitting import (
     leave_one_out,
     prefix_index,
 )
-from reccocktail.data.tables import as_interactions, as_items, read_table
-from reccocktail.data.titles import clean_titles
+from reccocktail.data.tables import read_table
 from reccocktail.errors import DataError
 from reccocktail.schema import (
     CANDIDATES,
-    CATEGORIES,
     EVALUATION_TABLES,
     HISTORY,
     ITEM,
     ITEM_SPLITS,
-    RATING,
     SPLIT,
     TARGET,
-    TIME,
     TITLE,
     USER,
 )
@@ -40,28 +36,23 @@ from reccocktail.storage import atomic_dir, sha256_file, write_json
 
 RULES = {
     "leave-one-out": (
-        "Each user's last warm item is the warm test target, the last but one the warm validation target, the "
-        "rest is training if it has at least two items. Cold items are a random share of the catalogue; a cold "
-        "target is the user's last one with a warm item before it. Histories hold only warm items that came "
+        "Each user's last warm item is the warm test target, the last but one the warm validation "
+        "target, the "
+        "rest is training if it has at least two items. Cold items are a random share of the "
+        "catalogue; a cold "
+        "target is the user's last one with a warm item before it. Histories hold only warm items "
+        "that came "
         "before the target; validation histories leave out the warm test target."
     ),
     "global-time": (
-        "Training is what came before t1 if a user has at least two warm items there, validation targets lie in "
-        "[t1, t2) and test targets from t2 on, for all users; a target is a user's last warm or cold item in the "
-        "window. Cold items are those first seen in the window. Histories hold all warm items before the target."
+        "Training is what came before t1 if a user has at least two warm items there, validation "
+        "targets lie in "
+        "[t1, t2) and test targets from t2 on, for all users; a target is a user's last warm or "
+        "cold item in the "
+        "window. Cold items are those first seen in the window. Histories hold all warm items "
+        "before the target."
     ),
 }
-
-
-@dataclass
-class _Raw:
-    """Raw tables as codes: every known item has a code, and `titled` says which may be kept."""
-
-    users: pl.Series
-    items: pl.DataFrame
-    titled: np.ndarray[Any, np.dtype[np.bool_]]
-    log: Log
-    rating: np.ndarray[Any, np.dtype[np.float64]] | None
 
 
 def prepare(
@@ -88,13 +79,15 @@ def prepare(
     """Turn two raw tables into a prepared folder. The same call writes the same bytes.
 
     Args:
-        interactions: file with users, items and, best, times; without times the file's order counts.
+        interactions: file with users, items and, best, times; without times the file's order
+            counts.
         items: file with items and titles.
         name: the domain's name.
         out: folder to write; an older prepared folder there is replaced as a whole.
-        min_count: every user and every item keeps at least this many interactions (k-core); 1 keeps all.
-        cold_fraction: share of the items that are cold, in [0, 0.5]; half for validation, half for the
-            test. Not used by the global-time split, where new items are the cold ones.
+        min_count: every user and every item keeps at least this many interactions (k-core); 1 keeps
+            all.
+        cold_fraction: share of the items that are cold, in [0, 0.5]; half for validation, half for
+            the test. Not used by the global-time split, where new items are the cold ones.
         split: hold out each user's last items, or cut time at the same moments for all.
         negatives: candidates beside the target, at least 1.
         seed: of cold items and candidates.
@@ -158,16 +151,16 @@ def prepare(
     }
     counts: list[dict[str, Any]] = []
     title_counts: dict[str, int] = {}
-    raw = _encode(events, catalogue, missing_titles, counts, title_counts)
+    raw = encode(events, catalogue, missing_titles, counts, title_counts)
     del events, item_table
-    log, user_of, item_of = _filter(raw, min_rating, min_count, counts)
+    log, user_of, item_of = keep_usable(raw, min_rating, min_count, counts)
     rng = np.random.default_rng([seed, 0])
     if split == "leave-one-out":
         parts = leave_one_out(log, len(user_of), choose_cold(len(item_of), cold_fraction, rng))
     else:
         parts = global_time(log, len(user_of), len(item_of), valid_from, test_from)
     _require_rows(parts)
-    touched = _touched(raw, user_of, item_of)
+    touched = touched_pairs(raw, user_of, item_of)
     users = raw.users.gather(user_of)
     kept = raw.items[item_of].with_columns(
         pl.Series(SPLIT, np.array(ITEM_SPLITS)[parts.kind].tolist(), dtype=pl.String)
@@ -225,117 +218,6 @@ def prepare(
     return Domain.load(out)
 
 
-def _encode(
-    events: pl.DataFrame,
-    items: pl.DataFrame,
-    missing_titles: str,
-    counts: list[dict[str, Any]],
-    title_counts: dict[str, int],
-) -> _Raw:
-    """Replace ids by codes: users by first appearance, items by their place in the table of items."""
-    unique = items.unique(subset=ITEM, keep="first", maintain_order=True)
-    titles = clean_titles(unique[TITLE].to_list())
-    titled = np.array([bool(title) for title in titles], dtype=np.bool_)
-    title_counts["rows with a repeated item id left out"] = items.height - unique.height
-    title_counts["missing"] = int(np.sum(~titled))
-    title_counts["changed by cleaning"] = int(
-        (pl.Series(titles) != unique[TITLE].fill_null("")).sum()
-    )
-    shown = pl.Series(TITLE, titles, dtype=pl.String)
-    if missing_titles == "id":
-        shown = pl.select(
-            pl.when(pl.lit(pl.Series(titled))).then(shown).otherwise(unique[ITEM])
-        ).to_series()
-        titled = np.ones(len(titles), dtype=np.bool_)
-    columns = [unique[ITEM], shown.alias(TITLE)] + (
-        [unique[CATEGORIES]] if CATEGORIES in unique.columns else []
-    )
-    users = events[USER].unique(maintain_order=True)
-    user = _codes(events[USER], users)
-    item = _codes(events[ITEM], unique[ITEM])
-    unknown = int(np.sum(item < 0))
-    counts.append(
-        {
-            "step": "raw",
-            "users": len(users),
-            "items": events[ITEM].n_unique(),
-            "interactions": events.height,
-        }
-    )
-    if unknown * 2 > events.height:
-        raise DataError(
-            f"{unknown:,} of {events.height:,} interactions are with items that the table of items does not have "
-            f"(such as '{events[ITEM][int(np.argmin(item))]}'); check that both tables use the same ids."
-        )
-    known = item >= 0
-    time = events[TIME].to_numpy()[known] if TIME in events.columns else None
-    rating = events[RATING].to_numpy()[known] if RATING in events.columns else None
-    log = Log(user[known], item[known], time)
-    counts.append({"step": "items with a row", **log.counts()})
-    order = log.in_order()
-    return _Raw(
-        users,
-        pl.DataFrame(columns),
-        titled,
-        log.take(order),
-        None if rating is None else rating[order],
-    )
-
-
-def _codes(column: pl.Series, values: pl.Series) -> Ints:
-    """Place of each cell in `values`, -1 where it is not there."""
-    table = pl.DataFrame({"value": values}).with_row_index("code")
-    found = pl.DataFrame({"value": column}).join(
-        table, on="value", how="left", maintain_order="left"
-    )
-    return found["code"].cast(pl.Int64).fill_null(-1).to_numpy()
-
-
-def _filter(
-    raw: _Raw, min_rating: float | None, min_count: int, counts: list[dict[str, Any]]
-) -> tuple[Log, Ints, Ints]:
-    """Apply the filters in turn; gives the dense log and the raw code of each user and item."""
-    log = raw.log
-    if min_rating is not None:
-        if raw.rating is None:
-            raise DataError(
-                "A least rating is asked for and the interactions have no rating column; name it with --rating-column."
-            )
-        log = log.take(raw.rating >= min_rating)
-        counts.append({"step": f"rating at least {min_rating:g}", **log.counts()})
-    log = log.take(raw.titled[log.item])
-    counts.append({"step": "items with a title", **log.counts()})
-    log = log.take(first_of_each_pair(log))
-    counts.append({"step": "first of repeated (user, item)", **log.counts()})
-    before = log.counts()
-    keep, rounds = k_core(log, min_count)
-    log = log.take(keep)
-    counts += [
-        {"step": f"{min_count}-core, round {number}", **left}
-        for number, left in enumerate(rounds, 1)
-    ]
-    if not len(log):
-        per_user = before["interactions"] / max(before["users"], 1)
-        raise DataError(
-            f"No user and item with {min_count} interactions each are left of {before['interactions']:,} interactions "
-            f"({per_user:.1f} per user); lower --min-count{' or --min-rating' if min_rating is not None else ''}."
-        )
-    user, user_of = densify(log.user)
-    item, item_of = densify(log.item)
-    return Log(user, item, log.time), user_of, item_of
-
-
-def _touched(raw: _Raw, user_of: Ints, item_of: Ints) -> Touched:
-    """All raw pairs, before any filter, between users and items that are left."""
-    user = np.full(len(raw.users), -1, dtype=np.int64)
-    item = np.full(raw.items.height, -1, dtype=np.int64)
-    user[user_of] = np.arange(len(user_of))
-    item[item_of] = np.arange(len(item_of))
-    users, items = user[raw.log.user], item[raw.log.item]
-    kept = (users >= 0) & (items >= 0)
-    return Touched(users[kept], items[kept], len(item_of))
-
-
 def _table(split: Split, rows: Rows, users: pl.Series, item_ids: pl.Series) -> pl.DataFrame:
     """User ids and histories of rows, from their warm prefixes."""
     places = split.warm_item[prefix_index(split.offset[rows.user], rows.length)]
@@ -354,12 +236,14 @@ def _write(frame: pl.DataFrame, path: Path) -> None:
 def _require_rows(split: Split) -> None:
     if not len(split.train):
         raise DataError(
-            "No user has two items to train on after the split; give longer histories or lower --min-count."
+            "No user has two items to train on after the split; give longer histories or lower "
+            "--min-count."
         )
     for table in ("valid_warm", "test_warm"):
         if not len(split.tables[table]):
             raise DataError(
-                f"The split leaves no row in {table}; give more or longer histories, or lower --cold-fraction."
+                f"The split leaves no row in {table}; give more or longer histories, or lower "
+                "--cold-fraction."
             )
 
 
@@ -393,7 +277,8 @@ def _check(
         ),
         (
             not 0 < valid_from < test_from < 1,
-            f"valid-from {valid_from} and test-from {test_from} must satisfy 0 < valid-from < test-from < 1",
+            f"valid-from {valid_from} and test-from {test_from} must satisfy 0 < valid-from < "
+            "test-from < 1",
         ),
     ]
     for broken, message in wrong:

@@ -1,7 +1,7 @@
 """Which interactions teach, which choose and which judge, for warm and for cold items.
 
-All histories hold warm items only, so a history is always a prefix of its user's *warm sequence* (warm
-items in time order). A row is therefore three numbers: user, length of the prefix, target.
+All histories hold warm items only, so a history is always a prefix of its user's *warm sequence*
+(warm items in time order). A row is therefore three numbers: user, length of the prefix, target.
 """
 
 from dataclasses import dataclass, field
@@ -70,7 +70,8 @@ def choose_cold(items: int, fraction: float, rng: np.random.Generator) -> Ints:
     cold = round(items * fraction)
     if fraction > 0 and cold < 2:
         raise DataError(
-            f"A cold fraction of {fraction:g} of {items} items makes {cold} item(s) cold and two are needed; "
+            f"A cold fraction of {fraction:g} of {items} items makes {cold} item(s) cold and two "
+            "are needed; "
             "raise --cold-fraction, or set it to 0 for no cold scenario."
         )
     chosen = rng.permutation(items)[:cold]
@@ -82,10 +83,11 @@ def choose_cold(items: int, fraction: float, rng: np.random.Generator) -> Ints:
 def leave_one_out(log: Log, users: int, kind: Ints) -> Split:
     """Hold out the last two warm items of every user, and one cold item for each cold scenario.
 
-    With a user's warm sequence w_1 .. w_m: training is w_1 .. w_(m-2), the warm validation target is
-    w_(m-1) and the warm test target w_m, each after all warm items before it. The cold targets are the
-    user's last `VALID_COLD` and last `TEST_COLD` item with a warm item before it; the history is the warm
-    items before it in time. A validation history never shows the user's warm test target.
+    With a user's warm sequence w_1 .. w_m: training is w_1 .. w_(m-2), the warm validation target
+    is w_(m-1) and the warm test target w_m, each after all warm items before it. The cold targets
+    are the user's last `VALID_COLD` and last `TEST_COLD` item with a warm item before it; the
+    history is the warm items before it in time. A validation history never shows the user's warm
+    test target.
 
     Args:
         log: interactions grouped by user, in time order, without repeated pairs.
@@ -109,11 +111,12 @@ def leave_one_out(log: Log, users: int, kind: Ints) -> Split:
 
 
 def global_time(log: Log, users: int, items: int, valid_from: float, test_from: float) -> Split:
-    """Cut time at two moments for everybody: train before t1, validate in [t1, t2), test from t2 on.
+    """Cut time at two moments for all: train before t1, validate in [t1, t2), test from t2.
 
-    t1 and t2 are quantiles of the interaction times. Cold items are the naturally new ones: those whose
-    first interaction falls into the validation (`VALID_COLD`) or the test window (`TEST_COLD`). In each
-    window a user's target is the last warm (or cold) interaction; its history is all warm items before it.
+    t1 and t2 are quantiles of the interaction times. Cold items are the naturally new ones: those
+    whose first interaction falls into the validation (`VALID_COLD`) or the test window
+    (`TEST_COLD`). In each window a user's target is the last warm (or cold) interaction; its
+    history is all warm items before it.
 
     Args:
         log: interactions grouped by user, in time order, without repeated pairs.
@@ -127,11 +130,13 @@ def global_time(log: Log, users: int, items: int, valid_from: float, test_from: 
     """
     if log.time is None:
         raise DataError(
-            "A global-time split needs timestamps and the interactions have none; use --split leave-one-out."
+            "A global-time split needs timestamps and the interactions have none; use --split "
+            "leave-one-out."
         )
     if are_positions(log.user, log.time):
         raise DataError(
-            "The timestamps are positions within each user's sequence and say nothing across users, "
+            "The timestamps are positions within each user's sequence and say nothing across "
+            "users, "
             "so time cannot be cut for all; use --split leave-one-out."
         )
     ordered = np.sort(log.time)
@@ -141,8 +146,10 @@ def global_time(log: Log, users: int, items: int, valid_from: float, test_from: 
     )
     if not ordered[0] < t1 < t2:
         raise DataError(
-            f"The quantiles {valid_from:g} and {test_from:g} of the timestamps do not cut time into three windows "
-            f"(first {ordered[0]}, cuts {t1} and {t2}); choose other quantiles or use --split leave-one-out."
+            f"The quantiles {valid_from:g} and {test_from:g} of the timestamps do not cut time "
+            "into three windows "
+            f"(first {ordered[0]}, cuts {t1} and {t2}); choose other quantiles or use --split "
+            "leave-one-out."
         )
     first = np.full(items, ordered[-1])
     np.minimum.at(first, log.item, log.time)
@@ -181,7 +188,7 @@ def are_positions(user: Ints, time: Times) -> bool:
 
 
 def _warm_sequences(log: Log, users: int, warm: Mask) -> tuple[Ints, Ints, Ints]:
-    """Warm items user after user, where each user starts, and the warm items before each interaction."""
+    """Warm items by user, where each user starts, and warm items before each interaction."""
     size = np.bincount(log.user[warm], minlength=users)
     offset = np.r_[0, np.cumsum(size)].astype(np.int64)
     before = np.cumsum(warm) - warm - offset[log.user]
@@ -189,7 +196,7 @@ def _warm_sequences(log: Log, users: int, warm: Mask) -> tuple[Ints, Ints, Ints]
 
 
 def _last_rows(log: Log, chosen: Mask, length: Ints) -> Rows:
-    """Each user's last chosen interaction; histories only grow, so if it has none, no earlier one has."""
+    """Each user's last chosen interaction; if it has no history, no earlier one has."""
     place = np.flatnonzero(chosen)
     user = log.user[place]
     place = place[np.r_[user[1:] != user[:-1], True]] if len(place) else place
@@ -229,4 +236,5 @@ def prefix_index(start: Ints, length: Ints) -> Ints:
     """Index of the runs ``start[r] .. start[r] + length[r] - 1``, one after the other."""
     ends = np.cumsum(length)
     total = int(ends[-1]) if len(ends) else 0
-    return np.arange(total, dtype=np.int64) + np.repeat(start - (ends - length), length)
+    index: Ints = np.arange(total, dtype=np.int64) + np.repeat(start - (ends - length), length)
+    return index

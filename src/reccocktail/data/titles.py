@@ -19,8 +19,8 @@ _MISSING = frozenset({"", "nan", "null", "n/a", "\\\\n"})
 def clean_title(title: str | None) -> str:
     r"""Make a title one line of plain text.
 
-    HTML entities are unescaped (also those escaped twice, ``&amp;amp;``), tags, control characters and
-    runs of space removed. Letters keep their accents (Unicode NFC).
+    HTML entities are unescaped (also those escaped twice, ``&amp;amp;``), tags, control characters
+    and runs of space removed. Letters keep their accents (Unicode NFC).
 
     Returns:
         The title, or ``""`` when nothing readable is left.

@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 import polars as pl
 
+from reccocktail.data.columns import in_time_order
 from reccocktail.data.sources import amazon, complete_journey, movielens, recbole, steam, table
-from reccocktail.data.tables import in_time_order
 from reccocktail.errors import DataError
 from reccocktail.storage import atomic_file
 
@@ -47,7 +47,7 @@ def read_source(path: Path, kind: str) -> dict[str, tuple[pl.DataFrame, pl.DataF
 
 
 def convert(path: Path, kind: str, out: Path) -> list[Path]:
-    """Write a folder of raw files as `interactions.parquet` and `items.parquet`, ready for `prepare`.
+    """Write raw files as `interactions.parquet` and `items.parquet`, ready for `prepare`.
 
     Args:
         path: the folder of raw files.

@@ -1,4 +1,4 @@
-"""Amazon product reviews of 2014, 2018 and 2023 (McAuley et al.): reviews and metadata, one record a line."""
+"""Amazon reviews and metadata of 2014, 2018 and 2023 (McAuley et al.), one record a line."""
 
 import re
 from array import array
@@ -12,12 +12,14 @@ from reccocktail.data.sources.lines import field, one_file, parse, text_lines
 from reccocktail.errors import DataError
 from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER
 
-# 2014 and 2018 name the product `asin`; 2023 names it `parent_asin`, and `asin` there is only a variant.
+# 2014 and 2018 name the product `asin`; 2023 names it `parent_asin`, and `asin` there is only a
+# variant.
 _ITEM_FIELDS = ("parent_asin", "asin")
 _ITEM_TEXT = {
     name: re.compile(rf"""["']{name}["']\s*:\s*["']([^"']+)["']""") for name in _ITEM_FIELDS
 }
-# Some titles of 2018 are pieces of a page's script; the publishers' own notebook drops them by this word.
+# Some titles of 2018 are pieces of a page's script; the publishers' own notebook drops them by this
+# word.
 _SCRIPT = "getTime"
 
 
@@ -36,14 +38,15 @@ def read_amazon(reviews: Path, metadata: Path) -> tuple[pl.DataFrame, pl.DataFra
     """Read one category of any of the three releases.
 
     Args:
-        reviews: JSON lines, plain or gzipped. 2014 and 2018: `reviewerID, asin, overall, unixReviewTime`
-            (seconds); 2023: `user_id, parent_asin, rating, timestamp` (milliseconds).
-        metadata: `asin` or `parent_asin`, `title`, `categories` or `category`. 2014 writes Python literals,
-            which are parsed as literals and never run.
+        reviews: JSON lines, plain or gzipped. 2014 and 2018: `reviewerID, asin, overall,
+            unixReviewTime` (seconds); 2023: `user_id, parent_asin, rating, timestamp`
+            (milliseconds).
+        metadata: `asin` or `parent_asin`, `title`, `categories` or `category`. 2014 writes Python
+            literals, which are parsed as literals and never run.
 
     Returns:
-        Interactions (`user_id, item_id, timestamp, rating`) and the items that occur in them (`item_id,
-        title, categories`; an item without a usable title has a null title).
+        Interactions (`user_id, item_id, timestamp, rating`) and the items that occur in them
+        (`item_id, title, categories`; an item without a usable title has a null title).
 
     Raises:
         DataError: a file cannot be read, or a line has not the fields it must have.
@@ -80,7 +83,7 @@ def read_reviews(path: Path) -> pl.DataFrame:
 
 
 def read_metadata(path: Path, wanted: set[str] | None = None) -> pl.DataFrame:
-    """Read titles and categories; with `wanted`, of these items only (other lines are not parsed)."""
+    """Read titles and categories, of the `wanted` items only if given."""
     rows: list[tuple[str, str | None, str | None]] = []
     for number, line in text_lines(path):
         if wanted is not None and (quick := _quick_item(line)) is not None and quick not in wanted:

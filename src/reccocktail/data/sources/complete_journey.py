@@ -1,7 +1,7 @@
 """Complete Journey (84.51°): a year of purchases by 2,469 households, as three domains.
 
-Products have no names. A title is composed from the product's type, category, brand and package size;
-products with the same composition are one item, because nothing tells them apart.
+Products have no names. A title is composed from the product's type, category, brand and package
+size; products with the same composition are one item, because nothing tells them apart.
 """
 
 import re
@@ -40,13 +40,40 @@ _PRODUCT_COLUMNS = (
 )
 _BRANDS = {"National": "national brand", "Private": "store brand"}
 _WORDS = {
-    "frzn": "Frozen", "frz": "Frozen", "refrgratd": "Refrigerated", "flvrd": "Flavored", "sald": "Salad",
-    "drsng": "Dressing", "sndwch": "Sandwich", "sprd": "Spread", "brkfst": "Breakfast", "whlsm": "Wholesome",
-    "pnt": "Peanut", "btr": "Butter", "mxs": "Mixes", "dnrs": "Dinners", "drnk": "Drink", "drnks": "Drinks",
-    "sft": "Soft", "btl": "Bottle", "trsh": "Trash", "cleang": "Cleaning", "wtr": "Water", "pwdr": "Powdered",
-    "crystl": "Crystal", "pkld": "Pickled", "bkd": "Baked", "misc": "Miscellaneous", "cnd": "Canned",
-    "fd": "Food", "bg": "Bag", "bn": "Beans", "veg": "Vegetable", "ss": "Single Serve", "prepack": "Prepacked",
-}  # fmt: skip
+    "frzn": "Frozen",
+    "frz": "Frozen",
+    "refrgratd": "Refrigerated",
+    "flvrd": "Flavored",
+    "sald": "Salad",
+    "drsng": "Dressing",
+    "sndwch": "Sandwich",
+    "sprd": "Spread",
+    "brkfst": "Breakfast",
+    "whlsm": "Wholesome",
+    "pnt": "Peanut",
+    "btr": "Butter",
+    "mxs": "Mixes",
+    "dnrs": "Dinners",
+    "drnk": "Drink",
+    "drnks": "Drinks",
+    "sft": "Soft",
+    "btl": "Bottle",
+    "trsh": "Trash",
+    "cleang": "Cleaning",
+    "wtr": "Water",
+    "pwdr": "Powdered",
+    "crystl": "Crystal",
+    "pkld": "Pickled",
+    "bkd": "Baked",
+    "misc": "Miscellaneous",
+    "cnd": "Canned",
+    "fd": "Food",
+    "bg": "Bag",
+    "bn": "Beans",
+    "veg": "Vegetable",
+    "ss": "Single Serve",
+    "prepack": "Prepacked",
+}
 _WORD = re.compile(r"[A-Za-z']+")
 
 
@@ -63,11 +90,12 @@ def read_complete_journey(transactions: Path, products: Path) -> Domains:
 
     Args:
         transactions: with `household_id, product_id, transaction_timestamp`.
-        products: with `product_id, department, brand, product_category, product_type, package_size`.
+        products: with `product_id, department, brand, product_category, product_type,
+            package_size`.
 
     Returns:
-        For each domain the interactions (`user_id, item_id, timestamp` in seconds; a household's first
-        purchase of each item, in time order) and the items (`item_id, title, categories`).
+        For each domain the interactions (`user_id, item_id, timestamp` in seconds; a household's
+        first purchase of each item, in time order) and the items (`item_id, title, categories`).
 
     Raises:
         DataError: a file cannot be read or lacks a column.
@@ -120,7 +148,7 @@ def product_title(kind: str, category: str, brand: str | None, size: str | None)
 
 
 def _readable(text: str) -> str:
-    """Write an upper-case, abbreviated name in title case; unbalanced brackets (cut names) are closed."""
+    """Write an abbreviated name in title case, and close brackets that were cut off."""
     words = _WORD.sub(lambda m: _WORDS.get(m[0].lower(), m[0].capitalize()), text.strip())
     words = re.sub(r"\s+", " ", re.sub(r":(?=\S)", ": ", words))
     return words + ")" * max(0, words.count("(") - words.count(")"))

@@ -47,7 +47,8 @@ def parse(path: Path, number: int, line: str) -> dict[str, Any]:
             record = ast.literal_eval(line.strip())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
             raise DataError(
-                f"{path.name}: line {number} is neither JSON nor a Python literal; mend or remove it."
+                f"{path.name}: line {number} is neither JSON nor a Python literal; mend or remove "
+                "it."
             ) from error
     if not isinstance(record, dict):
         raise DataError(
@@ -66,7 +67,8 @@ def field(record: dict[str, Any], names: tuple[str, ...], path: Path, number: in
         if record.get(name) is not None:
             return record[name]
     raise DataError(
-        f"{path.name}: line {number} has no field '{names[0]}' (fields found: {', '.join(record) or 'none'})."
+        f"{path.name}: line {number} has no field '{names[0]}' (fields found: "
+        f"{', '.join(record) or 'none'})."
     )
 
 

@@ -1,4 +1,4 @@
-"""MovieLens (GroupLens): the `.dat` files of 1M and 10M, the `.csv` files since, and 100K's `u.data`."""
+"""MovieLens (GroupLens): `.dat` files (1M, 10M), `.csv` files (since), `u.data` (100K)."""
 
 import re
 from collections.abc import Callable
@@ -43,7 +43,8 @@ def read_folder(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
         if (folder / ratings).is_file() and (folder / movies).is_file():
             return read_movielens(folder / ratings, folder / movies)
     raise DataError(
-        f"{folder} holds no MovieLens files (ratings and movies as .dat or .csv, or u.data and u.item); "
+        f"{folder} holds no MovieLens files (ratings and movies as .dat or .csv, or u.data and "
+        "u.item); "
         "give the folder into which the archive was unpacked."
     )
 
@@ -52,12 +53,13 @@ def read_movielens(ratings: Path, movies: Path) -> tuple[pl.DataFrame, pl.DataFr
     """Read ratings and films.
 
     Args:
-        ratings: `ratings.dat` (`user::item::rating::seconds`), `ratings.csv` or `u.data` (tab-separated).
+        ratings: `ratings.dat` (`user::item::rating::seconds`), `ratings.csv` or `u.data`
+            (tab-separated).
         movies: `movies.dat` (`item::title::genre|genre`), `movies.csv` or `u.item` (`|`-separated).
 
     Returns:
-        Interactions (`user_id, item_id, rating, timestamp`) and items (`item_id, title, categories`; titles
-        such as "Matrix, The (1999)" become "The Matrix (1999)").
+        Interactions (`user_id, item_id, rating, timestamp`) and items (`item_id, title,
+        categories`; titles such as "Matrix, The (1999)" become "The Matrix (1999)").
 
     Raises:
         DataError: a file cannot be read or a line has too few fields.
@@ -149,7 +151,7 @@ def _content(path: Path) -> bytes:
 
 
 def _text(content: bytes) -> str:
-    """Decode text; 10M is UTF-8, while 100K and 1M are Latin-1, in which accents are not valid UTF-8."""
+    """Decode UTF-8 (10M) or, where that fails, Latin-1 (100K, 1M)."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:

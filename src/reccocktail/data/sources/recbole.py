@@ -1,12 +1,13 @@
-"""RecBole's atomic files: tab-separated `NAME.inter` and `NAME.item` with typed headers (`item_id:token`)."""
+"""RecBole's atomic files: tab-separated, with typed headers such as `item_id:token`."""
 
 from pathlib import Path
 
 import polars as pl
 
+from reccocktail.data.columns import as_interactions, as_items
 from reccocktail.data.sources.lines import one_file
 from reccocktail.data.sources.movielens import article_first
-from reccocktail.data.tables import as_interactions, as_items, read_table
+from reccocktail.data.tables import read_table
 from reccocktail.schema import TITLE
 
 _YEAR = "release_year"
@@ -24,12 +25,12 @@ def read_recbole(interactions: Path, items: Path) -> tuple[pl.DataFrame, pl.Data
 
     Args:
         interactions: the `.inter` file.
-        items: the `.item` file; where it has a `release_year`, the year follows the title in brackets and a
-            trailing article moves to the front, because then the items are films.
+        items: the `.item` file; where it has a `release_year`, the year follows the title in
+            brackets and a trailing article moves to the front, because then the items are films.
 
     Returns:
-        Interactions (`user_id, item_id`, perhaps `timestamp, rating`) and items (`item_id, title`, perhaps
-        `categories`).
+        Interactions (`user_id, item_id`, perhaps `timestamp, rating`) and items (`item_id, title`,
+        perhaps `categories`).
 
     Raises:
         DataError: a file cannot be read or lacks a column.

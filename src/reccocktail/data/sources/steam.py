@@ -26,11 +26,12 @@ def read_steam(reviews: Path, games: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
     Args:
         reviews: records with `username`, `product_id` and `date` (YYYY-MM-DD).
-        games: records with `id`, `app_name` or `title`, and `genres`; records without an id are left out.
+        games: records with `id`, `app_name` or `title`, and `genres`; records without an id are
+            left out.
 
     Returns:
-        Interactions (`user_id, item_id, timestamp` in seconds, day-level) and items (`item_id, title,
-        categories`).
+        Interactions (`user_id, item_id, timestamp` in seconds, day-level) and items (`item_id,
+        title, categories`).
 
     Raises:
         DataError: a file cannot be read, or a line has not the fields it must have.

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import polars as pl
 
+from reccocktail.data.columns import as_interactions, as_items
 from reccocktail.data.sources.lines import one_file
-from reccocktail.data.tables import as_interactions, as_items, read_table
+from reccocktail.data.tables import read_table
 
 
 def read_folder(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
