@@ -113,10 +113,18 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
             if any(point.get(key) is None for point in points):
                 continue
             y = np.array([point[key] for point in points], dtype=np.float64)
-            label = f"{label} (lowest {y.min():.3f} nats at {x[y.argmin()]:.2f})"
+            label = f"{label}: lowest {y.min():.3f} at {x[y.argmin()]:.2f}"
             upper.plot(x, y - y.min(), "o", ls=style, ms=3, lw=1.3, color=colour, label=label)
         upper.set_title("Entropy of the mix, nats above each curve's lowest point")
-        upper.legend(fontsize=7, loc="best", labelcolor=INK)
+        # Below the axes, where it can hide no curve.
+        upper.legend(
+            fontsize=7,
+            loc="upper left",
+            bbox_to_anchor=(-0.02, -0.06),
+            ncols=2,
+            labelcolor=INK,
+            columnspacing=1.4,
+        )
         measured = [point for point in points if point.get("validation")]
         if measured:
             xs = [point["coefficients"][0] for point in measured]
