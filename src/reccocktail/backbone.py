@@ -253,6 +253,9 @@ def _freeze(
     """Eval mode, no gradients, and a token to pad batches with (masked, so any will do)."""
     model.eval()  # type: ignore[no-untyped-call]
     model.requires_grad_(False)
+    for parameter in model.parameters():
+        # Out of the memory-mapped file: its first passes run at a fifth of the speed.
+        parameter.data = parameter.data.clone()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = (
             tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)

@@ -1,0 +1,128 @@
+"""Merging LoRA adapters: pure, differentiable functions from tensors and coefficients to one LoRA.
+
+An adapter changes a weight W to W + s B A. `combine` is the only code of the project that merges:
+
+- `delta`: the exact sum of updates, sum_i l_i s_i B_i A_i, as one LoRA of rank r_1 + r_2 + ... (A stacked,
+  B scaled and stacked). The published code of the paper does this.
+- `factor`: the factors are averaged, A = sum_i l_i A_i and B = sum_i l_i B_i (paper, Eq. 7). The rank stays r,
+  and the product has cross terms l_1 l_2 (B_1 A_2 + B_2 A_1).
+- `svd`: `delta`, compressed to the largest rank among the adapters.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reccocktail.errors import AdapterError
+from reccocktail.training.adapter import Factors, Lora
+
+Method = Literal["delta", "factor", "svd"]
+METHODS: tuple[Method, ...] = ("delta", "factor", "svd")
+
+
+def combine(
+    adapters: Sequence[Lora], coefficients: Tensor | Mapping[str, Tensor], method: Method = "delta"
+) -> dict[str, Factors]:
+    """Merge adapters into one.
+
+    A module that an adapter lacks counts as an update of zero. Ranks, alphas and target modules may differ.
+
+    Args:
+        adapters: N >= 1 LoRAs on the same backbone.
+        coefficients: (N,), or one (N,) for each module; gradients flow through them (`delta`, `factor`).
+        method: see above.
+
+    Returns:
+        One LoRA. A lone adapter with coefficient 1, the others 0, comes back as it is, bit for bit.
+
+    Raises:
+        AdapterError: no adapters, coefficients of the wrong length, or shapes that do not fit together.
+    """
+    if not adapters:
+        raise AdapterError("Nothing to mix: give at least one adapter.")
+    merged: dict[str, Factors] = {}
+    for module in sorted({name for lora in adapters for name in lora}):
+        weights = coefficients if isinstance(coefficients, Tensor) else coefficients[module]
+        if weights.shape != (len(adapters),):
+            raise AdapterError(f"{len(adapters)} adapters need {len(adapters)} coefficients, not {tuple(weights.shape)}.")
+        present = [(lora[module], weight) for lora, weight in zip(adapters, weights, strict=True) if module in lora]
+        _check(module, [factors for factors, _ in present])
+        if not weights.requires_grad:
+            present = [(factors, weight) for factors, weight in present if weight != 0] or present[:1]
+        if len(present) == 1 and not present[0][1].requires_grad and present[0][1] == 1:
+            merged[module] = present[0][0]
+        else:
+            merged[module] = _factor(present) if method == "factor" else _delta(present)
+    if method == "svd":
+        rank = max(factors.a.shape[0] for lora in adapters for factors in lora.values())
+        return compress(merged, rank)[0]
+    return merged
+
+
+def _delta(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
+    """sum_i l_i s_i B_i A_i as stacked factors: a (sum r_i, inputs), b (outputs, sum r_i)."""
+    a = torch.cat([factors.a for factors, _ in parts], dim=0)
+    b = torch.cat([weight * factors.scaling * factors.b for factors, weight in parts], dim=1)
+    return Factors(a, b, 1.0)
+
+
+def _factor(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
+    """(sum_i l_i B_i)(sum_i l_i A_i), Eq. 7; smaller ranks are filled up with zeros.
+
+    Where scalings differ, each factor takes the square root of its own, which for equal ones is Eq. 7 itself.
+    """
+    scalings = {factors.scaling for factors, _ in parts}
+    common = scalings.pop() if len(scalings) == 1 else 1.0
+    rank = max(factors.a.shape[0] for factors, _ in parts)
+    a: Tensor | float = 0.0
+    b: Tensor | float = 0.0
+    for factors, weight in parts:
+        missing = rank - factors.a.shape[0]
+        share = weight * (factors.scaling / common) ** 0.5
+        a = a + share * torch.nn.functional.pad(factors.a, (0, 0, 0, missing))
+        b = b + share * torch.nn.functional.pad(factors.b, (0, missing))
+    assert isinstance(a, Tensor) and isinstance(b, Tensor)
+    return Factors(a, b, common)
+
+
+def compress(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
+    """Best approximation of each update at `rank` (truncated SVD, Eckart-Young), and the energy it loses.
+
+    The SVD runs on the small core of two QR factorisations, never on the full weight.
+
+    Returns:
+        The LoRA, and the lost share of the summed squared Frobenius norms, in [0, 1].
+    """
+    small: dict[str, Factors] = {}
+    lost = total = 0.0
+    for module, (a, b, scaling) in lora.items():
+        q_b, r_b = torch.linalg.qr(b.double() * scaling)
+        q_a, r_a = torch.linalg.qr(a.double().T)
+        u, s, vt = torch.linalg.svd(r_b @ r_a.T)
+        kept = min(rank, len(s))
+        root = s[:kept].sqrt()
+        small[module] = Factors(
+            (root[:, None] * (vt[:kept] @ q_a.T)).to(a.dtype), ((q_b @ u[:, :kept]) * root).to(b.dtype), 1.0
+        )
+        total += float(s.square().sum())
+        lost += float(s[kept:].square().sum())
+    return small, lost / total if total else 0.0
+
+
+def update_norm(lora: Lora) -> float:
+    """Frobenius norm of the whole update, sqrt(sum over modules of ||s B A||^2)."""
+    total = 0.0
+    for a, b, scaling in lora.values():
+        # ||B A||^2 = tr(A A^T B^T B): two rank x rank products in place of the full weight.
+        total += scaling**2 * float(((a @ a.T) * (b.T @ b)).sum())
+    return max(total, 0.0) ** 0.5
+
+
+def _check(module: str, factors: Sequence[Factors]) -> None:
+    shapes = {(f.b.shape[0], f.a.shape[1]) for f in factors}
+    if len(shapes) > 1:
+        raise AdapterError(
+            f"The adapters change '{module}' in different shapes {sorted(shapes)}; mix adapters of one backbone."
+        )

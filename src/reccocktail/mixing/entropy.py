@@ -1,0 +1,77 @@
+"""How sure a model is of its predictions: the objective that needs no labels (paper, Eq. 8), and its limits.
+
+Entropy falls when an update grows, right or wrong, because larger updates make larger logits. Two answers
+stand beside the paper's plain entropy: the *calibrated* one divides the scores by the temperature that fits
+labelled validation users best, so that only the shape of the prediction counts; and the *mutual information*
+between users and items shows a collapse, when a model is sure because it says the same to everybody.
+"""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from reccocktail.ranking.base import entropy_of
+
+_LOG_TEMPERATURES = (math.log(0.05), math.log(20.0))
+
+
+def mean_entropy(scores: Tensor, temperature: float = 1.0) -> float:
+    """Mean entropy in nats of softmax(scores / temperature); scores (users, candidates)."""
+    return float(entropy_of(scores.double() / temperature).mean())
+
+
+def log_loss(scores: Tensor, positive: Tensor, temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood in nats of the positives (users,) under softmax(scores / temperature)."""
+    log_p = torch.log_softmax(scores.double() / temperature, dim=-1)
+    return -float(log_p.gather(1, positive[:, None]).mean())
+
+
+def fit_temperature(scores: Tensor, positive: Tensor) -> float:
+    """The temperature in [0.05, 20] with the least log loss (Guo et al. 2017); above 1: the model was too sure."""
+    found = minimize_scalar(
+        lambda log_t: log_loss(scores, positive, math.exp(log_t)),
+        bounds=_LOG_TEMPERATURES,
+        method="bounded",
+        options={"xatol": 1e-3},
+    )
+    return math.exp(float(found.x))
+
+
+def mutual_information(scores: Tensor) -> float:
+    """Entropy of the average prediction less the average entropy, in nats; scores (users, shared items).
+
+    0 when every user gets the same prediction.
+    """
+    log_p = torch.log_softmax(scores.double(), dim=-1)
+    marginal = torch.logsumexp(log_p, dim=0) - math.log(len(log_p))
+    return float(-(marginal.exp() * marginal).sum()) - mean_entropy(scores)
+
+
+def collapse_reason(
+    entropy: float, candidates: int, information: float, reference_information: float
+) -> str | None:
+    """Why a model's certainty is not to be trusted, or None.
+
+    Args:
+        entropy: mean entropy over the candidates, nats.
+        candidates: how many there are.
+        information: mutual information of the model, nats.
+        reference_information: the least among the unmixed adapters.
+    """
+    if entropy < 0.02 * math.log(candidates):
+        return f"entropy {entropy:.3f} is below 2 % of its maximum {math.log(candidates):.3f}"
+    if information < 0.5 * reference_information:
+        return (
+            f"users get nearly the same prediction: mutual information {information:.3f} nats, "
+            f"the adapters alone {reference_information:.3f} or more"
+        )
+    return None
+
+
+def as_matrix(scores: list[NDArray[np.float64]]) -> Tensor:
+    """Rows of scores, equally long, as a float64 tensor (users, candidates)."""
+    return torch.from_numpy(np.stack(scores))

@@ -1,0 +1,48 @@
+"""What a ranker is: how training losses, scores and entropies come out of a language model."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+
+
+class Model(Protocol):
+    """A causal language model with or without adapters: anything that can name its decoder."""
+
+    def get_decoder(self) -> Any:
+        """The stack of layers below the vocabulary head, called with `input_ids`."""
+        ...
+
+
+class Ranker(Protocol):
+    """How scores come out of the language model; the three functions are all that the rest needs."""
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """Mean training loss of a batch in nats, a scalar with gradient."""
+        ...
+
+    def scores(self, model: Model, batch: Batch) -> Tensor:
+        """Scores (users, candidates), higher is better, in units of logits."""
+        ...
+
+    def entropy(self, model: Model, batch: Batch) -> Tensor:
+        """Entropy of each user's prediction (users,) in nats: the mixing objective (paper, Eq. 8)."""
+        ...
+
+
+def hidden_states(model: Model, input_ids: Tensor) -> Tensor:
+    """Last hidden states (sequences, tokens, width) of right-padded `input_ids` (sequences, tokens).
+
+    No attention mask is given: padding stands to the right, where causal attention never looks.
+    """
+    output: Tensor = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+    return output
+
+
+def entropy_of(scores: Tensor) -> Tensor:
+    """Shannon entropy in nats of softmax(scores) over the last axis; (..., n) -> (...,), in [0, log n]."""
+    log_p = torch.log_softmax(scores.float(), dim=-1)
+    # A candidate that is masked out (-inf) has p = 0 and adds nothing; 0 * -inf would be NaN.
+    return -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(dim=-1)

@@ -1,0 +1,173 @@
+"""The `dense` ranker: one vector for a history, one for an item, and their cosine.
+
+The hidden state after a history's last title is the user; the hidden state after an item's title is the
+item. Every position of a packed history is a training example, and the whole catalogue is ranked with
+one matrix product.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+from transformers import PreTrainedTokenizerBase
+
+from reccocktail.prompting.encoding import DenseEncoder, Encoded, TokenIds, length_batches, pad
+from reccocktail.prompting.template import DenseTemplate, load_template
+from reccocktail.ranking.base import Batch, Model, entropy_of, hidden_states
+from reccocktail.recipe import DenseSettings, PromptSettings
+
+INFERENCE_TOKENS = 4096  # padded tokens in one forward pass: large enough for full cores, small in memory
+
+
+class DenseRanker:
+    """Cosine of history and item states over a temperature."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, dense: DenseSettings
+    ) -> None:
+        """Bind the wording, truncation and temperature to a backbone's tokenizer."""
+        self.prompt = prompt
+        self.dense = dense
+        self.template: DenseTemplate = load_template(prompt.template)
+        self.encoder = DenseEncoder(tokenizer, self.template, prompt.title_tokens)
+
+    # -- batches ------------------------------------------------------------------------------
+
+    def training_batch(
+        self,
+        windows: Sequence[Sequence[int]],
+        known: Sequence[set[int]],
+        titles: Sequence[TokenIds],
+        log_q: Tensor,
+    ) -> Batch:
+        """Turn packed histories into one training batch.
+
+        Args:
+            windows: item numbers of each history in time order; position t predicts the item at t + 1.
+            known: all items each user has touched, which must not serve as negatives.
+            titles: token ids of every item of the domain.
+            log_q: (items,) log sampling probability of each item of the domain.
+
+        Returns:
+            history_ids (B, T), positions (B, L), targets (B, L; column of `item_ids`, -1 = none),
+            item_ids (U, T'), item_positions (U, 1), known (B, U), log_q (U,).
+        """
+        unique = sorted({item for window in windows for item in window[1:]})
+        column = {item: index for index, item in enumerate(unique)}
+        histories = self.encoder.histories_batch(
+            [[titles[item] for item in window[:-1]] for window in windows], every=True
+        )
+        items = self.encoder.items_batch([titles[item] for item in unique])
+        return {
+            "history_ids": histories.input_ids,
+            "positions": histories.positions,
+            "targets": pad([[column[item] for item in window[1:]] for window in windows], -1),
+            "item_ids": items.input_ids,
+            "item_positions": items.positions,
+            "known": torch.tensor([[item in touched for item in unique] for touched in known]),
+            "log_q": log_q[torch.tensor(unique)],
+        }
+
+    def ranking_batch(
+        self, histories: Sequence[Sequence[TokenIds]], candidates: Sequence[Sequence[int]], titles: Sequence[TokenIds]
+    ) -> Batch:
+        """Turn users with candidates (item numbers, equally many each) into one batch for `scores`."""
+        unique = sorted({item for row in candidates for item in row})
+        column = {item: index for index, item in enumerate(unique)}
+        users = self.encoder.histories_batch([self.recent(history) for history in histories], every=False)
+        items = self.encoder.items_batch([titles[item] for item in unique])
+        return {
+            "history_ids": users.input_ids,
+            "positions": users.positions,
+            "item_ids": items.input_ids,
+            "item_positions": items.positions,
+            "candidates": torch.tensor([[column[item] for item in row] for row in candidates]),
+        }
+
+    def recent(self, history: Sequence[TokenIds]) -> Sequence[TokenIds]:
+        """The part of a history that is read: its last `max_history` items."""
+        return history[-self.prompt.max_history :]
+
+    # -- the Ranker protocol ------------------------------------------------------------------
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """Cross-entropy of each next item against the batch's other items that its user never touched."""
+        users = self._states(model, batch["history_ids"], batch["positions"])  # (B, L, d)
+        items = self._states(model, batch["item_ids"], batch["item_positions"])[:, 0]  # (U, d)
+        targets = batch["targets"]  # (B, L)
+        rows, _ = (targets >= 0).nonzero(as_tuple=True)
+        wanted = targets[targets >= 0]  # (P,)
+        logits = users[targets >= 0] @ items.T / self.dense.temperature  # (P, U)
+        logits = logits - self.dense.sampling_correction * batch["log_q"]
+        false_negatives = batch["known"][rows]  # (P, U)
+        false_negatives = false_negatives.scatter(1, wanted[:, None], False)
+        return cross_entropy(logits.masked_fill(false_negatives, float("-inf")), wanted)
+
+    def scores(self, model: Model, batch: Batch) -> Tensor:
+        """Logits (users, candidates): cosine over temperature."""
+        users = self._states(model, batch["history_ids"], batch["positions"])[:, 0]  # (B, d)
+        items = self._states(model, batch["item_ids"], batch["item_positions"])[:, 0]  # (U, d)
+        return self.logits(users, items[batch["candidates"]])
+
+    def entropy(self, model: Model, batch: Batch) -> Tensor:
+        """Entropy over the candidates (users,), in nats, in [0, log(candidates)]."""
+        return entropy_of(self.scores(model, batch))
+
+    # -- vectors, for catalogues and many users -----------------------------------------------
+
+    def logits(self, users: Tensor, items: Tensor) -> Tensor:
+        """Scores of unit vectors: users (U, d), items (U, C, d) or (N, d) -> (U, C) or (U, N)."""
+        if items.ndim == 2:
+            return users @ items.T / self.dense.temperature
+        return torch.einsum("ud,ucd->uc", users, items) / self.dense.temperature
+
+    @torch.no_grad()
+    def item_vectors(
+        self, model: Model, titles: Sequence[TokenIds], device: torch.device, tick: Callable[[int], object] = int
+    ) -> Tensor:
+        """Unit vectors (items, d) of titles; `tick(n)` is told of every n items done."""
+        return self._vectors(model, [[title] for title in titles], self._encode_items, device, tick)
+
+    @torch.no_grad()
+    def user_vectors(
+        self,
+        model: Model,
+        histories: Sequence[Sequence[TokenIds]],
+        device: torch.device,
+        tick: Callable[[int], object] = int,
+    ) -> Tensor:
+        """Unit vectors (users, d) of histories (at least one item each)."""
+        recent = [self.recent(history) for history in histories]
+        return self._vectors(model, recent, self._encode_users, device, tick)
+
+    def _encode_items(self, rows: Sequence[Sequence[TokenIds]]) -> Encoded:
+        return self.encoder.items_batch([row[0] for row in rows])
+
+    def _encode_users(self, rows: Sequence[Sequence[TokenIds]]) -> Encoded:
+        return self.encoder.histories_batch(rows, every=False)
+
+    def _vectors(
+        self,
+        model: Model,
+        rows: Sequence[Sequence[TokenIds]],
+        encode: Callable[[Sequence[Sequence[TokenIds]]], Encoded],
+        device: torch.device,
+        tick: Callable[[int], object],
+    ) -> Tensor:
+        lengths = [sum(len(title) + 1 for title in row) + 2 for row in rows]
+        out: Tensor | None = None
+        for batch in length_batches(lengths, INFERENCE_TOKENS):
+            encoded = encode([rows[index] for index in batch])
+            found = self._states(model, encoded.input_ids.to(device), encoded.positions.to(device))[:, 0]
+            if out is None:
+                out = torch.empty(len(rows), found.shape[-1], dtype=torch.float32)
+            out[torch.tensor(batch)] = found.cpu()
+            tick(len(batch))
+        return out if out is not None else torch.empty(0, 0)
+
+    def _states(self, model: Model, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Unit states (sequences, states, d) in float32 at `positions` (-1 gives some state, to be masked)."""
+        hidden = hidden_states(model, input_ids)
+        index = positions.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
+        return normalize(hidden.gather(1, index).float(), dim=-1)

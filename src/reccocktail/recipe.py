@@ -1,0 +1,110 @@
+"""Every setting, declared once, with its unit; read from and written to YAML; hashed into results."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reccocktail.errors import RecipeError
+from reccocktail.storage import atomic_file, sha256_json
+
+RankerName = Literal["dense"]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PromptSettings(_Settings):
+    """How titles become text and tokens."""
+
+    template: str = Field("titles", description="A template shipped in prompting/templates, or a YAML file.")
+    title_tokens: int = Field(12, ge=1, description="Tokens kept of each title.")
+    max_history: int = Field(10, ge=1, description="Most recent items of a history that are read.")
+
+
+class LoraSettings(_Settings):
+    """The shape of an adapter (PEFT's names)."""
+
+    rank: int = Field(16, ge=1, description="Inner dimension r of the update.")
+    alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of A while training.")
+    target_modules: str | tuple[str, ...] = Field(
+        "all-linear", description="Names of linear layers that carry LoRA, or 'all-linear'."
+    )
+    init_seed: int = Field(
+        0, description="Seed of A's start. The same in every adapter, so that adapters stay mixable."
+    )
+
+
+class DenseSettings(_Settings):
+    """The two-tower ranker."""
+
+    temperature: float = Field(0.05, gt=0, description="Cosines are divided by it before the softmax.")
+    sampling_correction: float = Field(
+        0.0, ge=0, le=1, description="Share of log q(item) taken off in-batch logits; 1 = full correction."
+    )
+
+
+class TrainingSettings(_Settings):
+    """One training loop for base spirits and ingredients."""
+
+    learning_rate: float = Field(1e-3, gt=0, description="Peak of AdamW's learning rate.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run spent on linear warm-up.")
+    weight_decay: float = Field(0.0, ge=0)
+    max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this L2 norm.")
+    targets_per_batch: int = Field(96, ge=2, description="Targets (history positions) in one step.")
+    domain_temperature: float = Field(
+        0.5, ge=0, le=1, description="Domains are drawn in proportion to size ** this: 0 evenly, 1 by size."
+    )
+    seed: int = Field(0, ge=0, description="Order of batches and dropout.")
+    validation_users: int = Field(64, ge=0, description="Users per domain of the validation NDCG.")
+    validations: int = Field(4, ge=0, description="How often the run is validated, the end included.")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="Minutes between checkpoints.")
+
+
+class Recipe(_Settings):
+    """All that decides what an adapter is, but for the data and the length of the run."""
+
+    backbone: str = Field("smollm2-135m", description="Hub id, folder, GGUF file, or 'smollm2-135m'.")
+    ranker: RankerName = "dense"
+    prompt: PromptSettings = PromptSettings()
+    lora: LoraSettings = LoraSettings()
+    dense: DenseSettings = DenseSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all settings."""
+        return sha256_json(self.model_dump(mode="json"))
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """Read a recipe from YAML; settings that are left out keep their defaults.
+
+        Raises:
+            RecipeError: the file is missing, not YAML, or holds an unknown or out-of-range setting.
+        """
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
+        if not isinstance(values, dict):
+            raise RecipeError(f"The recipe {path} must be a mapping of settings.")
+        return parse(cls, values, str(path))
+
+    def save(self, path: Path) -> None:
+        """Write all settings as YAML, atomically."""
+        with atomic_file(path) as temporary:
+            temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def parse(model: "type[Recipe]", values: dict[str, object], where: str) -> Recipe:
+    """Validate settings; the first mistake becomes one sentence that names the setting."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise RecipeError(f"Setting '{name}' in {where}: {first['msg']}.") from error

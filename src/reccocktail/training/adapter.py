@@ -1,0 +1,310 @@
+"""An adapter: LoRA tensors, stock PEFT files, and a card that says where it came from."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from reccocktail import __version__
+from reccocktail.backbone import Backbone
+from reccocktail.errors import AdapterError
+from reccocktail.fingerprint import Fingerprint
+from reccocktail.recipe import Recipe
+from reccocktail.storage import atomic_dir, read_json, write_json
+
+CARD_FILE = "adapter.json"
+CONFIG_FILE = "adapter_config.json"
+TENSORS_FILE = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_TENSOR_NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
+# Kinds of LoRA whose update is not scaling * B @ A on frozen weights: merging them as if it were is wrong.
+_REFUSED = {
+    "use_dora": "DoRA",
+    "modules_to_save": "modules_to_save",
+    "lora_bias": "a bias in B",
+    "fan_in_fan_out": "fan_in_fan_out",
+    "trainable_token_indices": "trainable tokens",
+    "target_parameters": "target_parameters",
+    "layer_replication": "layer replication",
+    "use_qalora": "QA-LoRA",
+    "use_bdlora": "block-diagonal LoRA",
+    "alora_invocation_tokens": "activated LoRA",
+}
+
+Role = Literal["base", "ingredient", "cocktail"]
+
+
+class Factors(NamedTuple):
+    """One module's update, W + scaling * b @ a.
+
+    Attributes:
+        a: (rank, inputs).
+        b: (outputs, rank).
+        scaling: alpha / rank, or alpha / sqrt(rank) for rsLoRA.
+    """
+
+    a: Tensor
+    b: Tensor
+    scaling: float
+
+
+Lora = Mapping[str, Factors]
+"""Module name in the backbone (such as `model.layers.0.self_attn.q_proj`) -> its factors."""
+
+
+class DataCard(BaseModel):
+    """A domain that an adapter was made with."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    sha256: str
+    users: int
+    items: int
+
+
+class Card(BaseModel):
+    """Where an adapter came from: `adapter.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = 1
+    role: Role
+    backbone: Fingerprint
+    recipe: Recipe
+    template_sha256: str
+    data: tuple[DataCard, ...]
+    steps: int | None = None
+    version: str = __version__
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """LoRA tensors with their card. `name` is the folder's name."""
+
+    name: str
+    lora: Lora
+    card: Card
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the update that the tensors stand for: names, shapes, scalings and values."""
+        digest = hashlib.sha256()
+        for module in sorted(self.lora):
+            a, b, scaling = self.lora[module]
+            digest.update(f"{module} {tuple(a.shape)} {tuple(b.shape)} {scaling!r}".encode())
+            for tensor in (a, b):
+                digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: Path, readme: str, extra: Mapping[str, Any] | None = None) -> None:
+        """Write stock PEFT files, the card, a README and `extra` JSON files, all or nothing.
+
+        Args:
+            path: adapter folder; one that stands there is replaced.
+            readme: the model card in Markdown.
+            extra: file name -> JSON value.
+        """
+        tensors = {}
+        for module, (a, b, _) in self.lora.items():
+            tensors[f"{_PREFIX}{module}.lora_A.weight"] = a.detach().cpu().contiguous()
+            tensors[f"{_PREFIX}{module}.lora_B.weight"] = b.detach().cpu().contiguous()
+        config = lora_config(self.lora).to_dict()
+        config["base_model_name_or_path"] = self.card.backbone.name
+        config["inference_mode"] = True
+        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+        with atomic_dir(path) as folder:
+            save_file(tensors, folder / TENSORS_FILE, metadata={"format": "pt"})
+            write_json(folder / CONFIG_FILE, plain)
+            write_json(folder / CARD_FILE, self.card.model_dump(mode="json"))
+            (folder / "README.md").write_text(readme, encoding="utf-8")
+            for name, value in (extra or {}).items():
+                write_json(folder / name, value)
+
+    @classmethod
+    def load(cls, path: Path) -> "Adapter":
+        """Read an adapter folder.
+
+        Raises:
+            AdapterError: a file is missing or damaged, or the LoRA is of a kind that cannot be mixed.
+        """
+        if not (path / CARD_FILE).is_file():
+            raise AdapterError(
+                f"{path} holds no {CARD_FILE}; give an adapter folder made by `reccocktail train` or `mix`."
+            )
+        try:
+            card = Card.model_validate(read_json(path / CARD_FILE))
+        except ValidationError as error:
+            raise AdapterError(f"{path / CARD_FILE} is not a valid card ({error.errors()[0]['msg']}).") from error
+        return cls(path.resolve().name, load_lora(path), card)
+
+
+def load_lora(path: Path) -> Lora:
+    """Read the LoRA tensors of a stock PEFT folder, whoever made it.
+
+    Raises:
+        AdapterError: files missing or damaged, factors that do not fit, or a kind of LoRA that is refused.
+    """
+    try:
+        config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(path / TENSORS_FILE)
+    except FileNotFoundError as error:
+        raise AdapterError(f"{path} lacks {Path(error.filename or TENSORS_FILE).name}; copy the whole folder.") from error
+    except (OSError, json.JSONDecodeError, SafetensorError, UnicodeDecodeError) as error:
+        raise AdapterError(f"The adapter in {path} is damaged ({error}); copy or train it again.") from error
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"{path} is a {config.get('peft_type')} adapter; only LoRA can be mixed.")
+    for key, kind in _REFUSED.items():
+        if config.get(key):
+            raise AdapterError(f"{path} uses {kind}, which cannot be mixed; train a plain LoRA.")
+    if config.get("bias", "none") != "none":
+        raise AdapterError(f"{path} trains biases, which cannot be mixed; train with bias='none'.")
+    return _pair(tensors, config, path)
+
+
+def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lora:
+    halves: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = _TENSOR_NAME.match(name)
+        if match is None:
+            raise AdapterError(f"{path} holds the tensor '{name}', which is not part of a plain LoRA.")
+        if not torch.isfinite(tensor).all():
+            raise AdapterError(f"The tensor '{name}' in {path} is not finite; train the adapter again.")
+        halves.setdefault(match["module"], {})[match["factor"]] = tensor.float()
+    lora: dict[str, Factors] = {}
+    for module in sorted(halves):
+        pair = halves[module]
+        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
+            raise AdapterError(f"The factors of '{module}' in {path} do not fit; copy or train the adapter again.")
+        rank = pair["A"].shape[0]
+        alpha = _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+        scaling = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
+        lora[module] = Factors(pair["A"], pair["B"], float(scaling))
+    if not lora:
+        raise AdapterError(f"{path} holds no LoRA tensors; copy or train the adapter again.")
+    return lora
+
+
+def _pattern(patterns: dict[str, float], module: str, default: float) -> float:
+    """PEFT's rule: the first key that ends the module's name wins."""
+    for key, value in patterns.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def lora_config(lora: Lora) -> LoraConfig:
+    """The stock PEFT configuration of LoRA tensors, with patterns where rank or scaling differ by module."""
+    ranks = {module: factors.a.shape[0] for module, factors in lora.items()}
+    alphas = {module: factors.scaling * ranks[module] for module, factors in lora.items()}
+    common_rank = max(set(ranks.values()), key=list(ranks.values()).count)
+    common_alpha = max(set(alphas.values()), key=list(alphas.values()).count)
+    return LoraConfig(
+        r=common_rank,
+        lora_alpha=common_alpha,  # type: ignore[arg-type]  # PEFT divides, floats are exact
+        target_modules=sorted(lora),
+        rank_pattern={re.escape(m): r for m, r in ranks.items() if r != common_rank},
+        alpha_pattern={re.escape(m): a for m, a in alphas.items() if a != common_alpha},  # type: ignore[misc]
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+
+
+def new_peft_model(backbone: Backbone, recipe: Recipe) -> PeftModel:
+    """Put a fresh LoRA on the backbone, A drawn with the recipe's own seed, B zero."""
+    target = recipe.lora.target_modules
+    config = LoraConfig(
+        r=recipe.lora.rank,
+        lora_alpha=recipe.lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=recipe.lora.dropout,
+        target_modules=target if isinstance(target, str) else list(target),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.lora.init_seed)
+        try:
+            return _as_peft(get_peft_model(backbone.model, config))
+        except ValueError as error:
+            raise AdapterError(f"No layer of {backbone.name} is named {target}; change lora.target_modules.") from error
+
+
+def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    """Put LoRA tensors on a backbone as a stock PEFT model, in eval mode."""
+    check_shapes(model, lora)
+    peft_model = _as_peft(get_peft_model(model, lora_config(lora)))
+    state = {}
+    for module, (a, b, _) in lora.items():
+        state[f"{_PREFIX}{module}.lora_A.weight"] = a
+        state[f"{_PREFIX}{module}.lora_B.weight"] = b
+    set_peft_model_state_dict(peft_model, state)
+    return peft_model.eval()
+
+
+def tensors_of(peft_model: PeftModel) -> Lora:
+    """Copy the LoRA tensors out of a PEFT model."""
+    lora: dict[str, Factors] = {}
+    for name, module in peft_model.base_model.model.named_modules():
+        if hasattr(module, "lora_A") and "default" in module.lora_A:
+            lora[name] = Factors(
+                module.lora_A["default"].weight.detach().float().cpu().clone(),
+                module.lora_B["default"].weight.detach().float().cpu().clone(),
+                float(module.scaling["default"]),
+            )
+    return dict(sorted(lora.items()))
+
+
+def check_shapes(model: nn.Module, lora: Lora) -> None:
+    """Refuse LoRA tensors that do not fit the model's linear layers.
+
+    Raises:
+        AdapterError: a module is missing or has another shape.
+    """
+    modules = dict(model.named_modules())
+    for name, (a, b, _) in lora.items():
+        weight = getattr(modules.get(name), "weight", None)
+        if weight is None or tuple(weight.shape) != (b.shape[0], a.shape[1]):
+            raise AdapterError(
+                f"The adapter's module '{name}' does not fit this backbone; use the backbone it was trained on."
+            )
+
+
+@contextmanager
+def merged(model: PreTrainedModel, lora: Lora | None) -> Iterator[PreTrainedModel]:
+    """Add an update into the backbone's weights for the time of the block: no cost at inference.
+
+    The former weights come back bit for bit. `None` leaves the backbone bare.
+    """
+    lora = lora or {}
+    check_shapes(model, lora)
+    modules = dict(model.named_modules())
+    saved: dict[str, Tensor] = {}
+    try:
+        with torch.no_grad():
+            for name, (a, b, scaling) in lora.items():
+                weight = modules[name].weight
+                assert isinstance(weight, Tensor)
+                saved[name] = weight.clone()
+                update = scaling * (b.to(weight.device) @ a.to(weight.device))
+                weight.add_(update.to(weight.dtype))
+        yield model
+    finally:
+        with torch.no_grad():
+            for name, weight in saved.items():
+                modules[name].weight.copy_(weight)  # type: ignore[operator,union-attr]
+
+
+def _as_peft(model: Any) -> PeftModel:
+    assert isinstance(model, PeftModel)
+    return model

@@ -1,0 +1,58 @@
+"""How far a run is, by steps or by the clock, and the learning rate that follows from it."""
+
+import math
+import time
+
+from reccocktail.errors import RecipeError
+
+
+class Length:
+    """The length of a run: a number of steps, or minutes of training time.
+
+    Only training counts against the minutes, validation and saving do not, and a resumed run goes on counting.
+    """
+
+    def __init__(self, *, steps: int | None = None, minutes: float | None = None) -> None:
+        """Give exactly one of the two.
+
+        Raises:
+            RecipeError: none, both, or not positive.
+        """
+        if (steps is None) == (minutes is None):
+            raise RecipeError("Give the length of the run as --steps or as --minutes, one of the two.")
+        if (steps is not None and steps < 1) or (minutes is not None and not minutes > 0):
+            raise RecipeError("The length of a run must be positive.")
+        self.steps = steps
+        self.minutes = minutes
+        self.done_steps = 0
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    def start(self, seconds: float | None = None) -> None:
+        """Start the clock, at `seconds` if given, else where it was paused."""
+        self._seconds = self.elapsed if seconds is None else seconds
+        self._since = time.monotonic()
+
+    def pause(self) -> None:
+        """Stop the clock."""
+        self._seconds, self._since = self.elapsed, None
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds trained so far."""
+        return self._seconds + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    @property
+    def progress(self) -> float:
+        """Share of the run that is done, in [0, 1]."""
+        if self.steps is not None:
+            return min(1.0, self.done_steps / self.steps)
+        assert self.minutes is not None
+        return min(1.0, self.elapsed / (60.0 * self.minutes))
+
+
+def cosine_with_warmup(progress: float, warmup: float) -> float:
+    """Factor on the peak learning rate at `progress` in [0, 1]: linear up over `warmup`, then cosine to 0."""
+    if progress < warmup:
+        return max(progress / warmup, 0.02)  # the first step of a run must move too
+    return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))

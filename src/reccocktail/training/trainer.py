@@ -1,0 +1,269 @@
+"""One training loop for base spirits and ingredients, on `transformers.Trainer`."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from reccocktail.backbone import Backbone, quiet_transformers
+from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
+from reccocktail.progress import Advance, bar, say
+from reccocktail.ranking.base import Ranker
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.scoring import Catalogue
+from reccocktail.recipe import Recipe
+from reccocktail.storage import read_json, sha256_json, write_json
+from reccocktail.training.adapter import Adapter, Card, DataCard, Role, new_peft_model, tensors_of
+from reccocktail.training.batches import DomainWindows, TrainingBatches
+from reccocktail.training.card import adapter_readme
+from reccocktail.training.log import RunLog, read_log
+from reccocktail.training.schedule import Length, cosine_with_warmup
+from reccocktail.training.validation import Validation
+
+_UNBOUNDED = 10**7  # steps of a run whose end the clock decides
+_CLOCK_FILE = "clock.json"
+_RUN_FILE = "run.json"
+
+
+def train(
+    role: Role,
+    domains: Sequence[Domain],
+    backbone: Backbone,
+    recipe: Recipe,
+    out: Path,
+    length: Length,
+    *,
+    resume: bool = False,
+    exclude: frozenset[str] = frozenset(),
+) -> Adapter:
+    """Fine-tune a LoRA on the domains' training histories (paper, Eq. 4 and 5) and write it to `out`.
+
+    The run's log and checkpoints lie beside it in `<out>.training`; a finished run keeps only the log.
+
+    Args:
+        role: `base` for a base spirit, `ingredient` for a target domain's adapter.
+        domains: prepared domains.
+        backbone: frozen language model; it is given back as it was.
+        recipe: all settings.
+        out: adapter folder to write.
+        length: steps or minutes.
+        resume: go on from the last checkpoint; a finished run with the same settings is taken as it is.
+        exclude: item ids left out of the histories (titles that a target domain shares).
+
+    Raises:
+        RunError: an unfinished run stands there and `resume` is off, or its settings differ.
+    """
+    run_folder = out.with_name(out.name + ".training")
+    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    card = Card(
+        role=role,
+        backbone=backbone.fingerprint,
+        recipe=recipe,
+        template_sha256=ranker.template.sha256,
+        data=tuple(
+            DataCard(name=d.name, sha256=d.sha256, users=d.train().height, items=len(d.item_ids)) for d in domains
+        ),
+    )
+    identity = sha256_json(
+        [card.model_dump(mode="json"), length.steps, length.minutes, sorted(exclude)]
+    )
+    checkpoint = _checkpoint(run_folder, out, identity, resume)
+    if checkpoint == "finished":
+        say(f"{out.name}: finished before, taken as it is.")
+        return Adapter.load(out)
+    windows = [DomainWindows.build(domain, ranker, exclude) for domain in domains]
+    catalogues = [Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)]
+    settings = recipe.training
+    batches = TrainingBatches(windows, ranker, settings, length.steps or _UNBOUNDED)
+    module = RankerModule(new_peft_model(backbone, recipe), ranker)
+    step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
+    log = RunLog(run_folder, step)
+    if checkpoint:
+        length.start(float(read_json(Path(checkpoint) / _CLOCK_FILE)["seconds"]))
+        say(f"{out.name}: going on from step {step}.")
+    write_json(run_folder / _RUN_FILE, {"identity": identity, "finished": False})
+    with bar(f"Training {out.name}", 100) as advance, quiet_transformers():
+        trainer = _AdapterTrainer(
+            length=length,
+            warmup=settings.warmup,
+            model=module,
+            args=_arguments(run_folder, recipe, batches, backbone),
+            train_dataset=batches,
+            data_collator=lambda examples: examples[0],
+            callbacks=[_Run(length, log, advance, Validation(catalogues, settings.validation_users, settings.seed), module, recipe)],
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+    log.close()
+    lora = tensors_of(module.model)
+    module.model.unload()
+    backbone.model.requires_grad_(False).eval()
+    adapter = Adapter(out.name, lora, card.model_copy(update={"steps": trainer.state.global_step}))
+    adapter.save(out, adapter_readme(out.name, adapter.card))
+    seconds = length.elapsed
+    write_json(run_folder / _RUN_FILE, {"identity": identity, "finished": True, "seconds": seconds})
+    for folder in run_folder.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    last = [row for row in read_log(run_folder) if "loss" in row][-1]
+    say(f"{out.name}: {trainer.state.global_step} steps in {seconds / 60:.1f} minutes, last loss {last['loss']:.3f}.")
+    return adapter
+
+
+class RankerModule(nn.Module):
+    """Backbone with LoRA and ranker as one module whose output is the loss: what `Trainer` and DDP expect."""
+
+    _keys_to_ignore_on_save: list[str] | None = None  # read by Trainer when a checkpoint is loaded
+
+    def __init__(self, model: PeftModel, ranker: Ranker) -> None:
+        """Wrap; only the LoRA tensors are trainable."""
+        super().__init__()
+        self.model = model
+        self.ranker = ranker
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """Loss of one batch, as `Trainer` reads it."""
+        return {"loss": self.ranker.loss(self.model.get_base_model(), batch)}
+
+
+class _AdapterTrainer(Trainer):
+    """`Trainer` with our schedule, and checkpoints of LoRA tensors alone."""
+
+    def __init__(self, *, length: Length, warmup: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._length = length
+        self._warmup = warmup
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LambdaLR:
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        self.lr_scheduler = LambdaLR(optimizer, lambda _: cosine_with_warmup(self._length.progress, self._warmup))
+        return self.lr_scheduler
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        assert self.model is not None
+        trainable = {n: p.detach().cpu().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
+        save_file(trainable, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+        write_json(folder / _CLOCK_FILE, {"seconds": self._length.elapsed})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The backbone's tensors are missing from a checkpoint by design."""
+
+
+class _Run(TrainerCallback):
+    """Clock, log, bar, validation and checkpoints of one run."""
+
+    def __init__(
+        self,
+        length: Length,
+        log: RunLog,
+        advance: Advance,
+        validation: Validation,
+        module: RankerModule,
+        recipe: Recipe,
+    ) -> None:
+        self._length = length
+        self._log = log
+        self._advance = advance
+        self._validation = validation
+        self._module = module
+        self._validations = recipe.training.validations
+        self._checkpoint_seconds = 60 * recipe.training.checkpoint_minutes
+        self._saved_at = time.monotonic()
+        self._shown = 0.0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._length.done_steps = state.global_step
+        self._length.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._length.done_steps = state.global_step
+        progress = self._length.progress
+        if progress >= 1.0:
+            control.should_training_stop = True
+        elif time.monotonic() - self._saved_at > self._checkpoint_seconds:
+            control.should_save = True
+            self._saved_at = time.monotonic()
+        if int(progress * self._validations) > int(self._shown * self._validations):
+            self._validate(state.global_step)
+        self._advance(100 * (progress - self._shown))
+        self._shown = progress
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        if "loss" in logs:
+            kept = {key: float(logs[key]) for key in ("loss", "learning_rate", "grad_norm") if key in logs}
+            self._log.write(state.global_step, {"seconds": round(self._length.elapsed, 3), **kept})
+
+    def _validate(self, step: int) -> None:
+        self._length.pause()
+        model = self._module.model
+        model.eval()
+        device = next(model.parameters()).device
+        ranker = self._module.ranker
+        assert isinstance(ranker, DenseRanker)
+        found = self._validation(model.get_base_model(), ranker, device)
+        model.train()
+        if found:
+            self._log.write(step, {"seconds": round(self._length.elapsed, 3), **found})
+            self._advance(0)
+        self._length.start()
+
+
+def _checkpoint(run_folder: Path, out: Path, identity: str, resume: bool) -> str | None:
+    """The checkpoint to go on from, 'finished' for a run that needs nothing more, or None."""
+    if not (run_folder / _RUN_FILE).exists():
+        return None
+    former = read_json(run_folder / _RUN_FILE)
+    if former["finished"] and (not resume or not out.exists()):
+        return None
+    if not resume:
+        raise RunError(
+            f"An unfinished run lies in {run_folder}; add --resume to go on with it, or delete the folder."
+        )
+    if former["identity"] != identity:
+        raise RunError(
+            f"The run in {run_folder} was made with other settings or data; "
+            f"give the same ones, or delete the folder to start anew."
+        )
+    return "finished" if former["finished"] else get_last_checkpoint(str(run_folder))
+
+
+def _arguments(
+    run_folder: Path, recipe: Recipe, batches: TrainingBatches, backbone: Backbone
+) -> TrainingArguments:
+    settings = recipe.training
+    return TrainingArguments(
+        output_dir=str(run_folder),
+        max_steps=len(batches),
+        per_device_train_batch_size=1,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_gradient_norm,
+        optim="adamw_torch",
+        seed=settings.seed,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        label_names=[],
+        logging_steps=1,
+        save_strategy="no",
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        use_cpu=backbone.device.type == "cpu",
+    )

@@ -1,0 +1,41 @@
+"""Ranking quality of a model on a few validation users, while it trains."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+
+from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.ranking.base import Model
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.scoring import Catalogue, encode, positive_columns
+
+
+def sample_rows(rows: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
+    """At most `users` rows, drawn without replacement, in the table's order."""
+    if rows.height <= users:
+        return rows
+    chosen = np.sort(np.random.default_rng(seed).choice(rows.height, size=users, replace=False))
+    return rows[chosen.tolist()]
+
+
+class Validation:
+    """Mean NDCG@10 over the validation rows of each domain, warm."""
+
+    def __init__(self, catalogues: Sequence[Catalogue], users: int, seed: int) -> None:
+        """Draw the users of each domain once, so that the figures of a run can be compared."""
+        drawn = [(c, sample_rows(c.domain.rows("valid_warm"), users, seed)) for c in catalogues]
+        self._parts = [(catalogue, rows) for catalogue, rows in drawn if rows.height]
+
+    def __call__(self, model: Model, ranker: DenseRanker, device: torch.device) -> dict[str, float]:
+        """``ndcg@10/<domain>`` of each domain and ``ndcg@10``, their mean; empty without users."""
+        found: dict[str, float] = {}
+        for catalogue, rows in self._parts:
+            vectors = encode(model, catalogue, [rows], device, f"Validating on {catalogue.domain.name}")[0]
+            scores = vectors.scores(ranker, catalogue.candidates(rows))
+            values = per_user(ranks(scores, positive_columns(rows)))
+            found[f"ndcg@10/{catalogue.domain.name}"] = float(values["ndcg@10"].mean())
+        if found:
+            found["ndcg@10"] = float(np.mean(list(found.values())))
+        return found
