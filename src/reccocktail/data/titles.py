@@ -13,7 +13,7 @@ _INVISIBLE = re.compile(
 )
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"[^\W_]+")
-_MISSING = frozenset({"", "nan", "null", "n/a", "\\\\n"})
+_MISSING = frozenset({"", "nan", "null", "n/a", "\\n"})  # pandas, JSON, people, MySQL
 
 
 def clean_title(title: str | None) -> str:
@@ -28,17 +28,19 @@ def clean_title(title: str | None) -> str:
     >>> clean_title("  Tom &amp;amp; Jerry<br>\n(1965) ")
     'Tom & Jerry (1965)'
     """
-    if title is None:
-        return ""
-    for _ in range(3):
-        plain = html.unescape(title)
+    # What one pass uncovers (an entity escaped twice, a tag within a tag) the next one removes.
+    for _ in range(8):
+        plain = _clean_once(title or "")
         if plain == title:
             break
         title = plain
-    title = _TAG.sub(" ", title)
-    title = _SPACE.sub(" ", _INVISIBLE.sub("", title)).strip()
-    title = unicodedata.normalize("NFC", title)
-    return "" if title.casefold() in _MISSING else title
+    return "" if plain.casefold() in _MISSING else plain
+
+
+def _clean_once(title: str) -> str:
+    plain = unicodedata.normalize("NFC", html.unescape(title))
+    plain = _TAG.sub(" ", _INVISIBLE.sub("", plain))
+    return _SPACE.sub(" ", plain).strip()
 
 
 def clean_titles(titles: Iterable[str | None]) -> list[str]:

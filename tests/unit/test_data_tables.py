@@ -1,0 +1,195 @@
+import gzip
+import json
+
+import polars as pl
+import pytest
+
+from reccocktail.data.columns import as_interactions, as_items, find_column, in_time_order
+from reccocktail.data.tables import read_table
+from reccocktail.errors import DataError
+from reccocktail.schema import ITEM, TIME, TITLE, USER, validate
+
+ROWS = [("u1", "007", 30, 'Say "hi", all'), ("u2", "7", 10, "Plain"), ("u1", "8", 20, "Ünïcode")]
+
+
+def write(path, rows=ROWS):
+    names = ["user_id", "item_id", "timestamp", "title"]
+    kind = path.name.removesuffix(".gz").rsplit(".", 1)[1]
+    if kind == "parquet":
+        pl.DataFrame(rows, schema=names, orient="row").write_parquet(path)
+        return path
+    if kind in ("jsonl", "ndjson", "json"):
+        text = "".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows)
+    elif kind in ("inter", "item"):
+        header = "user_id:token\titem_id:token\ttimestamp:float\ttitle:token_seq\n"
+        text = header + "".join("\t".join(map(str, row)) + "\n" for row in rows)
+    else:
+        separator = "," if kind == "csv" else "\t"
+        text = pl.DataFrame(rows, schema=names, orient="row").write_csv(separator=separator)
+    content = text.encode()
+    path.write_bytes(gzip.compress(content) if path.name.endswith(".gz") else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    "a.parquet a.csv a.tsv a.jsonl a.ndjson a.json a.inter a.item a.csv.gz a.tsv.gz a.jsonl.gz a.inter.gz".split(),
+)
+def test_every_format_gives_the_same_tables(tmp_path, name):
+    table = read_table(write(tmp_path / name))
+    events = as_interactions(table, name)
+    assert events.select(USER, ITEM, TIME).rows() == [row[:3] for row in ROWS]
+    assert as_items(table, name).select(ITEM, TITLE).rows() == [(row[1], row[3]) for row in ROWS]
+
+
+def test_atomic_files_know_no_quotes(tmp_path):
+    path = tmp_path / "a.item"
+    path.write_text('item_id:token\tmovie_title:token\n1\t"Crocodile" Dundee\n2\t"Open\n')
+    assert as_items(read_table(path), path.name)[TITLE].to_list() == ['"Crocodile" Dundee', '"Open']
+
+
+@pytest.mark.parametrize(
+    ("columns", "user", "item", "time"),
+    [
+        (["reviewerID", "asin", "unixReviewTime"], "reviewerID", "asin", "unixReviewTime"),
+        (["asin", "user_id", "parent_asin", "timestamp"], "user_id", "parent_asin", "timestamp"),
+        (["userId", "movieId", "rating", "timestamp"], "userId", "movieId", "timestamp"),
+        (["User ID", "Business-ID", "date"], "User ID", "Business-ID", "date"),
+        (["user_id:token", "item_id:token", "timestamp:float"], "user_id:token", "item_id:token", "timestamp:float"),
+    ],
+)
+def test_common_names_are_found(columns, user, item, time):
+    frame = pl.DataFrame({column: ["1"] for column in columns})
+    assert [find_column(frame, wanted, None, "x") for wanted in (USER, ITEM, TIME)] == [user, item, time]
+
+
+def test_a_bare_id_is_the_items_only_in_a_table_of_items():
+    frame = pl.DataFrame({"id": [5], "app_name": ["Game"]})
+    assert as_items(frame, "games").rows() == [("5", "Game")]
+    with pytest.raises(DataError, match="no item column"):
+        as_interactions(pl.DataFrame({"id": [5], "user": [1]}), "x.csv")
+
+
+def test_columns_given_by_name_win():
+    frame = pl.DataFrame({"user_id": ["a"], "who": ["b"], "item": ["i"]})
+    assert as_interactions(frame, "x", user_column="who")[USER].to_list() == ["b"]
+
+
+def test_ids_are_text_whatever_they_were():
+    frame = pl.DataFrame({"user": [1.0, None, 3.0], "item": [1, 2, 3]})
+    with pytest.raises(DataError, match="'user_id' is empty in 1 row \\(row 2\\)"):
+        as_interactions(frame, "x")
+    assert as_interactions(frame.drop_nulls(), "x").rows() == [("1", "1"), ("3", "3")]
+
+
+@pytest.mark.parametrize(
+    ("times", "ordered"),
+    [
+        (["2020-01-02", "2020-01-01"], [1, 0]),
+        (["2020-01-01T10:00:00Z", "2020-01-01T09:00:00Z"], [1, 0]),
+        (["12 31, 2013", "01 1, 2014"], [0, 1]),
+        (["1e9", "999"], [1, 0]),
+        (["10", "9"], [1, 0]),
+    ],
+)
+def test_times_as_text_are_ordered_as_times(times, ordered):
+    frame = pl.DataFrame({"user": ["u"] * 2, "item": ["0", "1"], "time": times})
+    assert in_time_order(as_interactions(frame, "x"))[ITEM].to_list() == [str(i) for i in ordered]
+
+
+def test_time_order_keeps_users_by_first_appearance_and_ties_in_place():
+    frame = pl.DataFrame(
+        {USER: ["b", "a", "b", "a", "b"], ITEM: list("vwxyz"), TIME: [5, 1, 5, 1, 4]}
+    )
+    assert "".join(in_time_order(frame)[ITEM]) == "zvxwy"
+
+
+def test_lists_of_categories_become_text(tmp_path):
+    frame = pl.DataFrame({"asin": ["a"], "title": ["t"], "categories": [[["Beauty", "Hair"], ["Beauty"]]]})
+    assert as_items(frame, "x")["categories"].to_list() == ["Beauty, Hair"]
+
+
+def test_json_lines_whose_types_change_late_are_read(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [{"user": 1, "item": i, "time": i} for i in range(10_050)] + [{"user": "x", "item": "y", "time": 3}]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    events = as_interactions(read_table(path), path.name)
+    assert events.height == 10_051
+    assert events.row(-1) == ("x", "y", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.csv", None, "does not exist"),
+        ("a.xlsx", b"x", "unknown format"),
+        ("a.csv", b"", "is empty"),
+        ("a.csv", b"user,item\n", "has no rows"),
+        ("a.parquet", b"PAR1 no", "cannot be read"),
+        ("a.csv.gz", b"not gzip", "cannot be read"),
+        ("a.csv.gz", gzip.compress(b"user,item\n1,2\n" * 99)[:-9], "cannot be read"),
+        ("a.csv", "user,item\nJosé,1\n".encode("latin-1"), "save it as UTF-8"),
+        ("a.jsonl", b'{"user": 1}\n{"user": \n', "line 2 is not JSON"),
+        ("a.jsonl", b'{"user": 1}\n[2]\n', "line 2 is not a JSON object"),
+        ("a.json", b'[{"user": 1}]', "one JSON array"),
+    ],
+)
+def test_unusable_files_are_named_in_one_sentence(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as error:
+        read_table(tmp_path / name)
+    assert name in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_columns_name_what_was_found_and_the_flag():
+    with pytest.raises(DataError, match=r"no user column \(columns found: foo, item\).*--user-column"):
+        as_interactions(pl.DataFrame({"foo": [1], "item": [2]}), "x.csv")
+    with pytest.raises(DataError, match=r"no column 'bar' \(columns found: foo, item\)"):
+        as_interactions(pl.DataFrame({"foo": [1], "item": [2]}), "x.csv", user_column="bar")
+    with pytest.raises(DataError, match="no title column.*--title-column"):
+        as_items(pl.DataFrame({"item": [2]}), "x.csv")
+    with pytest.raises(DataError, match="several columns for the user .*user_id, userId"):
+        as_interactions(pl.DataFrame({"user_id": [1], "userId": [1], "item": [2]}), "x.csv")
+
+
+def test_times_that_are_no_times_name_their_rows():
+    frame = pl.DataFrame({"user": ["u"] * 3, "item": ["i"] * 3, "time": ["1", "soon", "3"]})
+    with pytest.raises(DataError, match="neither numbers nor dates \\(row 2, such as 'soon'\\)"):
+        as_interactions(frame, "x")
+    with pytest.raises(DataError, match="'timestamp' is empty in 1 row \\(row 1\\)"):
+        as_interactions(pl.DataFrame({"user": ["u"], "item": ["i"], "time": [None]}, schema_overrides={"time": pl.Int64}), "x")
+
+
+GOOD = {"user_id": ["u"], "history": [["a", "b"]], "target": ["c"], "candidates": [["c", "d"]]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"target": ["x"]}, "'target' is not among 'candidates'"),
+        ({"history": [[]]}, "'history' is empty"),
+        ({"history": [["c"]]}, "'target' occurs in 'history'"),
+        ({"candidates": [["c", "d", "d"]]}, "holds an item twice"),
+        ({"user_id": [""]}, "'user_id' is empty"),
+        ({"user_id": [3]}, "must hold String"),
+    ],
+)
+def test_validate_evaluation_rows(change, message):
+    types = {"history": pl.List(pl.String), "candidates": pl.List(pl.String)}
+    assert validate(pl.DataFrame(GOOD), "evaluation", "t").height == 1
+    with pytest.raises(DataError, match=message):
+        validate(pl.DataFrame(GOOD | change, schema_overrides=types), "evaluation", "t")
+
+
+def test_validate_catalogue_and_the_first_five_rows():
+    frame = pl.DataFrame({"item_id": list("abcdefg"), "title": [""] * 7, "split": ["warm"] * 7})
+    with pytest.raises(DataError, match=r"'title' is empty in 7 rows \(rows 1, 2, 3, 4, 5, \.\.\.\)"):
+        validate(frame, "catalogue", "t")
+    with pytest.raises(DataError, match="'split' is none of"):
+        validate(frame.with_columns(title=pl.lit("x"), split=pl.lit("hot")), "catalogue", "t")
+    with pytest.raises(DataError, match="'item_id' is repeated"):
+        validate(frame.with_columns(title=pl.lit("x"), item_id=pl.lit("x")), "catalogue", "t")
+    with pytest.raises(DataError, match="no column 'split'"):
+        validate(frame.drop("split"), "catalogue", "t")
