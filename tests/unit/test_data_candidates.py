@@ -11,7 +11,12 @@ from reccocktail.errors import DataError
 
 def draw(user, target, allowed, touched, negatives, seed=0):
     return draw_candidates(
-        np.array(user), np.array(target), np.array(allowed), touched, negatives, np.random.default_rng(seed)
+        np.array(user),
+        np.array(target),
+        np.array(allowed),
+        touched,
+        negatives,
+        np.random.default_rng(seed),
     )
 
 
@@ -22,7 +27,9 @@ def draw(user, target, allowed, touched, negatives, seed=0):
     st.integers(0, 99),
     st.booleans(),
 )
-def test_candidates_are_distinct_untouched_allowed_and_hold_the_target(pairs, banned, negatives, seed, exact):
+def test_candidates_are_distinct_untouched_allowed_and_hold_the_target(
+    pairs, banned, negatives, seed, exact
+):
     user, target = (np.array(column) for column in zip(*pairs, strict=True))
     touched = Touched(user, target, 12)
     allowed = np.array([i not in banned for i in range(12)])
@@ -50,7 +57,9 @@ def test_negatives_and_the_place_of_the_target_are_uniform(monkeypatch, rounds):
     monkeypatch.setattr(candidates, "_ROUNDS", rounds)
     users = 4000
     touched = Touched(np.repeat(np.arange(users), 2), np.tile([0, 5], users), 20)
-    drawn = draw(np.arange(users), np.zeros(users, dtype=int), np.ones(20, dtype=bool), touched, 9, 7)
+    drawn = draw(
+        np.arange(users), np.zeros(users, dtype=int), np.ones(20, dtype=bool), touched, 9, 7
+    )
     negatives = drawn[drawn != 0]
     counts = np.bincount(negatives, minlength=20)
     assert counts[[0, 5]].sum() == 0
@@ -85,4 +94,10 @@ def test_no_rows_give_no_candidates():
 def test_touched_lists_the_pairs_of_each_user():
     touched = Touched(np.array([2, 0, 2, 2]), np.array([1, 3, 0, 1]), 4)
     place, item = touched.of(np.array([2, 1, 0, 2]))
-    assert list(zip(place.tolist(), item.tolist(), strict=True)) == [(0, 0), (0, 1), (2, 3), (3, 0), (3, 1)]
+    assert list(zip(place.tolist(), item.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (2, 3),
+        (3, 0),
+        (3, 1),
+    ]

@@ -51,7 +51,9 @@ def drop_unseen(expected):
     expected["test_warm"] = {u: r for u, r in expected["test_warm"].items() if r[1] in seen}
 
 
-@given(EVENTS, st.lists(st.sampled_from([WARM, WARM, VALID_COLD, TEST_COLD]), min_size=10, max_size=10))
+@given(
+    EVENTS, st.lists(st.sampled_from([WARM, WARM, VALID_COLD, TEST_COLD]), min_size=10, max_size=10)
+)
 def test_leave_one_out_is_what_its_rule_says(events, kinds):
     log, kind = log_of(events), np.array(kinds)
     split = leave_one_out(log, 6, kind)
@@ -98,7 +100,12 @@ def test_global_time_is_what_its_rule_says(events, cuts):
     kind = {i: WARM if t < t1 else VALID_COLD if t < t2 else TEST_COLD for i, t in first.items()}
     assert all(split.kind[i] == k for i, k in kind.items())
     windows = {"valid": lambda t: t1 <= t < t2, "test": lambda t: t >= t2}
-    wanted = {"valid_warm": WARM, "valid_cold": VALID_COLD, "test_warm": WARM, "test_cold": TEST_COLD}
+    wanted = {
+        "valid_warm": WARM,
+        "valid_cold": VALID_COLD,
+        "test_warm": WARM,
+        "test_cold": TEST_COLD,
+    }
     expected = {name: {} for name in ("train", *split.tables)}
     for user, sequence in sequences(log).items():
         early = [i for i, t in sequence if kind[i] == WARM and t < t1]
@@ -172,8 +179,12 @@ def test_order_is_stable_and_the_first_of_a_repeated_pair_stays(events):
     user, item, time = (np.array(column, dtype=np.int64) for column in zip(*events, strict=True))
     log = Log(user, item, time)
     order = log.in_order()
-    assert order.tolist() == sorted(range(len(events)), key=lambda n: (events[n][0], events[n][2], n))
-    assert Log(user, item, None).in_order().tolist() == sorted(range(len(events)), key=lambda n: events[n][0])
+    assert order.tolist() == sorted(
+        range(len(events)), key=lambda n: (events[n][0], events[n][2], n)
+    )
+    assert Log(user, item, None).in_order().tolist() == sorted(
+        range(len(events)), key=lambda n: events[n][0]
+    )
     firsts = [n for n in range(len(events)) if events[n][:2] not in [e[:2] for e in events[:n]]]
     assert first_of_each_pair(log).tolist() == firsts
 

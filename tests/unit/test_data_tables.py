@@ -55,12 +55,21 @@ def test_atomic_files_know_no_quotes(tmp_path):
         (["asin", "user_id", "parent_asin", "timestamp"], "user_id", "parent_asin", "timestamp"),
         (["userId", "movieId", "rating", "timestamp"], "userId", "movieId", "timestamp"),
         (["User ID", "Business-ID", "date"], "User ID", "Business-ID", "date"),
-        (["user_id:token", "item_id:token", "timestamp:float"], "user_id:token", "item_id:token", "timestamp:float"),
+        (
+            ["user_id:token", "item_id:token", "timestamp:float"],
+            "user_id:token",
+            "item_id:token",
+            "timestamp:float",
+        ),
     ],
 )
 def test_common_names_are_found(columns, user, item, time):
     frame = pl.DataFrame({column: ["1"] for column in columns})
-    assert [find_column(frame, wanted, None, "x") for wanted in (USER, ITEM, TIME)] == [user, item, time]
+    assert [find_column(frame, wanted, None, "x") for wanted in (USER, ITEM, TIME)] == [
+        user,
+        item,
+        time,
+    ]
 
 
 def test_a_bare_id_is_the_items_only_in_a_table_of_items():
@@ -105,13 +114,17 @@ def test_time_order_keeps_users_by_first_appearance_and_ties_in_place():
 
 
 def test_lists_of_categories_become_text(tmp_path):
-    frame = pl.DataFrame({"asin": ["a"], "title": ["t"], "categories": [[["Beauty", "Hair"], ["Beauty"]]]})
+    frame = pl.DataFrame(
+        {"asin": ["a"], "title": ["t"], "categories": [[["Beauty", "Hair"], ["Beauty"]]]}
+    )
     assert as_items(frame, "x")["categories"].to_list() == ["Beauty, Hair"]
 
 
 def test_json_lines_whose_types_change_late_are_read(tmp_path):
     path = tmp_path / "a.jsonl"
-    lines = [{"user": 1, "item": i, "time": i} for i in range(10_050)] + [{"user": "x", "item": "y", "time": 3}]
+    lines = [{"user": 1, "item": i, "time": i} for i in range(10_050)] + [
+        {"user": "x", "item": "y", "time": 3}
+    ]
     path.write_text("\n".join(map(json.dumps, lines)))
     events = as_interactions(read_table(path), path.name)
     assert events.height == 10_051
@@ -144,7 +157,9 @@ def test_unusable_files_are_named_in_one_sentence(tmp_path, name, content, messa
 
 
 def test_missing_columns_name_what_was_found_and_the_flag():
-    with pytest.raises(DataError, match=r"no user column \(columns found: foo, item\).*--user-column"):
+    with pytest.raises(
+        DataError, match=r"no user column \(columns found: foo, item\).*--user-column"
+    ):
         as_interactions(pl.DataFrame({"foo": [1], "item": [2]}), "x.csv")
     with pytest.raises(DataError, match=r"no column 'bar' \(columns found: foo, item\)"):
         as_interactions(pl.DataFrame({"foo": [1], "item": [2]}), "x.csv", user_column="bar")
@@ -159,7 +174,12 @@ def test_times_that_are_no_times_name_their_rows():
     with pytest.raises(DataError, match="neither numbers nor dates \\(row 2, such as 'soon'\\)"):
         as_interactions(frame, "x")
     with pytest.raises(DataError, match="'timestamp' is empty in 1 row \\(row 1\\)"):
-        as_interactions(pl.DataFrame({"user": ["u"], "item": ["i"], "time": [None]}, schema_overrides={"time": pl.Int64}), "x")
+        as_interactions(
+            pl.DataFrame(
+                {"user": ["u"], "item": ["i"], "time": [None]}, schema_overrides={"time": pl.Int64}
+            ),
+            "x",
+        )
 
 
 GOOD = {"user_id": ["u"], "history": [["a", "b"]], "target": ["c"], "candidates": [["c", "d"]]}
@@ -185,7 +205,9 @@ def test_validate_evaluation_rows(change, message):
 
 def test_validate_catalogue_and_the_first_five_rows():
     frame = pl.DataFrame({"item_id": list("abcdefg"), "title": [""] * 7, "split": ["warm"] * 7})
-    with pytest.raises(DataError, match=r"'title' is empty in 7 rows \(rows 1, 2, 3, 4, 5, \.\.\.\)"):
+    with pytest.raises(
+        DataError, match=r"'title' is empty in 7 rows \(rows 1, 2, 3, 4, 5, \.\.\.\)"
+    ):
         validate(frame, "catalogue", "t")
     with pytest.raises(DataError, match="'split' is none of"):
         validate(frame.with_columns(title=pl.lit("x"), split=pl.lit("hot")), "catalogue", "t")

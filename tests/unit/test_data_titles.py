@@ -4,7 +4,25 @@ from hypothesis import strategies as st
 
 from reccocktail.data.titles import clean_title, clean_titles, title_key
 
-PIECES = st.sampled_from(["&amp;", "&", "amp;", "<b>", "</", ">", "<", "\x00", "\n", "\u200b", "é", "e\u0301", " ", "#", "x"])
+PIECES = st.sampled_from(
+    [
+        "&amp;",
+        "&",
+        "amp;",
+        "<b>",
+        "</",
+        ">",
+        "<",
+        "\x00",
+        "\n",
+        "\u200b",
+        "é",
+        "e\u0301",
+        " ",
+        "#",
+        "x",
+    ]
+)
 
 
 @pytest.mark.parametrize(
