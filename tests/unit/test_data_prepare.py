@@ -1,4 +1,4 @@
-"""Whole preparations: promises checked from the raw rows, by code that shares nothing with the package."""
+"""Whole preparations: promises checked from the raw rows, apart from the package's own code."""
 
 import json
 from pathlib import Path
@@ -217,7 +217,7 @@ def test_low_ratings_are_no_positives_but_still_touched(tmp_path):
     for user, history in domain.train().iter_rows():
         assert all((user, item) in liked for item in history)
     events.write_parquet(tmp_path / "interactions.parquet")
-    with pytest.raises(DataError, match="no rating column.*--rating-column"):
+    with pytest.raises(DataError, match=r"no rating column.*--rating-column"):
         run(tmp_path, min_rating=3)
 
 
@@ -229,7 +229,7 @@ def test_interactions_of_unknown_items_are_dropped_unless_they_are_most(tmp_path
     counts = [c["interactions"] for c in domain.manifest["counts"]]
     assert counts[0] - counts[1] == events.filter(pl.col("item_id") == "i03").height
     items.with_columns(item_id="x" + pl.col("item_id")).write_parquet(tmp_path / "items.parquet")
-    with pytest.raises(DataError, match="items that the table of items does not have.*same ids"):
+    with pytest.raises(DataError, match=r"items that the table of items does not have.*same ids"):
         run(tmp_path)
 
 
@@ -341,7 +341,7 @@ def test_load_gives_back_what_was_prepared_and_names_damage(tmp_path):
     with pytest.raises(DataError, match="not the file that its manifest describes"):
         Domain.load(made.path)
     (made.path / "train.parquet").unlink()
-    with pytest.raises(DataError, match="lacks train.parquet"):
+    with pytest.raises(DataError, match=r"lacks train.parquet"):
         Domain.load(made.path)
 
 

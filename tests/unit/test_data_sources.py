@@ -124,7 +124,9 @@ def test_amazon_2014(tmp_path):
     put(
         tmp_path / "meta_Beauty.json.gz",
         [
-            "{'asin': '7806397051', 'description': \"It's 'so' good\", 'title': \"WAWO's 15 Color\", 'price': 23.27, 'related': {'also_bought': ['B1']}, 'categories': [['Beauty', 'Makeup'], ['Beauty', 'Gifts']]}",
+            "{'asin': '7806397051', 'description': \"It's 'so' good\", "
+            "'title': \"WAWO's 15 Color\", 'price': 23.27, 'related': {'also_bought': ['B1']}, "
+            "'categories': [['Beauty', 'Makeup'], ['Beauty', 'Gifts']]}",
             "{'asin': 'B000UNUSED', 'title': 'Other', 'categories': [['Beauty']]}",
         ],
     )
@@ -210,7 +212,7 @@ def test_broken_reviews_name_the_line(tmp_path):
         read_amazon(reviews, meta)
     packed = put(tmp_path / "reviews.json.gz", [json.dumps(REVIEW_2014)] * 50)
     packed.write_bytes(packed.read_bytes()[:-12])
-    with pytest.raises(DataError, match="reviews.json.gz cannot be read"):
+    with pytest.raises(DataError, match=r"reviews.json.gz cannot be read"):
         read_amazon(packed, meta)
     put(reviews, ["[1]"])
     with pytest.raises(DataError, match="line 1 is not a record"):
@@ -221,14 +223,18 @@ def test_steam(tmp_path):
     put(
         tmp_path / "steam_reviews.json.gz",
         [
-            "{u'username': u'Chaos Syren', u'hours': u'0.1', u'products': 41, u'product_id': u'725280', u'page_order': 0, u'date': u'2017-12-17', u'text': u'This would not be \"acceptable\"', u'early_access': False, u'page': 1}",
+            "{u'username': u'Chaos Syren', u'hours': u'0.1', u'products': 41, "
+            "u'product_id': u'725280', u'page_order': 0, u'date': u'2017-12-17', "
+            "u'text': u'This would not be \"acceptable\"', u'early_access': False, u'page': 1}",
             "{u'username': u'Bob', u'product_id': u'328100', u'date': u'1970-01-02', u'text': u''}",
         ],
     )
     put(
         tmp_path / "steam_games.json.gz",
         [
-            "{u'publisher': u'Kotoshiro', u'genres': [u'Action', u'Indie'], u'app_name': u'Lost Summoner Kitty', u'title': u'Lost Summoner Kitty', u'id': u'725280'}",
+            "{u'publisher': u'Kotoshiro', u'genres': [u'Action', u'Indie'], "
+            "u'app_name': u'Lost Summoner Kitty', u'title': u'Lost Summoner Kitty', "
+            "u'id': u'725280'}",
             "{u'app_name': u'Rogue', u'tags': [u'RPG'], u'id': u'328100'}",
             "{u'url': u'http://store.example.com/', u'app_name': u'No id'}",
         ],
@@ -251,7 +257,9 @@ def test_steam_libraries(tmp_path):
     put(
         tmp_path / "australian_users_items.json.gz",
         [
-            "{'user_id': '76561197970982479', 'items_count': 2, 'steam_id': '7', 'items': [{'item_id': '10', 'item_name': 'Counter-Strike', 'playtime_forever': 6}, {'item_id': '20', 'item_name': \"Team's Fortress\", 'playtime_forever': 0}]}"
+            "{'user_id': '76561197970982479', 'items_count': 2, 'steam_id': '7', "
+            "'items': [{'item_id': '10', 'item_name': 'Counter-Strike', 'playtime_forever': 6}, "
+            "{'item_id': '20', 'item_name': \"Team's Fortress\", 'playtime_forever': 0}]}",
         ],
     )
     events, items = read_source(tmp_path, "steam")[""]
@@ -336,7 +344,7 @@ def test_complete_journey(tmp_path):
     ]
     assert domains["drug_gm"][0].select(USER, ITEM).rows() == [("2", "20")]
     pl.DataFrame({"product_id": [1]}).write_parquet(tmp_path / "products.parquet")
-    with pytest.raises(DataError, match="products.parquet lacks the column"):
+    with pytest.raises(DataError, match=r"products.parquet lacks the column"):
         read_complete_journey(tmp_path / "transactions.parquet", tmp_path / "products.parquet")
 
 

@@ -15,7 +15,8 @@ class Touched:
     def __init__(self, user: Ints, item: Ints, items: int) -> None:
         """Take the pairs (repeats allowed) over `items` items."""
         self.items = items
-        self.keys = np.unique(user * items + item)
+        keys = np.sort(user * items + item)
+        self.keys = keys[np.r_[True, keys[1:] != keys[:-1]]] if len(keys) else keys
 
     def contains(self, user: Ints, item: Ints) -> Mask:
         """Whether each user touched the item beside it; shapes broadcast."""
