@@ -96,10 +96,9 @@ def main() -> None:
             run = subprocess.run(command, check=True, capture_output=True)
         result = {"interactions": size} | json.loads(run.stdout)
         results.append(result)
-        print(
-            f"{size:>12,} {result['kept']['interactions']:>9,} {result['seconds']:>8.2f} "
-            f"{result['peak_memory_bytes'] / 1e6:>8.0f} {result['memory_before_bytes'] / 1e6:>11.0f}"
-        )
+        peak, start = (result[key] / 1e6 for key in ("peak_memory_bytes", "memory_before_bytes"))
+        kept, seconds = result["kept"]["interactions"], result["seconds"]
+        print(f"{size:>12,} {kept:>9,} {seconds:>8.2f} {peak:>8.0f} {start:>12.0f}")
     if arguments.out:
         hardware = {"machine": platform.machine(), "python": platform.python_version()}
         arguments.out.write_text(

@@ -175,6 +175,19 @@ def test_no_time_column_means_file_order(tmp_path):
         run(tmp_path, split="global-time")
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_positions_within_users_are_no_times(tmp_path, start):
+    events = raw_tables(tmp_path, repeats=False)
+    place = pl.int_range(pl.len()).over("user_id") + start
+    events.with_columns(timestamp=place).write_parquet(tmp_path / "interactions.parquet")
+    with pytest.raises(DataError, match="positions within each user"):
+        run(tmp_path, split="global-time")
+    run(tmp_path)
+    # The same numbers with gaps are times: days since the first one, say.
+    events.with_columns(timestamp=place * 3).write_parquet(tmp_path / "interactions.parquet")
+    run(tmp_path, split="global-time", negatives=5)
+
+
 def test_duplicate_titles_stay_items_of_their_own_and_are_counted(tmp_path):
     raw_tables(tmp_path)
     domain = run(tmp_path, min_count=1)

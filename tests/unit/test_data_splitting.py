@@ -10,7 +10,6 @@ from reccocktail.data.splitting import (
     TEST_COLD,
     VALID_COLD,
     WARM,
-    are_positions,
     choose_cold,
     global_time,
     leave_one_out,
@@ -89,7 +88,7 @@ def test_global_time_is_what_its_rule_says(events, cuts):
     log = log_of(events)
     ordered = sorted(log.time.tolist())
     t1, t2 = (ordered[int(len(ordered) * share)] for share in cuts)
-    if not ordered[0] < t1 < t2 or are_positions(log.user, log.time):
+    if not ordered[0] < t1 < t2:
         with pytest.raises(DataError, match="leave-one-out"):
             global_time(log, 6, 10, *cuts)
         return
@@ -144,17 +143,10 @@ def test_cold_items_are_the_share_asked_for_and_seeded():
         choose_cold(10, 0.1, np.random.default_rng(0))
 
 
-def test_positions_are_no_times():
-    user = np.repeat([0, 1, 2], [3, 4, 2])
-    assert are_positions(user, np.array([0, 1, 2, 0, 1, 2, 3, 0, 1]))
-    assert are_positions(user, np.array([1, 2, 3, 1, 2, 3, 4, 1, 2]))
-    assert not are_positions(user, np.array([0, 1, 2, 0, 1, 2, 3, 0, 5]))
-    assert not are_positions(user, np.array([9, 10, 11, 9, 10, 11, 12, 9, 10]))
-    log = Log(user, np.arange(9), np.array([0, 1, 2, 0, 1, 2, 3, 0, 1]))
-    with pytest.raises(DataError, match="positions within each user"):
-        global_time(log, 3, 9, 0.8, 0.9)
+def test_global_time_needs_times():
+    log = Log(np.repeat([0, 1, 2], 3), np.arange(9), None)
     with pytest.raises(DataError, match="needs timestamps"):
-        global_time(Log(user, np.arange(9), None), 3, 9, 0.8, 0.9)
+        global_time(log, 3, 9, 0.8, 0.9)
 
 
 @given(EVENTS, st.integers(1, 4))

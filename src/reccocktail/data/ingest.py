@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from reccocktail.data.candidates import Touched
-from reccocktail.data.filtering import Ints, Log, densify, first_of_each_pair, k_core
+from reccocktail.data.filtering import Ints, Log, Times, densify, first_of_each_pair, k_core
 from reccocktail.data.titles import clean_titles
 from reccocktail.errors import DataError
 from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER
@@ -15,13 +15,18 @@ from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER
 
 @dataclass
 class Raw:
-    """Raw tables as codes: every known item has a code, and `titled` says which may be kept."""
+    """Raw tables as codes.
+
+    Every known item has a code, `titled` says which may be kept, and `positions` whether the times
+    only number each user's interactions (seen before any filter makes gaps).
+    """
 
     users: pl.Series
     items: pl.DataFrame
     titled: np.ndarray[Any, np.dtype[np.bool_]]
     log: Log
     rating: np.ndarray[Any, np.dtype[np.float64]] | None
+    positions: bool
 
 
 def encode(
@@ -69,7 +74,9 @@ def encode(
             "same ids."
         )
     known = item >= 0
-    time = events[TIME].to_numpy()[known] if TIME in events.columns else None
+    time = events[TIME].to_numpy() if TIME in events.columns else None
+    positions = time is not None and _are_positions(user, time)
+    time = None if time is None else time[known]
     rating = events[RATING].to_numpy()[known] if RATING in events.columns else None
     log = Log(user[known], item[known], time)
     counts.append({"step": "items with a row", **log.counts()})
@@ -80,7 +87,35 @@ def encode(
         titled,
         log.take(order),
         None if rating is None else rating[order],
+        positions,
     )
+
+
+def require_times(raw: Raw) -> None:
+    """Refuse times that cannot be compared across users.
+
+    Raises:
+        DataError: the times are positions within each user's sequence.
+    """
+    if raw.positions:
+        raise DataError(
+            "The timestamps are positions within each user's sequence and say nothing across "
+            "users, so time cannot be cut for all; use --split leave-one-out."
+        )
+
+
+def _are_positions(user: Ints, time: Times) -> bool:
+    """Whether times only number each user's rows from 0 or 1; 1 % of odd users are forgiven."""
+    if time.min() not in (0, 1):
+        return False
+    order = Log(user, user, time).in_order()
+    user, time = user[order], time[order]
+    starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
+    size = np.diff(np.r_[starts, len(user)])
+    steps = np.arange(len(user)) - np.repeat(starts, size)
+    wrong = time != np.repeat(time[starts], size) + steps
+    odd = np.logical_or.reduceat(wrong, starts) | ~np.isin(time[starts], (0, 1))
+    return bool(odd.mean() <= 0.01)
 
 
 def _codes(column: pl.Series, values: pl.Series) -> Ints:

@@ -9,7 +9,7 @@ import polars as pl
 from reccocktail.data.candidates import draw_candidates
 from reccocktail.data.columns import as_interactions, as_items
 from reccocktail.data.domain import FORMAT, MANIFEST, Domain
-from reccocktail.data.ingest import encode, keep_usable, touched_pairs
+from reccocktail.data.ingest import encode, keep_usable, require_times, touched_pairs
 from reccocktail.data.splitting import (
     TEST_COLD,
     Rows,
@@ -153,6 +153,8 @@ def prepare(
     title_counts: dict[str, int] = {}
     raw = encode(events, catalogue, missing_titles, counts, title_counts)
     del events, item_table
+    if split == "global-time":
+        require_times(raw)
     log, user_of, item_of = keep_usable(raw, min_rating, min_count, counts)
     rng = np.random.default_rng([seed, 0])
     if split == "leave-one-out":

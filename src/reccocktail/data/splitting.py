@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from reccocktail.data.filtering import Ints, Log, Mask, Times
+from reccocktail.data.filtering import Ints, Log, Mask
 from reccocktail.errors import DataError
 from reccocktail.schema import EVALUATION_TABLES
 
@@ -126,18 +126,12 @@ def global_time(log: Log, users: int, items: int, valid_from: float, test_from: 
         test_from: share of the interactions before t2, in (valid_from, 1).
 
     Raises:
-        DataError: there are no times, they are positions within users, or a window is empty.
+        DataError: there are no times, or a window is empty.
     """
     if log.time is None:
         raise DataError(
             "A global-time split needs timestamps and the interactions have none; use --split "
             "leave-one-out."
-        )
-    if are_positions(log.user, log.time):
-        raise DataError(
-            "The timestamps are positions within each user's sequence and say nothing across "
-            "users, "
-            "so time cannot be cut for all; use --split leave-one-out."
         )
     ordered = np.sort(log.time)
     t1, t2 = (
@@ -168,23 +162,6 @@ def global_time(log: Log, users: int, items: int, valid_from: float, test_from: 
         "test_cold": _last_rows(log, (here == TEST_COLD) & in_test, before),
     }
     return _finish(kind, warm_item, offset, train, tables)
-
-
-def are_positions(user: Ints, time: Times) -> bool:
-    """Whether times only number each user's interactions (0, 1, 2, ... or 1, 2, 3, ...).
-
-    A few odd users (1 %) are forgiven: a table may have lost some rows since it was numbered.
-    """
-    if not len(user):
-        return False
-    starts = np.flatnonzero(np.r_[True, user[1:] != user[:-1]])
-    first = time[starts]
-    if not np.isin(first, (0, 1)).mean() >= 0.99:
-        return False
-    size = np.diff(np.r_[starts, len(user)])
-    steps = np.arange(len(user)) - np.repeat(starts, size)
-    wrong = time != np.repeat(first, size) + steps
-    return bool(np.mean(np.logical_or.reduceat(wrong, starts)) <= 0.01)
 
 
 def _warm_sequences(log: Log, users: int, warm: Mask) -> tuple[Ints, Ints, Ints]:
