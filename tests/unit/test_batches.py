@@ -1,0 +1,178 @@
+from collections import Counter
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from reccocktail.errors import RunError
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.recipe import DenseSettings, PromptSettings, TrainingSettings
+from reccocktail.training.batches import DomainWindows, TrainingBatches
+from tests.domains import taste_domain
+from tests.pico import pico_tokenizer
+
+WIDTH = 3
+
+
+@pytest.fixture(scope="module")
+def ranker():
+    return DenseRanker(pico_tokenizer(), PromptSettings(max_history=WIDTH), DenseSettings())
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory):
+    return taste_domain(tmp_path_factory.mktemp("domains"))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return taste_domain(
+        tmp_path_factory.mktemp("domains"), name="small", tastes=2, users=30, cold_fraction=0.0
+    )
+
+
+def plain_windows(histories, ranker):
+    """Windows of made-up histories over 50 one-token items, one user a history."""
+    domain = DomainWindows("made", [[7]] * 50, torch.zeros(50), [], [], [])
+    for user, items in enumerate(histories):
+        domain.known.append(set(items))
+        domain.windows.append(items)
+        domain.owner.append(user)
+    return domain
+
+
+def test_every_target_is_in_one_window(domain, ranker):
+    built = DomainWindows.build(domain, ranker)
+    seen = Counter()
+    for window, owner in zip(built.windows, built.owner, strict=True):
+        assert 2 <= len(window) <= WIDTH + 1
+        seen.update((owner, item) for item in window[1:])
+    wanted = Counter(
+        (user, domain.index[item])
+        for user, history in enumerate(domain.train()["history"].to_list())
+        for item in history[1:]
+    )
+    assert seen == wanted
+    # The context of a target is the items right before it, as many as are read or as there are.
+    for window, owner in zip(built.windows, built.owner, strict=True):
+        items = [domain.index[item] for item in domain.train()["history"][owner].to_list()]
+        start = items.index(window[0])
+        assert items[start : start + len(window)] == window
+        assert built.known[owner] == set(items)
+
+
+def test_log_q_is_the_share_of_the_training_interactions(domain, ranker):
+    built = DomainWindows.build(domain, ranker)
+    counts = domain.train_counts()
+    assert (counts == 0).any()
+    shares = np.maximum(counts, 1) / np.maximum(counts, 1).sum()
+    np.testing.assert_allclose(built.log_q.exp().numpy(), shares, rtol=1e-5)
+
+
+def test_excluded_items_are_in_no_window(domain, ranker):
+    gone = frozenset(domain.train()["history"][0].to_list()[1:3])
+    built = DomainWindows.build(domain, ranker, gone)
+    numbers = {domain.index[item] for item in gone}
+    assert not any(numbers & set(window) for window in built.windows)
+    assert not any(numbers & known for known in built.known)
+    everything = frozenset(domain.item_ids)
+    with pytest.raises(RunError, match="tastes"):
+        DomainWindows.build(domain, ranker, everything)
+
+
+@pytest.mark.parametrize("targets", [2, 7, 16, 96, 10_000])
+def test_an_epoch_holds_every_window_once(domain, ranker, targets):
+    built = DomainWindows.build(domain, ranker)
+    numbers = []
+    batches = 0
+    while len(numbers) < len(built.windows):
+        numbers += built.batch(batches, targets, seed=3)
+        batches += 1
+    assert sorted(numbers) == list(range(len(built.windows)))
+    # The next epoch holds them all again, in another order.
+    again = [number for b in built.epochs[batches:] for number in b]
+    built.batch(batches, targets, seed=3)
+    again = [number for b in built.epochs[batches:] for number in b]
+    assert sorted(again) == sorted(numbers)
+    assert again != numbers or len(built.epochs) == 2
+
+
+def test_a_lone_last_target_is_not_lost(ranker):
+    """Five windows of one target in batches of two: the fifth must join a batch."""
+    built = plain_windows([[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]], ranker)
+    built.batch(0, targets=2, seed=0)
+    assert sorted(n for b in built.epochs for n in b) == [0, 1, 2, 3, 4]
+    assert min(len(b) for b in built.epochs) >= 2
+
+
+def test_a_domain_of_one_target_still_gives_batches(ranker):
+    built = plain_windows([[0, 1]], ranker)
+    assert built.batch(0, targets=8, seed=0) == [0]
+    assert built.batch(3, targets=8, seed=0) == [0]
+
+
+def test_batches_are_as_large_as_asked(domain, ranker):
+    built = DomainWindows.build(domain, ranker)
+    built.batch(0, targets=24, seed=0)
+    sizes = [sum(len(built.windows[n]) - 1 for n in batch) for batch in built.epochs]
+    assert all(24 <= size < 24 + 2 * WIDTH + 1 for size in sorted(sizes)[1:])
+
+
+def test_a_batch_does_not_depend_on_the_order_of_asking(domain, small, ranker):
+    settings = TrainingSettings(targets_per_batch=16, seed=5)
+
+    def fresh():
+        windows = [DomainWindows.build(d, ranker) for d in (domain, small)]
+        return TrainingBatches(windows, ranker, settings, 2000)
+
+    forward, backward = fresh(), fresh()
+    steps = [0, 1, 2, 40, 300, 1999]
+    draws = {step: forward.draw(step) for step in steps}
+    assert {step: backward.draw(step) for step in reversed(steps)} == draws
+    for step in (300, 0, 40):
+        one, other = forward[step], backward[step]
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert len(forward) == 2000
+
+
+def test_draws_number_the_batches_of_each_domain(domain, small, ranker):
+    windows = [DomainWindows.build(d, ranker) for d in (domain, small)]
+    batches = TrainingBatches(windows, ranker, TrainingSettings(), 3000)
+    for number in range(2):
+        own = [b for d, b in (batches.draw(step) for step in range(3000)) if d == number]
+        assert own == list(range(len(own)))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])
+def test_domains_are_drawn_by_temperature(domain, small, ranker, temperature):
+    windows = [DomainWindows.build(d, ranker) for d in (domain, small)]
+    settings = TrainingSettings(domain_temperature=temperature)
+    batches = TrainingBatches(windows, ranker, settings, 4000)
+    sizes = [len(w.windows) for w in windows]
+    by_hand = sizes[0] ** temperature / sum(size**temperature for size in sizes)
+    assert batches.weights.tolist() == pytest.approx([by_hand, 1 - by_hand])
+    share = np.mean([batches.draw(step)[0] == 0 for step in range(4000)])
+    assert share == pytest.approx(by_hand, abs=0.03)  # nearly four standard errors
+
+
+def test_seeds_change_the_order(domain, ranker):
+    windows = [DomainWindows.build(domain, ranker)]
+    again = [DomainWindows.build(domain, ranker)]
+    first = TrainingBatches(windows, ranker, TrainingSettings(seed=0), 10)[0]
+    second = TrainingBatches(again, ranker, TrainingSettings(seed=1), 10)[0]
+    assert first["history_ids"].shape != second["history_ids"].shape or not torch.equal(
+        first["history_ids"], second["history_ids"]
+    )
+
+
+def test_a_batch_knows_what_its_users_touched(domain, ranker):
+    built = DomainWindows.build(domain, ranker)
+    batches = TrainingBatches([built], ranker, TrainingSettings(targets_per_batch=16), 5)
+    batch = batches[2]
+    windows = built.batch(2, 16, 0)
+    unique = sorted({item for n in windows for item in built.windows[n][1:]})
+    histories = domain.train().select(pl.col("history"))["history"].to_list()
+    for row, number in enumerate(windows):
+        touched = {domain.index[item] for item in histories[built.owner[number]]}
+        assert batch["known"][row].tolist() == [item in touched for item in unique]

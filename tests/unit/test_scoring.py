@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+import torch
+
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
+from reccocktail.recipe import DenseSettings, PromptSettings
+from reccocktail.training.validation import Validation, sample_rows
+from tests.domains import taste_domain
+from tests.pico import pico_backbone
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return pico_backbone()
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory, backbone):
+    domain = taste_domain(tmp_path_factory.mktemp("domains"), users=40)
+    ranker = DenseRanker(backbone.tokenizer, PromptSettings(max_history=4), DenseSettings())
+    return Catalogue.of(domain, ranker)
+
+
+@pytest.fixture(scope="module")
+def rows(catalogue):
+    return catalogue.domain.rows("test_warm").head(12)
+
+
+class Counting:
+    """A model that counts the sequences it reads."""
+
+    def __init__(self, model):
+        self.model, self.sequences = model, 0
+
+    def parameters(self):
+        return self.model.parameters()
+
+    def get_decoder(self):
+        def decoder(input_ids, **rest):
+            self.sequences += len(input_ids)
+            return self.model.get_decoder()(input_ids=input_ids, **rest)
+
+        return decoder
+
+
+def test_vectors_score_as_the_ranker_does(catalogue, rows, backbone):
+    (vectors,) = encode(backbone.model, ItemVectors(catalogue), catalogue, [rows], "Test")
+    candidates = catalogue.candidates(rows)
+    found = np.stack(vectors.scores(catalogue.ranker, candidates))
+    batch = catalogue.ranker.ranking_batch(catalogue.histories(rows), candidates, catalogue.tokens)
+    with torch.no_grad():
+        wanted = catalogue.ranker.scores(backbone.model, batch)
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
+    assert found.dtype == np.float64
+
+
+def test_rows_of_different_lengths_are_scored(catalogue, rows, backbone):
+    (vectors,) = encode(backbone.model, ItemVectors(catalogue), catalogue, [rows], "Test")
+    candidates = catalogue.candidates(rows)
+    ragged = [row[: 2 + place] for place, row in enumerate(candidates)]
+    whole = vectors.scores(catalogue.ranker, candidates)
+    for place, scores in enumerate(vectors.scores(catalogue.ranker, ragged)):
+        np.testing.assert_allclose(scores, whole[place][: 2 + place], atol=1e-5)
+
+
+def test_every_item_is_read_once(catalogue, rows, backbone):
+    model = Counting(backbone.model)
+    items = ItemVectors(catalogue)
+    needed = len({item for row in catalogue.candidates(rows) for item in row})
+    encode(model, items, catalogue, [rows], "Test")
+    assert model.sequences == needed + rows.height
+    encode(model, items, catalogue, [rows], "Test")
+    assert model.sequences == needed + 2 * rows.height
+    encode(model, items, catalogue, [rows], "Test", whole_catalogue=True)
+    assert model.sequences == len(catalogue.tokens) + 3 * rows.height
+    assert items.all().shape == (len(catalogue.tokens), 32)
+
+
+def test_the_whole_catalogue_is_in_its_order(catalogue, rows, backbone):
+    items = ItemVectors(catalogue)
+    encode(backbone.model, items, catalogue, [rows], "Test")
+    (vectors,) = encode(backbone.model, items, catalogue, [rows], "Test", whole_catalogue=True)
+    every = catalogue.ranker.logits(vectors.users, items.all()).numpy()
+    for user, (row, scores) in enumerate(
+        zip(
+            catalogue.candidates(rows),
+            vectors.scores(catalogue.ranker, catalogue.candidates(rows)),
+            strict=True,
+        )
+    ):
+        np.testing.assert_allclose(every[user, row], scores, atol=1e-4)
+
+
+def test_the_cache_gives_back_the_same_vectors(catalogue, rows, backbone, cache):
+    items = ItemVectors(catalogue, "a" * 64)
+    encode(backbone.model, items, catalogue, [rows], "Test", whole_catalogue=True)
+    model = Counting(backbone.model)
+    again = ItemVectors(catalogue, "a" * 64)
+    encode(model, again, catalogue, [rows], "Test", whole_catalogue=True)
+    assert model.sequences == rows.height
+    assert torch.equal(again.all(), items.all())
+    other = ItemVectors(catalogue, "b" * 64)
+    assert len(other.missing(range(5))) == 5
+
+
+def test_a_damaged_cache_heals(catalogue, rows, backbone, cache):
+    encode(backbone.model, ItemVectors(catalogue, "a" * 64), catalogue, [rows], "Test")
+    (file,) = (cache / "vectors").iterdir()
+    for damage in (b"", file.read_bytes()[:-100]):
+        file.write_bytes(damage)
+        items = ItemVectors(catalogue, "a" * 64)
+        encode(backbone.model, items, catalogue, [rows], "Test")
+        assert not ItemVectors(catalogue, "a" * 64).missing(catalogue.candidates(rows)[0])
+
+
+def test_several_tables_at_once(catalogue, rows, backbone):
+    first, second = rows.head(5), rows.tail(4)
+    one, two = encode(backbone.model, ItemVectors(catalogue), catalogue, [first, second], "Test")
+    (both,) = encode(backbone.model, ItemVectors(catalogue), catalogue, [rows], "Test")
+    torch.testing.assert_close(one.users, both.users[:5], atol=1e-5, rtol=0)
+    torch.testing.assert_close(two.users, both.users[-4:], atol=1e-5, rtol=0)
+
+
+def test_a_table_without_rows(catalogue, rows, backbone):
+    (vectors,) = encode(backbone.model, ItemVectors(catalogue), catalogue, [rows.head(0)], "Test")
+    assert vectors.scores(catalogue.ranker, []) == []
+
+
+def test_positive_columns(rows):
+    found = positive_columns(rows)
+    targets = [row[place] for row, place in zip(rows["candidates"].to_list(), found, strict=True)]
+    assert targets == rows["target"].to_list()
+    assert len(set(found.tolist())) > 1  # the positive's place is shuffled
+
+
+def test_validation_rows_are_drawn_once(catalogue):
+    table = catalogue.domain.rows("valid_warm")
+    drawn = sample_rows(table, 7, seed=1)
+    assert drawn.height == 7
+    assert drawn.equals(sample_rows(table, 7, seed=1))
+    assert not drawn.equals(sample_rows(table, 7, seed=2))
+    assert drawn["user_id"].n_unique() == 7
+    assert sample_rows(table, 10**6, seed=1).equals(table)
+
+
+def test_validation_is_the_mean_over_domains(catalogue, backbone):
+    found = Validation([catalogue], users=9, seed=0)(backbone.model)
+    assert set(found) == {"ndcg@10", "ndcg@10/tastes"}
+    assert found["ndcg@10"] == found["ndcg@10/tastes"]
+    assert 0 <= found["ndcg@10"] <= 1
+    assert Validation([catalogue], users=0, seed=0)(backbone.model) == {}
