@@ -38,5 +38,5 @@ def load_template(name: str) -> DenseTemplate:
         return DenseTemplate.model_validate(yaml.safe_load(text))
     except OSError as error:
         raise RecipeError(f"No prompt template '{name}': give 'titles' or a YAML file.") from error
-    except (ValidationError, yaml.YAMLError) as error:
+    except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"The prompt template '{name}' is not valid: {error}.") from error

@@ -17,7 +17,9 @@ from reccocktail.recipe import TrainingSettings
 from reccocktail.schema import HISTORY
 
 _DRAWS = 1024  # domains drawn at a time
-_POOL = 50  # batches sorted by length together: long enough to cut padding, short enough to stay random
+_POOL = (
+    50  # batches sorted by length together: long enough to cut padding, short enough to stay random
+)
 
 
 @dataclass
@@ -36,7 +38,9 @@ class DomainWindows:
     """Batches (lists of window numbers) drawn so far, epoch after epoch."""
 
     @classmethod
-    def build(cls, domain: Domain, ranker: DenseRanker, exclude: frozenset[str] = frozenset()) -> "DomainWindows":
+    def build(
+        cls, domain: Domain, ranker: DenseRanker, exclude: frozenset[str] = frozenset()
+    ) -> "DomainWindows":
         """Cut training histories, from their end, into windows of `max_history` + 1 items that share one item.
 
         Args:
@@ -55,7 +59,9 @@ class DomainWindows:
                 windows.append(items[max(0, end - width - 1) : end])
                 owner.append(len(known) - 1)
         if not windows:
-            raise RunError(f"Domain '{domain.name}' has no training history of two items; prepare it with more data.")
+            raise RunError(
+                f"Domain '{domain.name}' has no training history of two items; prepare it with more data."
+            )
         counts = np.maximum(domain.train_counts(), 1)
         log_q = torch.from_numpy(np.log(counts / counts.sum())).float()
         return cls(domain.name, ranker.encoder.titles(domain.titles), log_q, windows, owner, known)
@@ -63,7 +69,9 @@ class DomainWindows:
     def batch(self, number: int, targets: int, seed: int) -> list[int]:
         """Window numbers of the domain's batch `number`, counted over all epochs."""
         while number >= len(self.epochs):
-            self.epochs.extend(self._epoch(np.random.default_rng([seed, len(self.epochs)]), targets))
+            self.epochs.extend(
+                self._epoch(np.random.default_rng([seed, len(self.epochs)]), targets)
+            )
         return self.epochs[number]
 
     def _epoch(self, rng: np.random.Generator, targets: int) -> list[list[int]]:
@@ -80,8 +88,10 @@ class DomainWindows:
                 if size >= targets:
                     batches.append(current)
                     current, size = [], 0
-            if size >= 2:
+            if size >= 2 or not batches:
                 batches.append(current)
+            else:  # a target alone has no negative beside it
+                batches[-1].extend(current)
         return [batches[index] for index in rng.permutation(len(batches))]
 
     def _tokens(self, window: int) -> int:
@@ -96,7 +106,11 @@ class TrainingBatches(Dataset[Batch]):
     """
 
     def __init__(
-        self, domains: Sequence[DomainWindows], ranker: DenseRanker, settings: TrainingSettings, steps: int
+        self,
+        domains: Sequence[DomainWindows],
+        ranker: DenseRanker,
+        settings: TrainingSettings,
+        steps: int,
     ) -> None:
         """Fix the weights of the domains; `steps` is the length of the data set."""
         self._domains = list(domains)
@@ -117,7 +131,9 @@ class TrainingBatches(Dataset[Batch]):
         """The batch of a step."""
         domain_number, batch_number = self.draw(step)
         domain = self._domains[domain_number]
-        windows = domain.batch(batch_number, self._settings.targets_per_batch, self._settings.seed + domain_number)
+        windows = domain.batch(
+            batch_number, self._settings.targets_per_batch, self._settings.seed + domain_number
+        )
         return self._ranker.training_batch(
             [domain.windows[window] for window in windows],
             [domain.known[domain.owner[window]] for window in windows],
