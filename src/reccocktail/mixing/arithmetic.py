@@ -38,19 +38,32 @@ def combine(
         One LoRA. A lone adapter with coefficient 1, the others 0, comes back as it is, bit for bit.
 
     Raises:
-        AdapterError: no adapters, coefficients of the wrong length, or shapes that do not fit together.
+        AdapterError: no adapters, an unknown method, coefficients that are missing or of the wrong
+            length, or shapes that do not fit together.
     """
     if not adapters:
         raise AdapterError("Nothing to mix: give at least one adapter.")
+    if method not in METHODS:
+        raise AdapterError(f"There is no method '{method}'; choose one of {', '.join(METHODS)}.")
     merged: dict[str, Factors] = {}
     for module in sorted({name for lora in adapters for name in lora}):
-        weights = coefficients if isinstance(coefficients, Tensor) else coefficients[module]
+        weights = coefficients if isinstance(coefficients, Tensor) else coefficients.get(module)
+        if weights is None:
+            raise AdapterError(f"There are no coefficients for the module '{module}'.")
         if weights.shape != (len(adapters),):
-            raise AdapterError(f"{len(adapters)} adapters need {len(adapters)} coefficients, not {tuple(weights.shape)}.")
-        present = [(lora[module], weight) for lora, weight in zip(adapters, weights, strict=True) if module in lora]
+            raise AdapterError(
+                f"{len(adapters)} adapters need {len(adapters)} coefficients, not {tuple(weights.shape)}."
+            )
+        present = [
+            (lora[module], weight)
+            for lora, weight in zip(adapters, weights, strict=True)
+            if module in lora
+        ]
         _check(module, [factors for factors, _ in present])
         if not weights.requires_grad:
-            present = [(factors, weight) for factors, weight in present if weight != 0] or present[:1]
+            present = [(factors, weight) for factors, weight in present if weight != 0] or present[
+                :1
+            ]
         if len(present) == 1 and not present[0][1].requires_grad and present[0][1] == 1:
             merged[module] = present[0][0]
         else:
@@ -104,7 +117,9 @@ def compress(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
         kept = min(rank, len(s))
         root = s[:kept].sqrt()
         small[module] = Factors(
-            (root[:, None] * (vt[:kept] @ q_a.T)).to(a.dtype), ((q_b @ u[:, :kept]) * root).to(b.dtype), 1.0
+            (root[:, None] * (vt[:kept] @ q_a.T)).to(a.dtype),
+            ((q_b @ u[:, :kept]) * root).to(b.dtype),
+            1.0,
         )
         total += float(s.square().sum())
         lost += float(s[kept:].square().sum())
