@@ -19,7 +19,9 @@ class _Settings(BaseModel):
 class PromptSettings(_Settings):
     """How titles become text and tokens."""
 
-    template: str = Field("titles", description="A template shipped in prompting/templates, or a YAML file.")
+    template: str = Field(
+        "titles", description="A template shipped in prompting/templates, or a YAML file."
+    )
     title_tokens: int = Field(12, ge=1, description="Tokens kept of each title.")
     max_history: int = Field(10, ge=1, description="Most recent items of a history that are read.")
 
@@ -34,16 +36,22 @@ class LoraSettings(_Settings):
         "all-linear", description="Names of linear layers that carry LoRA, or 'all-linear'."
     )
     init_seed: int = Field(
-        0, description="Seed of A's start. The same in every adapter, so that adapters stay mixable."
+        0,
+        description="Seed of A's start. The same in every adapter, so that adapters stay mixable.",
     )
 
 
 class DenseSettings(_Settings):
     """The two-tower ranker."""
 
-    temperature: float = Field(0.05, gt=0, description="Cosines are divided by it before the softmax.")
+    temperature: float = Field(
+        0.05, gt=0, description="Cosines are divided by it before the softmax."
+    )
     sampling_correction: float = Field(
-        0.0, ge=0, le=1, description="Share of log q(item) taken off in-batch logits; 1 = full correction."
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of log q(item) taken off in-batch logits; 1 = full correction.",
     )
 
 
@@ -53,21 +61,30 @@ class TrainingSettings(_Settings):
     learning_rate: float = Field(1e-3, gt=0, description="Peak of AdamW's learning rate.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the run spent on linear warm-up.")
     weight_decay: float = Field(0.0, ge=0)
-    max_gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this L2 norm.")
-    targets_per_batch: int = Field(96, ge=2, description="Targets (history positions) in one step.")
+    max_gradient_norm: float = Field(
+        1.0, gt=0, description="Gradients are clipped to this L2 norm."
+    )
+    targets_per_batch: int = Field(64, ge=2, description="Targets (history positions) in one step.")
     domain_temperature: float = Field(
-        0.5, ge=0, le=1, description="Domains are drawn in proportion to size ** this: 0 evenly, 1 by size."
+        0.5,
+        ge=0,
+        le=1,
+        description="Domains are drawn in proportion to size ** this: 0 evenly, 1 by size.",
     )
     seed: int = Field(0, ge=0, description="Order of batches and dropout.")
     validation_users: int = Field(64, ge=0, description="Users per domain of the validation NDCG.")
-    validations: int = Field(4, ge=0, description="How often the run is validated, the end included.")
+    validations: int = Field(
+        4, ge=0, description="How often the run is validated, the end included."
+    )
     checkpoint_minutes: float = Field(5.0, gt=0, description="Minutes between checkpoints.")
 
 
 class Recipe(_Settings):
     """All that decides what an adapter is, but for the data and the length of the run."""
 
-    backbone: str = Field("smollm2-135m", description="Hub id, folder, GGUF file, or 'smollm2-135m'.")
+    backbone: str = Field(
+        "smollm2-135m", description="Hub id, folder, GGUF file, or 'smollm2-135m'."
+    )
     ranker: RankerName = "dense"
     prompt: PromptSettings = PromptSettings()
     lora: LoraSettings = LoraSettings()

@@ -48,7 +48,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise RunError(f"Cannot write {path}: {error.strerror or error}; free space or choose another folder.") from error
+        raise RunError(
+            f"Cannot write {path}: {error.strerror or error}; free space or choose another folder."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -70,7 +72,9 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     except OSError as error:
         if old.exists() and not path.exists():
             os.replace(old, path)
-        raise RunError(f"Cannot write {path}: {error.strerror or error}; free space or choose another folder.") from error
+        raise RunError(
+            f"Cannot write {path}: {error.strerror or error}; free space or choose another folder."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

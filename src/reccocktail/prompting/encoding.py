@@ -28,12 +28,19 @@ class Encoded:
 class DenseEncoder:
     """Tokenises each title once and builds item and packed history sequences from the pieces."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: DenseTemplate, title_tokens: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: DenseTemplate, title_tokens: int
+    ) -> None:
         """Tokenise the template; `title_tokens` is the number of tokens kept of each title."""
         self._tokenizer = tokenizer
         self._title_tokens = title_tokens
         self._pad = int(tokenizer.pad_token_id or 0)
-        pieces = (template.history_prefix, template.separator, template.item_prefix, template.item_suffix)
+        pieces = (
+            template.history_prefix,
+            template.separator,
+            template.item_prefix,
+            template.item_suffix,
+        )
         self._history_prefix, self._separator, self._item_prefix, self._item_suffix = (
             self._tokens([piece])[0] for piece in pieces
         )

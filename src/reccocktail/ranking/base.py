@@ -1,9 +1,10 @@
 """What a ranker is: how training losses, scores and entropies come out of a language model."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
 
@@ -13,6 +14,10 @@ class Model(Protocol):
 
     def get_decoder(self) -> Any:
         """The stack of layers below the vocabulary head, called with `input_ids`."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights; they tell the device."""
         ...
 
 

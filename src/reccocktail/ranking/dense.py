@@ -17,7 +17,9 @@ from reccocktail.prompting.template import DenseTemplate, load_template
 from reccocktail.ranking.base import Batch, Model, entropy_of, hidden_states
 from reccocktail.recipe import DenseSettings, PromptSettings
 
-INFERENCE_TOKENS = 4096  # padded tokens in one forward pass: large enough for full cores, small in memory
+INFERENCE_TOKENS = (
+    4096  # padded tokens in one forward pass: large enough for full cores, small in memory
+)
 
 
 class DenseRanker:
@@ -70,12 +72,17 @@ class DenseRanker:
         }
 
     def ranking_batch(
-        self, histories: Sequence[Sequence[TokenIds]], candidates: Sequence[Sequence[int]], titles: Sequence[TokenIds]
+        self,
+        histories: Sequence[Sequence[TokenIds]],
+        candidates: Sequence[Sequence[int]],
+        titles: Sequence[TokenIds],
     ) -> Batch:
         """Turn users with candidates (item numbers, equally many each) into one batch for `scores`."""
         unique = sorted({item for row in candidates for item in row})
         column = {item: index for index, item in enumerate(unique)}
-        users = self.encoder.histories_batch([self.recent(history) for history in histories], every=False)
+        users = self.encoder.histories_batch(
+            [self.recent(history) for history in histories], every=False
+        )
         items = self.encoder.items_batch([titles[item] for item in unique])
         return {
             "history_ids": users.input_ids,
@@ -124,7 +131,11 @@ class DenseRanker:
 
     @torch.no_grad()
     def item_vectors(
-        self, model: Model, titles: Sequence[TokenIds], device: torch.device, tick: Callable[[int], object] = int
+        self,
+        model: Model,
+        titles: Sequence[TokenIds],
+        device: torch.device,
+        tick: Callable[[int], object] = int,
     ) -> Tensor:
         """Unit vectors (items, d) of titles; `tick(n)` is told of every n items done."""
         return self._vectors(model, [[title] for title in titles], self._encode_items, device, tick)
@@ -159,7 +170,9 @@ class DenseRanker:
         out: Tensor | None = None
         for batch in length_batches(lengths, INFERENCE_TOKENS):
             encoded = encode([rows[index] for index in batch])
-            found = self._states(model, encoded.input_ids.to(device), encoded.positions.to(device))[:, 0]
+            found = self._states(model, encoded.input_ids.to(device), encoded.positions.to(device))[
+                :, 0
+            ]
             if out is None:
                 out = torch.empty(len(rows), found.shape[-1], dtype=torch.float32)
             out[torch.tensor(batch)] = found.cpu()

@@ -1,12 +1,15 @@
 """Score the rows of a prepared table, or a whole catalogue, with any model and a ranker."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reccocktail.data.domain import Domain
@@ -15,6 +18,7 @@ from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.base import Model
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET
+from reccocktail.storage import atomic_file, cache_dir, sha256_json
 
 
 @dataclass(frozen=True)
@@ -47,54 +51,124 @@ class Vectors:
 
     Attributes:
         users: (rows, d) unit vectors.
-        items: (distinct items, d) unit vectors.
-        column: item number -> row of `items`.
+        items: the model's item vectors.
     """
 
     users: Tensor
-    items: Tensor
-    column: dict[int, int]
+    items: "ItemVectors"
 
-    def scores(self, ranker: DenseRanker, candidates: Sequence[Sequence[int]]) -> list[NDArray[np.float64]]:
-        """Scores of each row's candidates, in their order."""
+    def scores(
+        self, ranker: DenseRanker, candidates: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float64]]:
+        """Scores of each row's candidates (item numbers), in their order."""
         found = []
         for user, row in zip(self.users, candidates, strict=True):
-            columns = torch.tensor([self.column[item] for item in row])
-            found.append(ranker.logits(user[None], self.items[columns]).double().numpy()[0])
+            found.append(ranker.logits(user[None], self.items.of(row)).double().numpy()[0])
         return found
+
+
+class ItemVectors:
+    """One model's vectors of a catalogue's items, each computed once, kept on disk if asked.
+
+    The file's name is a hash of all that decides a vector, so it can be stale only by being incomplete.
+    """
+
+    def __init__(self, catalogue: Catalogue, model_sha256: str | None = None) -> None:
+        """Start empty, or with what the cache holds.
+
+        Args:
+            catalogue: the items.
+            model_sha256: hash of backbone and update; None keeps the vectors in memory only.
+        """
+        self._catalogue = catalogue
+        self._column: dict[int, int] = {}
+        self._vectors: Tensor | None = None
+        self._file: Path | None = None
+        if model_sha256 is not None:
+            prompt = [catalogue.ranker.template.sha256, catalogue.tokens]
+            self._file = (
+                cache_dir() / "vectors" / f"{sha256_json([model_sha256, prompt])}.safetensors"
+            )
+            self._read()
+
+    def missing(self, items: Iterable[int]) -> list[int]:
+        """The items that have no vector yet, in ascending order, each once."""
+        return sorted(set(items).difference(self._column))
+
+    def add(
+        self,
+        model: Model,
+        items: Sequence[int],
+        device: torch.device,
+        tick: Callable[[int], object],
+    ) -> None:
+        """Compute the vectors of items that are missing."""
+        if not items:
+            return
+        titles = [self._catalogue.tokens[item] for item in items]
+        found = self._catalogue.ranker.item_vectors(model, titles, device, tick)
+        for item in items:
+            self._column[item] = len(self._column)
+        self._vectors = found if self._vectors is None else torch.cat([self._vectors, found])
+        self._write()
+
+    def of(self, items: Sequence[int]) -> Tensor:
+        """Vectors (items, d) of items that have one."""
+        assert self._vectors is not None
+        return self._vectors[torch.tensor([self._column[item] for item in items])]
+
+    def all(self) -> Tensor:
+        """Vectors (catalogue, d) in catalogue order."""
+        return self.of(range(len(self._catalogue.tokens)))
+
+    def _read(self) -> None:
+        assert self._file is not None
+        if not self._file.exists():
+            return
+        try:
+            stored = load_file(self._file)
+        except SafetensorError:  # a cache heals itself: what is damaged is computed again
+            self._file.unlink()
+            return
+        self._vectors = stored["vectors"]
+        self._column = {item: row for row, item in enumerate(stored["items"].tolist())}
+
+    def _write(self) -> None:
+        if self._file is not None and self._vectors is not None:
+            with atomic_file(self._file) as temporary:
+                save_file(
+                    {"vectors": self._vectors, "items": torch.tensor(list(self._column))}, temporary
+                )
 
 
 def encode(
     model: Model,
+    items: ItemVectors,
     catalogue: Catalogue,
     tables: Sequence[pl.DataFrame],
-    device: torch.device,
     label: str,
     *,
     whole_catalogue: bool = False,
 ) -> list[Vectors]:
-    """Encode the users of several tables, and once all items that they need, behind one progress bar.
+    """Encode the users of several tables, and the items that they need, behind one progress bar.
 
     Args:
         model: bare, adapted or merged backbone.
+        items: the model's item vectors so far; gains the ones that are missing.
         catalogue: the tables' domain.
         tables: evaluation tables.
-        device: where the model is.
         label: text of the bar.
         whole_catalogue: encode every item, not only the candidates.
     """
-    if whole_catalogue:
-        needed = list(range(len(catalogue.tokens)))
-    else:
-        needed = sorted({item for table in tables for row in catalogue.candidates(table) for item in row})
+    device = next(model.parameters()).device
+    every: Iterable[int] = range(len(catalogue.tokens))
+    candidates = (item for table in tables for row in catalogue.candidates(table) for item in row)
+    needed = items.missing(every if whole_catalogue else candidates)
     with bar(label, len(needed) + sum(table.height for table in tables)) as advance:
-        titles = [catalogue.tokens[item] for item in needed]
-        items = catalogue.ranker.item_vectors(model, titles, device, advance)
-        column = {item: row for row, item in enumerate(needed)}
+        items.add(model, needed, device, advance)
+        ranker = catalogue.ranker
         return [
-            Vectors(
-                catalogue.ranker.user_vectors(model, catalogue.histories(table), device, advance), items, column
-            )
+            Vectors(ranker.user_vectors(model, catalogue.histories(table), device, advance), items)
             for table in tables
         ]
 

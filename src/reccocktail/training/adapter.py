@@ -124,7 +124,9 @@ class Adapter:
         config = lora_config(self.lora).to_dict()
         config["base_model_name_or_path"] = self.card.backbone.name
         config["inference_mode"] = True
-        plain = {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+        plain = {
+            key: sorted(value) if isinstance(value, set) else value for key, value in config.items()
+        }
         with atomic_dir(path) as folder:
             save_file(tensors, folder / TENSORS_FILE, metadata={"format": "pt"})
             write_json(folder / CONFIG_FILE, plain)
@@ -147,7 +149,9 @@ class Adapter:
         try:
             card = Card.model_validate(read_json(path / CARD_FILE))
         except ValidationError as error:
-            raise AdapterError(f"{path / CARD_FILE} is not a valid card ({error.errors()[0]['msg']}).") from error
+            raise AdapterError(
+                f"{path / CARD_FILE} is not a valid card ({error.errors()[0]['msg']})."
+            ) from error
         return cls(path.resolve().name, load_lora(path), card)
 
 
@@ -161,11 +165,17 @@ def load_lora(path: Path) -> Lora:
         config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(path / TENSORS_FILE)
     except FileNotFoundError as error:
-        raise AdapterError(f"{path} lacks {Path(error.filename or TENSORS_FILE).name}; copy the whole folder.") from error
+        raise AdapterError(
+            f"{path} lacks {Path(error.filename or TENSORS_FILE).name}; copy the whole folder."
+        ) from error
     except (OSError, json.JSONDecodeError, SafetensorError, UnicodeDecodeError) as error:
-        raise AdapterError(f"The adapter in {path} is damaged ({error}); copy or train it again.") from error
+        raise AdapterError(
+            f"The adapter in {path} is damaged ({error}); copy or train it again."
+        ) from error
     if config.get("peft_type") != "LORA":
-        raise AdapterError(f"{path} is a {config.get('peft_type')} adapter; only LoRA can be mixed.")
+        raise AdapterError(
+            f"{path} is a {config.get('peft_type')} adapter; only LoRA can be mixed."
+        )
     for key, kind in _REFUSED.items():
         if config.get(key):
             raise AdapterError(f"{path} uses {kind}, which cannot be mixed; train a plain LoRA.")
@@ -179,15 +189,21 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
     for name, tensor in tensors.items():
         match = _TENSOR_NAME.match(name)
         if match is None:
-            raise AdapterError(f"{path} holds the tensor '{name}', which is not part of a plain LoRA.")
+            raise AdapterError(
+                f"{path} holds the tensor '{name}', which is not part of a plain LoRA."
+            )
         if not torch.isfinite(tensor).all():
-            raise AdapterError(f"The tensor '{name}' in {path} is not finite; train the adapter again.")
+            raise AdapterError(
+                f"The tensor '{name}' in {path} is not finite; train the adapter again."
+            )
         halves.setdefault(match["module"], {})[match["factor"]] = tensor.float()
     lora: dict[str, Factors] = {}
     for module in sorted(halves):
         pair = halves[module]
         if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
-            raise AdapterError(f"The factors of '{module}' in {path} do not fit; copy or train the adapter again.")
+            raise AdapterError(
+                f"The factors of '{module}' in {path} do not fit; copy or train the adapter again."
+            )
         rank = pair["A"].shape[0]
         alpha = _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
         scaling = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
@@ -237,7 +253,9 @@ def new_peft_model(backbone: Backbone, recipe: Recipe) -> PeftModel:
         try:
             return _as_peft(get_peft_model(backbone.model, config))
         except ValueError as error:
-            raise AdapterError(f"No layer of {backbone.name} is named {target}; change lora.target_modules.") from error
+            raise AdapterError(
+                f"No layer of {backbone.name} is named {target}; change lora.target_modules."
+            ) from error
 
 
 def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:

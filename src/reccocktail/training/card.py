@@ -8,7 +8,10 @@ _TITLES = {"base": "Base spirit", "ingredient": "Ingredient", "cocktail": "Cockt
 def adapter_readme(name: str, card: Card, body: str = "") -> str:
     """Model card in Markdown: what the adapter is, what it was made from, how to load it."""
     backbone, recipe = card.backbone, card.recipe
-    data = "\n".join(f"- {d.name}: {d.users:,} training users, {d.items:,} items (SHA-256 `{d.sha256[:16]}`)" for d in card.data)
+    data = "\n".join(
+        f"- {d.name}: {d.users:,} training users, {d.items:,} items (SHA-256 `{d.sha256[:16]}`)"
+        for d in card.data
+    )
     return f"""---
 library_name: peft
 base_model: {backbone.name}

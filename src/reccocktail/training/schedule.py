@@ -19,7 +19,9 @@ class Length:
             RecipeError: none, both, or not positive.
         """
         if (steps is None) == (minutes is None):
-            raise RecipeError("Give the length of the run as --steps or as --minutes, one of the two.")
+            raise RecipeError(
+                "Give the length of the run as --steps or as --minutes, one of the two."
+            )
         if (steps is not None and steps < 1) or (minutes is not None and not minutes > 0):
             raise RecipeError("The length of a run must be positive.")
         self.steps = steps

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def train(
     length: Length,
     *,
     resume: bool = False,
-    exclude: frozenset[str] = frozenset(),
+    exclude: Mapping[str, frozenset[str]] | None = None,
 ) -> Adapter:
     """Fine-tune a LoRA on the domains' training histories (paper, Eq. 4 and 5) and write it to `out`.
 
@@ -59,7 +59,7 @@ def train(
         out: adapter folder to write.
         length: steps or minutes.
         resume: go on from the last checkpoint; a finished run with the same settings is taken as it is.
-        exclude: item ids left out of the histories (titles that a target domain shares).
+        exclude: domain name -> item ids left out of its histories (titles that a target shares).
 
     Raises:
         RunError: an unfinished run stands there and `resume` is off, or its settings differ.
@@ -72,18 +72,22 @@ def train(
         recipe=recipe,
         template_sha256=ranker.template.sha256,
         data=tuple(
-            DataCard(name=d.name, sha256=d.sha256, users=d.train().height, items=len(d.item_ids)) for d in domains
+            DataCard(name=d.name, sha256=d.sha256, users=d.train().height, items=len(d.item_ids))
+            for d in domains
         ),
     )
+    left_out = {name: sorted(items) for name, items in sorted((exclude or {}).items())}
     identity = sha256_json(
-        [card.model_dump(mode="json"), length.steps, length.minutes, sorted(exclude)]
+        [card.model_dump(mode="json"), length.steps, length.minutes, left_out]
     )
     checkpoint = _checkpoint(run_folder, out, identity, resume)
     if checkpoint == "finished":
         say(f"{out.name}: finished before, taken as it is.")
         return Adapter.load(out)
-    windows = [DomainWindows.build(domain, ranker, exclude) for domain in domains]
-    catalogues = [Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)]
+    windows = [DomainWindows.build(d, ranker, frozenset(left_out.get(d.name, ()))) for d in domains]
+    catalogues = [
+        Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)
+    ]
     settings = recipe.training
     batches = TrainingBatches(windows, ranker, settings, length.steps or _UNBOUNDED)
     module = RankerModule(new_peft_model(backbone, recipe), ranker)
@@ -101,7 +105,16 @@ def train(
             args=_arguments(run_folder, recipe, batches, backbone),
             train_dataset=batches,
             data_collator=lambda examples: examples[0],
-            callbacks=[_Run(length, log, advance, Validation(catalogues, settings.validation_users, settings.seed), module, recipe)],
+            callbacks=[
+                _Run(
+                    length,
+                    log,
+                    advance,
+                    Validation(catalogues, settings.validation_users, settings.seed),
+                    module,
+                    recipe,
+                )
+            ],
         )
         trainer.train(resume_from_checkpoint=checkpoint)
     log.close()
@@ -115,7 +128,9 @@ def train(
     for folder in run_folder.glob("checkpoint-*"):
         shutil.rmtree(folder)
     last = [row for row in read_log(run_folder) if "loss" in row][-1]
-    say(f"{out.name}: {trainer.state.global_step} steps in {seconds / 60:.1f} minutes, last loss {last['loss']:.3f}.")
+    say(
+        f"{out.name}: {trainer.state.global_step} steps in {seconds / 60:.1f} minutes, last loss {last['loss']:.3f}."
+    )
     return adapter
 
 
@@ -148,14 +163,22 @@ class _AdapterTrainer(Trainer):
     ) -> LambdaLR:
         optimizer = optimizer or self.optimizer
         assert optimizer is not None
-        self.lr_scheduler = LambdaLR(optimizer, lambda _: cosine_with_warmup(self._length.progress, self._warmup))
+        self.lr_scheduler = LambdaLR(
+            optimizer, lambda _: cosine_with_warmup(self._length.progress, self._warmup)
+        )
         return self.lr_scheduler
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
         folder.mkdir(parents=True, exist_ok=True)
         assert self.model is not None
-        trainable = {n: p.detach().cpu().contiguous() for n, p in self.model.named_parameters() if p.requires_grad}
+        trainable = {
+            n: p.detach().cpu().contiguous()
+            for n, p in self.model.named_parameters()
+            if p.requires_grad
+        }
         save_file(trainable, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
         write_json(folder / _CLOCK_FILE, {"seconds": self._length.elapsed})
 
@@ -185,11 +208,15 @@ class _Run(TrainerCallback):
         self._saved_at = time.monotonic()
         self._shown = 0.0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self._length.done_steps = state.global_step
         self._length.start()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self._length.done_steps = state.global_step
         progress = self._length.progress
         if progress >= 1.0:
@@ -203,20 +230,26 @@ class _Run(TrainerCallback):
         self._shown = progress
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
     ) -> None:
-        if "loss" in logs:
-            kept = {key: float(logs[key]) for key in ("loss", "learning_rate", "grad_norm") if key in logs}
+        if logs and "loss" in logs:
+            kept = {
+                key: float(logs[key])
+                for key in ("loss", "learning_rate", "grad_norm")
+                if key in logs
+            }
             self._log.write(state.global_step, {"seconds": round(self._length.elapsed, 3), **kept})
 
     def _validate(self, step: int) -> None:
         self._length.pause()
         model = self._module.model
         model.eval()
-        device = next(model.parameters()).device
-        ranker = self._module.ranker
-        assert isinstance(ranker, DenseRanker)
-        found = self._validation(model.get_base_model(), ranker, device)
+        found = self._validation(model.get_base_model())
         model.train()
         if found:
             self._log.write(step, {"seconds": round(self._length.elapsed, 3), **found})

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
-import torch
 
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.ranking.base import Model
-from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.scoring import Catalogue, encode, positive_columns
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 
 
 def sample_rows(rows: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
@@ -28,12 +26,13 @@ class Validation:
         drawn = [(c, sample_rows(c.domain.rows("valid_warm"), users, seed)) for c in catalogues]
         self._parts = [(catalogue, rows) for catalogue, rows in drawn if rows.height]
 
-    def __call__(self, model: Model, ranker: DenseRanker, device: torch.device) -> dict[str, float]:
+    def __call__(self, model: Model) -> dict[str, float]:
         """``ndcg@10/<domain>`` of each domain and ``ndcg@10``, their mean; empty without users."""
         found: dict[str, float] = {}
         for catalogue, rows in self._parts:
-            vectors = encode(model, catalogue, [rows], device, f"Validating on {catalogue.domain.name}")[0]
-            scores = vectors.scores(ranker, catalogue.candidates(rows))
+            label = f"Validating on {catalogue.domain.name}"
+            vectors = encode(model, ItemVectors(catalogue), catalogue, [rows], label)[0]
+            scores = vectors.scores(catalogue.ranker, catalogue.candidates(rows))
             values = per_user(ranks(scores, positive_columns(rows)))
             found[f"ndcg@10/{catalogue.domain.name}"] = float(values["ndcg@10"].mean())
         if found:

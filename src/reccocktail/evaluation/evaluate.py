@@ -1,0 +1,398 @@
+"""Run models over a domain's test users and write an evaluation folder."""
+
+import contextlib
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from reccocktail import __version__
+from reccocktail.backbone import Backbone
+from reccocktail.baselines import BASELINES
+from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
+from reccocktail.evaluation.metrics import per_user, ranks, summarise
+from reccocktail.evaluation.results import PREDICTION_SCHEMA, write_evaluation
+from reccocktail.mixing.cocktail import COCKTAIL_FILE, check_compatible
+from reccocktail.mixing.entropy import as_matrix, mean_entropy
+from reccocktail.progress import say
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, Vectors, encode, positive_columns
+from reccocktail.recipe import Recipe
+from reccocktail.schema import CANDIDATES, HISTORY, TARGET, USER, Scenario
+from reccocktail.storage import read_json, sha256_json, write_json
+from reccocktail.training.adapter import Adapter, merged
+from reccocktail.training.validation import sample_rows
+
+BACKBONE = "backbone"
+_EXAMPLES = {"warm": 3, "cold": 2}
+_SHOWN = 5
+_PACKAGES = ("torch", "transformers", "peft", "polars", "numpy", "scipy")
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How models are judged.
+
+    Attributes:
+        users: at most so many test users a scenario, drawn with `seed`; None takes all.
+        validation_users: users a scenario on which the weight of the popularity prior is chosen.
+        prior: add a popularity prior (see `ranking.prior`); False ranks by text alone.
+        full_catalogue: rank the whole catalogue too, beside the candidates.
+        seed: draws users and bootstrap resamples.
+    """
+
+    users: int | None = None
+    validation_users: int = 200
+    prior: bool = True
+    full_catalogue: bool = True
+    seed: int = 0
+
+
+@dataclass
+class _Tables:
+    """Scored and validation rows by scenario."""
+
+    test: dict[Scenario, pl.DataFrame] = field(default_factory=dict)
+    valid: dict[Scenario, pl.DataFrame] = field(default_factory=dict)
+
+
+@dataclass
+class _Results:
+    """What the models have given so far."""
+
+    predictions: list[pl.DataFrame] = field(default_factory=list)
+    full: dict[str, dict[str, Any]] = field(default_factory=dict)
+    entropy: dict[str, dict[str, float]] = field(default_factory=dict)
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tops: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
+
+
+def evaluate(
+    domain: Domain,
+    adapters: Sequence[tuple[Adapter, Path]],
+    backbone: Backbone | None,
+    out: Path,
+    *,
+    baselines: Sequence[str] = (),
+    scenarios: Sequence[Scenario] = ("warm", "cold"),
+    settings: EvaluationSettings | None = None,
+    recipe: Recipe | None = None,
+) -> dict[str, Any]:
+    """Score test users with the bare backbone, each adapter and each baseline; write the folder `out`.
+
+    Users that a cocktail adapted to are left out for every model, unless it declares itself transductive.
+
+    Args:
+        domain: prepared domain.
+        adapters: loaded adapters with their folders; a model's name is its folder's.
+        backbone: their backbone; None if only baselines are judged.
+        out: evaluation folder.
+        baselines: names in `BASELINES`.
+        scenarios: `warm`, `cold`.
+        settings: see `EvaluationSettings`.
+        recipe: prompt and ranker of the bare backbone where there is no adapter.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        RunError: unknown baseline, two models of one name, or nobody left to score.
+        AdapterError: adapters that do not fit the backbone or one another.
+    """
+    settings = settings or EvaluationSettings()
+    started = time.monotonic()
+    names = [*baselines, *([BACKBONE] if backbone else []), *(a.name for a, _ in adapters)]
+    for name in names:
+        if names.count(name) > 1:
+            raise RunError(f"Two models are named '{name}'; rename one adapter folder.")
+    for name in baselines:
+        if name not in BASELINES:
+            raise RunError(f"No baseline '{name}'; choose from {', '.join(sorted(BASELINES))}.")
+    sheets = [
+        read_json(path / COCKTAIL_FILE) for _, path in adapters if (path / COCKTAIL_FILE).exists()
+    ]
+    tables = _tables(domain, scenarios, sheets, settings)
+    results = _Results()
+    for name in baselines:
+        with _timed(results, name, name):
+            baseline = BASELINES[name]()
+            baseline.fit(domain)
+            for scenario, rows in tables.test.items():
+                _record(results, name, scenario, rows, baseline.scores(rows))
+                if settings.full_catalogue:
+                    scores = baseline.catalogue_scores(rows)
+                    _record_full(results, name, scenario, domain, rows, scores, settings)
+    if backbone:
+        if adapters:
+            check_compatible([a for a, _ in adapters], backbone)
+        chosen = adapters[0][0].card.recipe if adapters else (recipe or Recipe())
+        ranker = DenseRanker(backbone.tokenizer, chosen.prompt, chosen.dense)
+        catalogue = Catalogue.of(domain, ranker)
+        for adapter in (None, *(a for a, _ in adapters)):
+            _judge(results, adapter, backbone, catalogue, tables, settings)
+    run = {
+        "recipe": (adapters[0][0].card.recipe if adapters else recipe or Recipe()).model_dump(
+            mode="json"
+        ),
+        "settings": settings.__dict__,
+        "data": {"name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)},
+        "versions": _versions(),
+        "commit": _commit(),
+        "hardware": _hardware(backbone),
+        "seconds": {"evaluate": time.monotonic() - started},
+        "peak_memory_bytes": _peak_memory(),
+        "command": " ".join(["reccocktail", *sys.argv[1:]]),
+        "models": results.models,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "cocktails.json", sheets)
+    write_json(out / "examples.json", _examples(results, domain, tables))
+    predictions = pl.concat(results.predictions)
+    return write_evaluation(
+        out,
+        predictions,
+        run,
+        extra={"full_catalogue": results.full, "entropy": results.entropy},
+        reference=_references(predictions, results, adapters),
+        seed=settings.seed,
+    )
+
+
+def _tables(
+    domain: Domain,
+    scenarios: Sequence[Scenario],
+    sheets: Sequence[dict[str, Any]],
+    settings: EvaluationSettings,
+) -> _Tables:
+    adapted = {
+        user
+        for sheet in sheets
+        if not sheet["adaptation"]["transductive"] and sheet["data"]["sha256"] == domain.sha256
+        for user in sheet["adaptation"]["user_ids"]
+    }
+    tables = _Tables()
+    for scenario in scenarios:
+        rows = domain.rows(f"test_{scenario}")
+        rows = rows.filter(~pl.col(USER).is_in(sorted(adapted)))
+        if not rows.height:
+            say(f"{domain.name} has no test_{scenario} users to score; the scenario is left out.")
+            continue
+        tables.test[scenario] = sample_rows(rows, settings.users or rows.height, settings.seed)
+        tables.valid[scenario] = sample_rows(
+            domain.rows(f"valid_{scenario}"),
+            settings.validation_users if settings.prior else 0,
+            settings.seed,
+        )
+    if not tables.test:
+        raise RunError(f"{domain.name} has nobody to score; prepare more data.")
+    return tables
+
+
+def _judge(
+    results: _Results,
+    adapter: Adapter | None,
+    backbone: Backbone,
+    catalogue: Catalogue,
+    tables: _Tables,
+    settings: EvaluationSettings,
+) -> None:
+    name = adapter.name if adapter else BACKBONE
+    kind = adapter.card.role if adapter else "backbone"
+    domain, ranker = catalogue.domain, catalogue.ranker
+    scenarios = list(tables.test)
+    items = ItemVectors(catalogue, model_hash(backbone, adapter))
+    with (
+        _timed(results, name, kind),
+        merged(backbone.model, adapter.lora if adapter else None) as model,
+    ):
+        found = encode(
+            model,
+            items,
+            catalogue,
+            [*(tables.test[s] for s in scenarios), *(tables.valid[s] for s in scenarios)],
+            f"Evaluating {name}",
+            whole_catalogue=settings.full_catalogue,
+        )
+    prior = popularity_prior(domain.train_counts())
+    weights: dict[str, float] = {}
+    for place, scenario in enumerate(scenarios):
+        valid = tables.valid[scenario]
+        weights[scenario] = _weight(found[len(scenarios) + place], catalogue, valid, prior)
+        rows, vectors = tables.test[scenario], found[place]
+        candidates = catalogue.candidates(rows)
+        scores = vectors.scores(ranker, candidates)
+        _record(
+            results, name, scenario, rows, with_prior(scores, candidates, prior, weights[scenario])
+        )
+        results.entropy.setdefault(name, {})[scenario] = mean_entropy(as_matrix(scores))
+        if settings.full_catalogue:
+            whole = (
+                ranker.logits(vectors.users, items.all()).double().numpy()
+                + weights[scenario] * prior
+            )
+            _record_full(results, name, scenario, domain, rows, whole, settings)
+    results.models[name]["prior_weight"] = weights
+
+
+def model_hash(backbone: Backbone, adapter: Adapter | None) -> str:
+    """Identity of a model's numbers: weights, update, device type and dtype."""
+    model = backbone.model
+    update = adapter.sha256 if adapter else None
+    return sha256_json(
+        [backbone.fingerprint.sha256, update, backbone.device.type, str(model.dtype)]
+    )
+
+
+def _weight(
+    vectors: Vectors, catalogue: Catalogue, valid: pl.DataFrame, prior: NDArray[np.float64]
+) -> float:
+    if not valid.height:
+        return 0.0
+    candidates = catalogue.candidates(valid)
+    scores = vectors.scores(catalogue.ranker, candidates)
+    return choose_weight(scores, candidates, positive_columns(valid), prior)
+
+
+def _record(
+    results: _Results,
+    name: str,
+    scenario: str,
+    rows: pl.DataFrame,
+    scores: Sequence[NDArray[np.float64]],
+) -> None:
+    frame = pl.DataFrame(
+        {
+            "model": [name] * rows.height,
+            "scenario": [scenario] * rows.height,
+            "user_id": rows[USER],
+            "target": rows[TARGET],
+            "candidates": rows[CANDIDATES],
+            "scores": [row.tolist() for row in scores],
+        },
+        schema=PREDICTION_SCHEMA,
+    )
+    results.predictions.append(frame)
+
+
+def _record_full(
+    results: _Results,
+    name: str,
+    scenario: str,
+    domain: Domain,
+    rows: pl.DataFrame,
+    scores: NDArray[np.float64],
+    settings: EvaluationSettings,
+) -> None:
+    """Rank each target among all items that its user's history does not hold."""
+    index = domain.index
+    targets = np.array([index[target] for target in rows[TARGET].to_list()])
+    scores = scores.copy()
+    for row, history in enumerate(rows[HISTORY].to_list()):
+        scores[row, [index[item] for item in history]] = -np.inf
+    values = per_user(ranks(scores, targets))
+    results.full.setdefault(name, {})[scenario] = summarise(values, seed=settings.seed)
+    is_new = (domain.items["split"] != "warm").to_list()
+    for row in range(min(_EXAMPLES.get(scenario, 0), rows.height)):
+        best = np.argsort(-scores[row], kind="stable")[:_SHOWN]
+        results.tops.setdefault((scenario, rows[USER][row]), {})[name] = [
+            {"title": domain.titles[i], "score": round(float(scores[row, i]), 4), "new": is_new[i]}
+            for i in best
+        ]
+
+
+def _examples(results: _Results, domain: Domain, tables: _Tables) -> list[dict[str, Any]]:
+    titles = dict(zip(domain.item_ids, domain.titles, strict=True))
+    examples = []
+    for (scenario, user), models in results.tops.items():
+        rows = tables.test[cast(Scenario, scenario)]
+        row = rows.filter(pl.col(USER) == user)
+        history = row[HISTORY][0].to_list()
+        examples.append(
+            {
+                "user_id": user,
+                "scenario": scenario,
+                "history": [titles[item] for item in history][-10:],
+                "target": titles[row[TARGET][0]],
+                "models": models,
+            }
+        )
+    return examples
+
+
+def _references(
+    predictions: pl.DataFrame, results: _Results, adapters: Sequence[tuple[Adapter, Path]]
+) -> dict[str, str]:
+    """The better single adapter of each scenario, by NDCG@10 on the scored users: the harder opponent."""
+    singles = [a.name for a, _ in adapters if a.card.role in ("base", "ingredient")]
+    references: dict[str, str] = {}
+    for scenario in predictions["scenario"].unique(maintain_order=True).to_list():
+        quality = {}
+        for name in singles:
+            rows = predictions.filter((pl.col("model") == name) & (pl.col("scenario") == scenario))
+            quality[name] = per_user(ranks(rows["scores"].to_list(), positive_columns(rows)))[
+                "ndcg@10"
+            ].mean()
+        if quality:
+            references[scenario] = max(quality, key=lambda name: quality[name])
+    return references
+
+
+@contextmanager
+def _timed(results: _Results, name: str, kind: str) -> Iterator[None]:
+    started = time.monotonic()
+    results.models[name] = {"kind": kind}
+    yield
+    results.models[name]["seconds"] = time.monotonic() - started
+
+
+def _versions() -> dict[str, str]:
+    found = {"reccocktail": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _commit() -> str | None:
+    """Commit of the source tree that runs, if it is one."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _hardware(backbone: Backbone | None) -> dict[str, Any]:
+    device = backbone.device if backbone else torch.device("cpu")
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
+    return {
+        "device": device.type,
+        "name": name,
+        "threads": torch.get_num_threads(),
+        "system": platform.system(),
+    }
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process, bytes (Linux counts in KiB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

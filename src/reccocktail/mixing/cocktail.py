@@ -1,0 +1,475 @@
+"""Mix a cocktail: from adapters and unlabelled users to one stock PEFT adapter (paper, Eq. 6 to 9)."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from reccocktail.backbone import Backbone
+from reccocktail.data.domain import Domain
+from reccocktail.errors import AdapterError, DataError
+from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.evaluation.significance import paired_bootstrap
+from reccocktail.mixing.arithmetic import METHODS, Method, combine, update_norm
+from reccocktail.mixing.entropy import (
+    as_matrix,
+    collapse_reason,
+    fit_temperature,
+    log_loss,
+    mean_entropy,
+    mutual_information,
+)
+from reccocktail.mixing.search import (
+    GRANULARITIES,
+    Descent,
+    FunctionalModel,
+    Granularity,
+    Groups,
+    gradient_search,
+    line_search,
+)
+from reccocktail.progress import say
+from reccocktail.ranking.base import Batch, entropy_of
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
+from reccocktail.schema import USER, Scenario
+from reccocktail.training.adapter import Adapter, Card, DataCard, Factors, merged
+from reccocktail.training.card import adapter_readme
+from reccocktail.training.validation import sample_rows
+
+COCKTAIL_FILE = "cocktail.json"
+Objective = Literal["entropy", "calibrated", "validation"]
+OBJECTIVES: tuple[Objective, ...] = ("entropy", "calibrated", "validation")
+_METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """How a cocktail is mixed; all of it is written into `cocktail.json`.
+
+    Attributes:
+        method: what is merged, see `combine`.
+        granularity: one set of coefficients for the model, each layer or each module.
+        objective: `entropy` (the paper's), `calibrated` (entropy at the temperature that fits validation
+            users), or `validation` (log loss of labelled validation users; for cold: on pseudo-cold items).
+        users: unlabelled test users whose predictions are looked at; evaluation leaves them out.
+        validation_users: labelled validation users of the curve and of the last two objectives.
+        transductive: score the adaptation users too (the paper's way); declared, never the default.
+        grid: points of lambda_1 for a pair of adapters.
+        refinements: evaluations beyond the grid.
+        descent: the gradient search of `layer`, `module` and more than two adapters.
+        seed: draws the users.
+    """
+
+    method: Method = "delta"
+    granularity: Granularity = "global"
+    objective: Objective = "entropy"
+    users: int = 50
+    validation_users: int = 200
+    transductive: bool = False
+    grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    refinements: int = 2
+    descent: Descent = field(default_factory=Descent)
+    seed: int = 0
+
+
+@dataclass
+class Point:
+    """What is known of one mix: `coefficients` (adapters,) or None where groups differ."""
+
+    coefficients: list[float] | None
+    entropy: float
+    information: float
+    candidates: int
+    validation: dict[str, float] | None = None
+    temperature: float | None = None
+    calibrated_entropy: float | None = None
+    log_loss: float | None = None
+    per_user: dict[str, Any] = field(default_factory=dict)
+
+    def value(self, objective: Objective) -> float:
+        """What is minimised."""
+        found = {
+            "entropy": self.entropy,
+            "calibrated": self.calibrated_entropy,
+            "validation": self.log_loss,
+        }
+        value = found[objective]
+        assert value is not None
+        return value
+
+    def card(self) -> dict[str, Any]:
+        """The point as it stands in the curve of `cocktail.json`."""
+        return {
+            "coefficients": self.coefficients,
+            "entropy": self.entropy,
+            "calibrated_entropy": self.calibrated_entropy,
+            "temperature": self.temperature,
+            "mutual_information": self.information,
+            "log_loss": self.log_loss,
+            "validation": self.validation,
+        }
+
+
+class Mixer:
+    """Measures mixes of given adapters on one domain and scenario; every lambda is encoded once."""
+
+    def __init__(
+        self,
+        adapters: Sequence[Adapter],
+        backbone: Backbone,
+        domain: Domain,
+        scenario: Scenario,
+        settings: MixSettings,
+    ) -> None:
+        """Check that the adapters fit together and draw the users.
+
+        Raises:
+            AdapterError: different backbones, rankers or prompts, or unknown settings.
+            DataError: too few rows to adapt on, or no validation rows where the objective needs them.
+        """
+        check_compatible(adapters, backbone)
+        _check_settings(adapters, settings)
+        self.adapters, self.backbone, self.domain = list(adapters), backbone, domain
+        self.scenario, self.settings = scenario, settings
+        recipe = adapters[0].card.recipe
+        self.ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+        self.catalogue = Catalogue.of(domain, self.ranker)
+        table = domain.rows(f"test_{scenario}")
+        if table.height < 2:
+            raise DataError(
+                f"{domain.name} has no test_{scenario} users to adapt to; prepare more data."
+            )
+        # At most half of the test users, so that some are left to be scored.
+        self.unlabelled = sample_rows(table, min(settings.users, table.height // 2), settings.seed)
+        self.labelled = sample_rows(
+            domain.rows(f"valid_{scenario}"), settings.validation_users, settings.seed
+        )
+        if settings.objective != "entropy" and not self.labelled.height:
+            raise DataError(
+                f"{domain.name} has no valid_{scenario} users; use --objective entropy."
+            )
+        self._measured: dict[str, Point] = {}
+
+    def lora(self, coefficients: Tensor, groups: Groups) -> dict[str, Factors]:
+        """The merged LoRA of coefficients (groups, adapters)."""
+        return combine(
+            [a.lora for a in self.adapters], groups.spread(coefficients), self.settings.method
+        )
+
+    def measure(
+        self, lora: dict[str, Factors], coefficients: list[float] | None, label: str
+    ) -> Point:
+        """Entropy on the unlabelled users, quality and temperature on the labelled ones."""
+        items = ItemVectors(self.catalogue)
+        tables = [self.unlabelled, self.labelled]
+        with merged(self.backbone.model, lora) as model:
+            without, with_labels = encode(model, items, self.catalogue, tables, label)
+        candidates = self.catalogue.candidates(self.unlabelled)
+        scores = as_matrix(without.scores(self.ranker, candidates))
+        shared = sorted({item for row in candidates for item in row})
+        information = mutual_information(self.ranker.logits(without.users, items.of(shared)))
+        point = Point(coefficients, mean_entropy(scores), information, scores.shape[1])
+        if self.labelled.height:
+            positive = positive_columns(self.labelled)
+            known = with_labels.scores(self.ranker, self.catalogue.candidates(self.labelled))
+            columns = torch.from_numpy(positive)
+            point.per_user = per_user(ranks(known, positive))
+            point.validation = {"n": len(positive)} | {
+                m: float(point.per_user[m].mean()) for m in _METRICS
+            }
+            point.temperature = fit_temperature(as_matrix(known), columns)
+            point.log_loss = log_loss(as_matrix(known), columns, point.temperature)
+            point.calibrated_entropy = mean_entropy(scores, point.temperature)
+        return point
+
+    def pair(self, first: float) -> Point:
+        """Measure lambda_1 = `first`, lambda_2 = 1 - `first`."""
+        groups = Groups.build([a.lora for a in self.adapters], "global")
+        coefficients = torch.tensor([[first, 1.0 - first]])
+        key = f"{first:.6f}"
+        if key not in self._measured:
+            label = f"Mixing ({self.scenario}), lambda {first:.2f}/{1 - first:.2f}"
+            self._measured[key] = self.measure(
+                self.lora(coefficients, groups), [first, 1.0 - first], label
+            )
+        return self._measured[key]
+
+    def gradient_loss(self, model: FunctionalModel, step: int) -> Tensor:
+        """The objective on a small batch of users, with gradient."""
+        objective = self.settings.objective
+        batch_users = 8
+        plain = self._batch(self.unlabelled, step, batch_users, model)
+        if objective == "entropy":
+            return self.ranker.entropy(model, plain).mean()
+        rows, labelled = self._labelled_batch(step, batch_users, model)
+        positive = torch.from_numpy(positive_columns(rows)).to(labelled["item_ids"].device)
+        scores = self.ranker.scores(model, labelled)
+        temperature = fit_temperature(scores.detach().cpu(), positive.cpu())
+        if objective == "validation":
+            return torch.nn.functional.cross_entropy(scores / temperature, positive)
+        return entropy_of(self.ranker.scores(model, plain) / temperature).mean()
+
+    def _labelled_batch(
+        self, step: int, users: int, model: FunctionalModel
+    ) -> tuple[pl.DataFrame, Batch]:
+        rows = _take(self.labelled, step, users)
+        return rows, self._batch(self.labelled, step, users, model)
+
+    def _batch(self, table: pl.DataFrame, step: int, users: int, model: FunctionalModel) -> Batch:
+        rows = _take(table, step, users)
+        batch = self.ranker.ranking_batch(
+            self.catalogue.histories(rows), self.catalogue.candidates(rows), self.catalogue.tokens
+        )
+        device = next(model.parameters()).device
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def mix(
+    adapters: Sequence[Adapter],
+    backbone: Backbone,
+    domain: Domain,
+    scenario: Scenario,
+    out: Path,
+    settings: MixSettings | None = None,
+    coefficients: Sequence[float] | None = None,
+) -> Adapter:
+    """Merge adapters with coefficients that minimise the objective, and write the cocktail to `out`.
+
+    Args:
+        adapters: two or more; by custom the base spirit first (lambda_1), the ingredient second.
+        backbone: the model they were trained on.
+        domain: the target domain; its test users lend their histories and candidates, never their targets.
+        scenario: whose users to adapt to.
+        out: adapter folder to write, with `cocktail.json`.
+        settings: see `MixSettings`.
+        coefficients: fixed ones in place of a search (the plain average, say); still measured.
+
+    Raises:
+        AdapterError, DataError: see `Mixer`.
+    """
+    settings = settings or MixSettings()
+    started = time.monotonic()
+    mixer = Mixer(adapters, backbone, domain, scenario, settings)
+    fixed = coefficients is not None
+    pairwise = len(adapters) == 2 and settings.granularity == "global"
+    groups = Groups.build([a.lora for a in adapters], settings.granularity)
+    descent_losses: list[float] = []
+    curve: list[Point] = []
+    collapse: str | None = None
+    if coefficients is not None:
+        chosen = _on_simplex(coefficients, len(adapters)).expand(len(groups.names), -1)
+        curve = [
+            mixer.measure(mixer.lora(chosen, groups), list(coefficients), "Measuring the given mix")
+        ]
+    elif pairwise:
+        _, seen = line_search(
+            lambda first: mixer.pair(first).value(settings.objective),
+            settings.grid,
+            settings.refinements,
+        )
+        curve = [mixer.pair(first) for first in sorted(seen)]
+        point, collapse = _guarded(curve, settings.objective)
+        assert point.coefficients is not None
+        chosen = torch.tensor([point.coefficients])
+    else:
+        chosen, descent_losses = gradient_search(
+            backbone.model,
+            [a.lora for a in adapters],
+            groups,
+            settings.method,
+            mixer.gradient_loss,
+            settings.descent,
+        )
+        ends = [
+            mixer.measure(a.lora, _unit(i, len(adapters)), f"Measuring {a.name}")
+            for i, a in enumerate(adapters)
+        ]
+        found = mixer.measure(mixer.lora(chosen, groups), None, "Measuring the cocktail")
+        curve = [*ends, found]
+        point, collapse = _guarded(curve, settings.objective, prefer=found)
+        if point.coefficients is not None:
+            chosen = torch.tensor([point.coefficients]).expand(len(groups.names), -1)
+    lora = mixer.lora(chosen, groups)
+    card = Card(
+        role="cocktail",
+        backbone=backbone.fingerprint,
+        recipe=adapters[0].card.recipe,
+        template_sha256=adapters[0].card.template_sha256,
+        data=(
+            DataCard(
+                name=domain.name,
+                sha256=domain.sha256,
+                users=domain.train().height,
+                items=len(domain.item_ids),
+            ),
+        ),
+    )
+    cocktail = Adapter(out.name, lora, card)
+    sheet = {
+        "format": 1,
+        "name": out.name,
+        "method": settings.method,
+        "granularity": settings.granularity,
+        "objective": "fixed" if fixed else settings.objective,
+        "scenario": scenario,
+        "adapters": [
+            {
+                "name": a.name,
+                "role": a.card.role,
+                "sha256": a.sha256,
+                "update_norm": update_norm(a.lora),
+            }
+            for a in adapters
+        ],
+        "coefficients": {
+            name: [round(float(value), 6) for value in row]
+            for name, row in zip(groups.names, chosen, strict=True)
+        },
+        "curve": [point.card() for point in curve],
+        "descent": descent_losses,
+        "adaptation": {
+            "table": f"test_{scenario}",
+            "users": 0 if fixed else mixer.unlabelled.height,
+            "user_ids": [] if fixed else mixer.unlabelled[USER].to_list(),
+            "transductive": settings.transductive,
+        },
+        "validation": {"table": f"valid_{scenario}", "users": mixer.labelled.height},
+        "collapse": {"collapsed": collapse is not None, "reason": collapse or ""},
+        "agreement": agreement(curve, settings.objective)
+        if not fixed
+        else "The coefficients were given, not searched.",
+        "backbone": backbone.fingerprint.model_dump(mode="json"),
+        "data": {"name": domain.name, "sha256": domain.sha256},
+        "update_norm": update_norm(lora),
+        "seed": settings.seed,
+    }
+    body = "\nCoefficients: " + _in_words(adapters, groups, chosen) + f"\n\n{sheet['agreement']}\n"
+    cocktail.save(out, adapter_readme(out.name, card, body), {COCKTAIL_FILE: sheet})
+    say(
+        f"{out.name}: {_in_words(adapters, groups, chosen)} in {time.monotonic() - started:.0f} s. {sheet['agreement']}"
+    )
+    return cocktail
+
+
+def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
+    """Refuse adapters that do not belong together or not to the backbone.
+
+    Raises:
+        AdapterError: names the adapter and what differs.
+    """
+    if not adapters:
+        raise AdapterError("Nothing to mix: give at least two adapters.")
+    first = adapters[0]
+    for adapter in adapters:
+        adapter.card.backbone.require_match(backbone.fingerprint, adapter.name)
+        ours, theirs = first.card, adapter.card
+        for what, a, b in (
+            ("ranker", ours.recipe.ranker, theirs.recipe.ranker),
+            ("prompt template", ours.template_sha256, theirs.template_sha256),
+            ("prompt settings", ours.recipe.prompt, theirs.recipe.prompt),
+            ("score temperature", ours.recipe.dense.temperature, theirs.recipe.dense.temperature),
+        ):
+            if a != b:
+                raise AdapterError(
+                    f"'{first.name}' and '{adapter.name}' differ in their {what}; train both with the same recipe."
+                )
+
+
+def agreement(curve: Sequence[Point], objective: Objective) -> str:
+    """One sentence: does the objective's choice hold before labelled validation users?"""
+    judged = [
+        point for point in curve if point.validation is not None and point.coefficients is not None
+    ]
+    if len(judged) < 2:
+        return "No labelled validation users were there to judge the choice by."
+    chosen = min(judged, key=lambda point: point.value(objective))
+    best = max(judged, key=lambda point: point.per_user["ndcg@10"].mean())
+    n = len(best.per_user["ndcg@10"])
+    at_chosen, at_best = _lambdas(chosen), _lambdas(best)
+    if chosen is best:
+        return f"{objective.capitalize()} and validation NDCG@10 (n = {n}) choose the same lambda, {at_best}."
+    paired = paired_bootstrap(chosen.per_user, best.per_user)["ndcg@10"]
+    low, high = paired["ci95"]
+    verdict = "they disagree" if high < 0 else "within noise"
+    return (
+        f"{objective.capitalize()} chooses lambda {at_chosen}, validation NDCG@10 is highest at {at_best}: difference "
+        f"{paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}], n = {n}, {verdict}."
+    )
+
+
+def _guarded(
+    curve: Sequence[Point], objective: Objective, prefer: Point | None = None
+) -> tuple[Point, str | None]:
+    """The point to take, and why the first choice was refused, if it was (collapse guard)."""
+    ends = [p for p in curve if p.coefficients is not None and max(p.coefficients) == 1.0]
+    reference = min((p.information for p in ends), default=0.0)
+    order = sorted(curve, key=lambda p: (p.value(objective), str(p.coefficients)))
+    if prefer is not None:
+        order = [prefer, *(p for p in order if p is not prefer)]
+    first_reason: str | None = None
+    for point in order:
+        reason = collapse_reason(point.entropy, point.candidates, point.information, reference)
+        if reason is None:
+            return point, first_reason
+        first_reason = first_reason or f"lambda {_lambdas(point)} was refused: {reason}"
+    return order[0], "every mix looks collapsed: " + str(first_reason)
+
+
+def _lambdas(point: Point) -> str:
+    return (
+        "of the cocktail"
+        if point.coefficients is None
+        else "/".join(f"{c:.2f}" for c in point.coefficients)
+    )
+
+
+def _in_words(adapters: Sequence[Adapter], groups: Groups, chosen: Tensor) -> str:
+    mean = chosen.mean(dim=0).tolist()
+    parts = " + ".join(f"{value:.3f} {a.name}" for value, a in zip(mean, adapters, strict=True))
+    return parts if len(groups.names) == 1 else f"{parts} (means over {len(groups.names)} groups)"
+
+
+def _unit(place: int, size: int) -> list[float]:
+    return [1.0 if i == place else 0.0 for i in range(size)]
+
+
+def _on_simplex(coefficients: Sequence[float], size: int) -> Tensor:
+    if (
+        len(coefficients) != size
+        or any(not 0 <= c <= 1 for c in coefficients)
+        or abs(sum(coefficients) - 1) > 1e-6
+    ):
+        raise AdapterError(
+            f"Give {size} coefficients in [0, 1] that sum to 1, one for each adapter."
+        )
+    return torch.tensor([list(coefficients)], dtype=torch.float32)
+
+
+def _take(table: pl.DataFrame, step: int, users: int) -> pl.DataFrame:
+    """A batch of rows, going round the table."""
+    return table[[(step * users + i) % table.height for i in range(min(users, table.height))]]
+
+
+def _check_settings(adapters: Sequence[Adapter], settings: MixSettings) -> None:
+    for name, value, allowed in (
+        ("method", settings.method, METHODS),
+        ("granularity", settings.granularity, GRANULARITIES),
+        ("objective", settings.objective, OBJECTIVES),
+    ):
+        if value not in allowed:
+            raise AdapterError(f"Unknown {name} '{value}'; choose one of {', '.join(allowed)}.")
+    if len(adapters) < 2:
+        raise AdapterError("A cocktail needs two adapters; give --adapter twice.")
+    gradient = len(adapters) > 2 or settings.granularity != "global"
+    if gradient and settings.method == "svd":
+        raise AdapterError(
+            "Method 'svd' has no gradient search; use delta or factor, or two adapters with one pair."
+        )
+    if settings.users < 1:
+        raise AdapterError("At least one adaptation user is needed; raise --users.")

@@ -1,0 +1,177 @@
+"""Find coefficients: a line search for one pair, gradients for one pair a layer or module, or for many adapters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from peft import PeftModel
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+from torch.func import functional_call
+
+from reccocktail.mixing.arithmetic import Method, combine
+from reccocktail.progress import bar
+from reccocktail.training.adapter import Factors, Lora, attach
+
+Granularity = Literal["global", "layer", "module"]
+GRANULARITIES: tuple[Granularity, ...] = ("global", "layer", "module")
+GLOBAL_GROUP = "all"
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Which coefficients a module takes: all the same, one set a layer, or one a module.
+
+    Attributes:
+        names: group names, in order.
+        of: module name -> group number.
+    """
+
+    names: tuple[str, ...]
+    of: Mapping[str, int]
+
+    @classmethod
+    def build(cls, adapters: Sequence[Lora], granularity: Granularity) -> "Groups":
+        """Group the modules of all adapters."""
+        modules = sorted({name for lora in adapters for name in lora})
+        keys = {module: _group(module, granularity) for module in modules}
+        names = tuple(sorted(set(keys.values()), key=lambda name: (len(name), name)))
+        return cls(names, {module: names.index(key) for module, key in keys.items()})
+
+    def spread(self, coefficients: Tensor) -> dict[str, Tensor]:
+        """Coefficients (groups, adapters) -> one (adapters,) for each module."""
+        return {module: coefficients[group] for module, group in self.of.items()}
+
+
+def _group(module: str, granularity: Granularity) -> str:
+    if granularity == "module":
+        return module
+    if granularity == "layer":
+        numbers = [part for part in module.split(".") if part.isdigit()]
+        return numbers[0] if numbers else module
+    return GLOBAL_GROUP
+
+
+def line_search(
+    objective: Callable[[float], float], grid: Sequence[float], refinements: int
+) -> tuple[float, dict[float, float]]:
+    """Minimise over lambda_1 in [0, 1]: a grid, so that no basin is missed, then Brent within the best bracket.
+
+    What is evaluated is the objective itself at each point, no model of it.
+
+    Args:
+        objective: lambda_1 -> value.
+        grid: ascending, from 0 to 1.
+        refinements: evaluations spent beyond the grid.
+
+    Returns:
+        The best lambda_1 and all values seen.
+    """
+    seen = {point: objective(point) for point in grid}
+    best = min(grid, key=lambda point: seen[point])
+    place = list(grid).index(best)
+    low, high = grid[max(place - 1, 0)], grid[min(place + 1, len(grid) - 1)]
+
+    def remembered(point: float) -> float:
+        point = round(float(point), 3)
+        if point not in seen:
+            seen[point] = objective(point)
+        return seen[point]
+
+    if refinements > 0 and high > low:
+        minimize_scalar(
+            remembered,
+            bounds=(low, high),
+            method="bounded",
+            options={"maxiter": refinements, "xatol": 0.01},
+        )
+    return min(seen, key=lambda point: (seen[point], point)), seen
+
+
+class FunctionalModel:
+    """A backbone whose LoRA tensors are given from outside, so that gradients reach the coefficients."""
+
+    def __init__(self, peft_model: PeftModel, lora: Lora) -> None:
+        """Run `peft_model`, which has a LoRA of `lora`'s shapes, on the tensors of `lora`."""
+        self._peft = peft_model
+        self._decoder = peft_model.get_base_model().get_decoder()
+        known = {module: name for name, module in self._decoder.named_modules()}
+        named = dict(peft_model.get_base_model().named_modules())
+        self._tensors: dict[str, Tensor] = {}
+        for module, (a, b, scaling) in lora.items():
+            name, layer = known[named[module]], named[module]
+            self._tensors[f"{name}.lora_A.default.weight"] = a
+            # The layer multiplies by its own scaling; what is asked for is `scaling`.
+            self._tensors[f"{name}.lora_B.default.weight"] = b * (
+                scaling / layer.scaling["default"]
+            )
+
+    def get_decoder(self) -> Any:
+        """Decoder that runs on the given tensors."""
+
+        def run(**inputs: Any) -> Any:
+            return functional_call(self._decoder, self._tensors, (), inputs)
+
+        return run
+
+    def parameters(self) -> Any:
+        """The backbone's parameters."""
+        return self._peft.parameters()
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Settings of the gradient search; Adam on logits, softmax to the simplex, equal at the start."""
+
+    steps: int = 15
+    learning_rate: float = 0.3
+
+
+def gradient_search(
+    backbone: Any,
+    adapters: Sequence[Lora],
+    groups: Groups,
+    method: Method,
+    loss: Callable[[FunctionalModel, int], Tensor],
+    descent: Descent,
+) -> tuple[Tensor, list[float]]:
+    """Descend on softmax coefficients through the merged model (AdaMerging; the paper's Eq. 9).
+
+    Args:
+        backbone: the bare causal LM.
+        adapters: LoRAs to merge.
+        groups: which modules share coefficients.
+        method: `delta` or `factor`.
+        loss: (merged model, step) -> scalar with gradient.
+        descent: steps and learning rate.
+
+    Returns:
+        Coefficients (groups, adapters) on the simplex, and the loss at each step.
+    """
+    device = next(backbone.parameters()).device
+    on_device = [
+        {m: Factors(f.a.to(device), f.b.to(device), f.scaling) for m, f in lora.items()}
+        for lora in adapters
+    ]
+    logits = torch.zeros(len(groups.names), len(adapters), device=device, requires_grad=True)
+    optimiser = torch.optim.Adam([logits], lr=descent.learning_rate)
+    with torch.no_grad():
+        start = combine(on_device, groups.spread(torch.softmax(logits, -1)), method)
+    peft_model = attach(backbone, start)
+    peft_model.requires_grad_(False)
+    losses = []
+    try:
+        with bar("Searching coefficients", descent.steps) as advance:
+            for step in range(descent.steps):
+                lora = combine(on_device, groups.spread(torch.softmax(logits, -1)), method)
+                value = loss(FunctionalModel(peft_model, lora), step)
+                optimiser.zero_grad()
+                value.backward()
+                optimiser.step()
+                losses.append(float(value.detach()))
+                advance(1, f"Searching coefficients (objective {np.mean(losses[-3:]):.3f})")
+    finally:
+        peft_model.unload()
+    return torch.softmax(logits.detach(), -1).cpu(), losses

@@ -1,0 +1,161 @@
+"""From prepared domains to a report: base spirit, ingredient, average, two cocktails, evaluation.
+
+Every step lies in its own folder and is skipped when it is there already, so an interrupted run goes on.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reccocktail.backbone import Backbone
+from reccocktail.data.domain import Domain
+from reccocktail.data.overlap import overlapping_items
+from reccocktail.errors import RunError
+from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.report import report
+from reccocktail.mixing.cocktail import MixSettings, mix
+from reccocktail.progress import say
+from reccocktail.recipe import Recipe
+from reccocktail.schema import SCENARIOS
+from reccocktail.storage import read_json, sha256_json, write_json
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.schedule import Length
+from reccocktail.training.trainer import train
+
+BASE, INGREDIENT, AVERAGE = "base_spirit", "ingredient", "average"
+EVALUATION, REPORT, STATE = "evaluation", "report.html", "pipeline.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes of a run.
+
+    Attributes:
+        base: length of the base spirit's training, as keywords of `Length`.
+        ingredient: the same for the ingredient.
+        mix: settings of both cocktails.
+        evaluation: settings of the evaluation.
+        baselines: baselines to judge beside the models.
+    """
+
+    base: Mapping[str, Any]
+    ingredient: Mapping[str, Any]
+    mix: MixSettings = field(default_factory=MixSettings)
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    baselines: Sequence[str] = ("popularity",)
+
+
+def run_pipeline(
+    sources: Sequence[Domain],
+    target: Domain,
+    backbone: Backbone,
+    recipe: Recipe,
+    plan: Plan,
+    out: Path,
+) -> dict[str, Any]:
+    """Train, mix, evaluate and report into `out`; finished steps are taken as they are.
+
+    Items of the sources whose titles occur in the target are left out of the base spirit's training.
+
+    Args:
+        sources: domains of the base spirit.
+        target: domain of the ingredient, the cocktails and the evaluation.
+        backbone: frozen language model.
+        recipe: settings of both trainings.
+        plan: lengths and sizes.
+        out: folder; gains base_spirit/, ingredient/, average/, cocktail_warm/, cocktail_cold/, evaluation/,
+            report.html.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        RunError: `out` holds a run with other data or settings.
+    """
+    state = _State.open(out, [sources, target, backbone, recipe, plan])
+    exclude = {source.name: frozenset(overlapping_items(source, [target])) for source in sources}
+    for name, items in exclude.items():
+        say(f"{name}: {len(items)} items share a title with {target.name} and are left out.")
+    with state.step("train base spirit"):
+        base = train(
+            "base", sources, backbone, recipe, out / BASE, Length(**plan.base), resume=True, exclude=exclude
+        )
+    with state.step("train ingredient"):
+        ingredient = train(
+            "ingredient", [target], backbone, recipe, out / INGREDIENT, Length(**plan.ingredient), resume=True
+        )
+    pair = [base, ingredient]
+    for scenario in SCENARIOS:
+        folder = out / f"cocktail_{scenario}"
+        if not folder.exists():
+            with state.step(f"mix {scenario}"):
+                mix(pair, backbone, target, scenario, folder, plan.mix)
+    average = out / AVERAGE
+    if not average.exists():
+        with state.step("average"):
+            mix(pair, backbone, target, "warm", average, plan.mix, coefficients=(0.5, 0.5))
+    folders = [out / BASE, out / INGREDIENT, average, *(out / f"cocktail_{s}" for s in SCENARIOS)]
+    if not (out / EVALUATION / "metrics.json").exists():
+        with state.step("evaluate"):
+            evaluate(
+                target,
+                [(Adapter.load(folder), folder) for folder in folders],
+                backbone,
+                out / EVALUATION,
+                baselines=plan.baselines,
+                settings=plan.evaluation,
+            )
+        run = read_json(out / EVALUATION / "run.json")
+        write_json(out / EVALUATION / "run.json", run | {"seconds": run["seconds"] | state.seconds})
+    report([out], out / REPORT)
+    metrics: dict[str, Any] = read_json(out / EVALUATION / "metrics.json")
+    return metrics
+
+
+class _State:
+    """Identity and wall times of a run, kept over interruptions."""
+
+    def __init__(self, path: Path, identity: str, seconds: dict[str, float]) -> None:
+        self._path, self._identity, self.seconds = path, identity, seconds
+        self._name = ""
+        self._started = 0.0
+
+    @classmethod
+    def open(cls, out: Path, parts: Sequence[Any]) -> "_State":
+        sources, target, backbone, recipe, plan = parts
+        identity = sha256_json(
+            [
+                [source.sha256 for source in sources],
+                target.sha256,
+                backbone.fingerprint.sha256,
+                recipe.sha256,
+                repr(plan),
+            ]
+        )
+        path = out / STATE
+        former = read_json(path) if path.exists() else {"identity": identity, "seconds": {}}
+        if former["identity"] != identity:
+            raise RunError(
+                f"{out} holds a run with other data or settings; give the same ones or another --out."
+            )
+        state = cls(path, identity, former["seconds"])
+        state._write()
+        return state
+
+    def step(self, name: str) -> "_State":
+        """Time the block under `name`."""
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._started = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.monotonic() - self._started
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + spent
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, {"identity": self._identity, "seconds": self.seconds})
