@@ -80,11 +80,24 @@ def run_pipeline(
         say(f"{name}: {len(items)} items share a title with {target.name} and are left out.")
     with state.step("train base spirit"):
         base = train(
-            "base", sources, backbone, recipe, out / BASE, Length(**plan.base), resume=True, exclude=exclude
+            "base",
+            sources,
+            backbone,
+            recipe,
+            out / BASE,
+            Length(**plan.base),
+            resume=True,
+            exclude=exclude,
         )
     with state.step("train ingredient"):
         ingredient = train(
-            "ingredient", [target], backbone, recipe, out / INGREDIENT, Length(**plan.ingredient), resume=True
+            "ingredient",
+            [target],
+            backbone,
+            recipe,
+            out / INGREDIENT,
+            Length(**plan.ingredient),
+            resume=True,
         )
     pair = [base, ingredient]
     for scenario in SCENARIOS:

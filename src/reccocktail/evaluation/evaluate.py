@@ -33,8 +33,8 @@ from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prio
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, Vectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET, USER, Scenario
-from reccocktail.storage import read_json, sha256_json, write_json
-from reccocktail.training.adapter import Adapter, merged
+from reccocktail.storage import read_json, write_json
+from reccocktail.training.adapter import Adapter, merged, model_sha256
 from reccocktail.training.validation import sample_rows
 
 BACKBONE = "backbone"
@@ -78,6 +78,7 @@ class _Results:
     full: dict[str, dict[str, Any]] = field(default_factory=dict)
     entropy: dict[str, dict[str, float]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    encoded: dict[str, list[Vectors]] = field(default_factory=dict)
     tops: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
 
@@ -214,19 +215,22 @@ def _judge(
     kind = adapter.card.role if adapter else "backbone"
     domain, ranker = catalogue.domain, catalogue.ranker
     scenarios = list(tables.test)
-    items = ItemVectors(catalogue, model_hash(backbone, adapter))
-    with (
-        _timed(results, name, kind),
-        merged(backbone.model, adapter.lora if adapter else None) as model,
-    ):
-        found = encode(
-            model,
-            items,
-            catalogue,
-            [*(tables.test[s] for s in scenarios), *(tables.valid[s] for s in scenarios)],
-            f"Evaluating {name}",
-            whole_catalogue=settings.full_catalogue,
-        )
+    lora = adapter.lora if adapter else None
+    identity = model_sha256(backbone, lora)
+    items = ItemVectors(catalogue, identity)
+    with _timed(results, name, kind):
+        # A cocktail at lambda 0, 1/2 or 1 is a model that stands in the table already.
+        if identity not in results.encoded:
+            with merged(backbone.model, lora) as model:
+                results.encoded[identity] = encode(
+                    model,
+                    items,
+                    catalogue,
+                    [*(tables.test[s] for s in scenarios), *(tables.valid[s] for s in scenarios)],
+                    f"Evaluating {name}",
+                    whole_catalogue=settings.full_catalogue,
+                )
+        found = results.encoded[identity]
     prior = popularity_prior(domain.train_counts())
     weights: dict[str, float] = {}
     for place, scenario in enumerate(scenarios):
@@ -246,15 +250,6 @@ def _judge(
             )
             _record_full(results, name, scenario, domain, rows, whole, settings)
     results.models[name]["prior_weight"] = weights
-
-
-def model_hash(backbone: Backbone, adapter: Adapter | None) -> str:
-    """Identity of a model's numbers: weights, update, device type and dtype."""
-    model = backbone.model
-    update = adapter.sha256 if adapter else None
-    return sha256_json(
-        [backbone.fingerprint.sha256, update, backbone.device.type, str(model.dtype)]
-    )
 
 
 def _weight(

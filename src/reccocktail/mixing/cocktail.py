@@ -38,7 +38,7 @@ from reccocktail.ranking.base import Batch, entropy_of
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.schema import USER, Scenario
-from reccocktail.training.adapter import Adapter, Card, DataCard, Factors, merged
+from reccocktail.training.adapter import Adapter, Card, DataCard, Factors, merged, model_sha256
 from reccocktail.training.card import adapter_readme
 from reccocktail.training.validation import sample_rows
 
@@ -166,7 +166,7 @@ class Mixer:
         self, lora: dict[str, Factors], coefficients: list[float] | None, label: str
     ) -> Point:
         """Entropy on the unlabelled users, quality and temperature on the labelled ones."""
-        items = ItemVectors(self.catalogue)
+        items = ItemVectors(self.catalogue, model_sha256(self.backbone, lora))
         tables = [self.unlabelled, self.labelled]
         with merged(self.backbone.model, lora) as model:
             without, with_labels = encode(model, items, self.catalogue, tables, label)

@@ -21,6 +21,9 @@ from reccocktail.schema import CANDIDATES, HISTORY, TARGET
 from reccocktail.storage import atomic_file, cache_dir, sha256_json
 
 
+CACHE_BYTES = 2 * 2**30  # of item vectors on disk
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """A domain whose titles are tokenised for one ranker."""
@@ -139,6 +142,18 @@ class ItemVectors:
                 save_file(
                     {"vectors": self._vectors, "items": torch.tensor(list(self._column))}, temporary
                 )
+
+
+def _prune(folder: Path) -> None:
+    """Forget the vectors that were written first, beyond `CACHE_BYTES`."""
+    files = sorted(
+        folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True
+    )
+    kept = 0
+    for file in files:
+        kept += file.stat().st_size
+        if kept > CACHE_BYTES:
+            file.unlink(missing_ok=True)
 
 
 def encode(

@@ -22,7 +22,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.errors import AdapterError
 from reccocktail.fingerprint import Fingerprint
 from reccocktail.recipe import Recipe
-from reccocktail.storage import atomic_dir, read_json, write_json
+from reccocktail.storage import atomic_dir, read_json, sha256_json, write_json
 
 CARD_FILE = "adapter.json"
 CONFIG_FILE = "adapter_config.json"
@@ -41,7 +41,12 @@ _REFUSED = {
     "use_qalora": "QA-LoRA",
     "use_bdlora": "block-diagonal LoRA",
     "alora_invocation_tokens": "activated LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
 }
+# Other starts (PiSSA, OLoRA, CorDA, LoftQ, ...) move part of the backbone's weights into the factors.
+_PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 Role = Literal["base", "ingredient", "cocktail"]
 
@@ -100,14 +105,8 @@ class Adapter:
 
     @property
     def sha256(self) -> str:
-        """Hash of the update that the tensors stand for: names, shapes, scalings and values."""
-        digest = hashlib.sha256()
-        for module in sorted(self.lora):
-            a, b, scaling = self.lora[module]
-            digest.update(f"{module} {tuple(a.shape)} {tuple(b.shape)} {scaling!r}".encode())
-            for tensor in (a, b):
-                digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
-        return digest.hexdigest()
+        """Hash of the update that the tensors stand for (see `lora_sha256`)."""
+        return lora_sha256(self.lora)
 
     def save(self, path: Path, readme: str, extra: Mapping[str, Any] | None = None) -> None:
         """Write stock PEFT files, the card, a README and `extra` JSON files, all or nothing.
@@ -155,6 +154,25 @@ class Adapter:
         return cls(path.resolve().name, load_lora(path), card)
 
 
+def lora_sha256(lora: Lora) -> str:
+    """Hash of LoRA tensors: names, shapes, scalings and values."""
+    digest = hashlib.sha256()
+    for module in sorted(lora):
+        a, b, scaling = lora[module]
+        digest.update(f"{module} {tuple(a.shape)} {tuple(b.shape)} {scaling!r}".encode())
+        for tensor in (a, b):
+            digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def model_sha256(backbone: Backbone, lora: Lora | None) -> str:
+    """Identity of a model's numbers: backbone's weights, update, device type and dtype."""
+    update = lora_sha256(lora) if lora else None
+    return sha256_json(
+        [backbone.fingerprint.sha256, update, backbone.device.type, str(backbone.model.dtype)]
+    )
+
+
 def load_lora(path: Path) -> Lora:
     """Read the LoRA tensors of a stock PEFT folder, whoever made it.
 
@@ -172,6 +190,8 @@ def load_lora(path: Path) -> Lora:
         raise AdapterError(
             f"The adapter in {path} is damaged ({error}); copy or train it again."
         ) from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{path / CONFIG_FILE} is damaged; copy or train the adapter again.")
     if config.get("peft_type") != "LORA":
         raise AdapterError(
             f"{path} is a {config.get('peft_type')} adapter; only LoRA can be mixed."
@@ -181,6 +201,12 @@ def load_lora(path: Path) -> Lora:
             raise AdapterError(f"{path} uses {kind}, which cannot be mixed; train a plain LoRA.")
     if config.get("bias", "none") != "none":
         raise AdapterError(f"{path} trains biases, which cannot be mixed; train with bias='none'.")
+    start = config.get("init_lora_weights")
+    if start not in _PLAIN_STARTS:
+        raise AdapterError(
+            f"{path} starts from {start}, which changes the backbone's weights and cannot be mixed; "
+            f"convert it to a plain LoRA, or train one."
+        )
     return _pair(tensors, config, path)
 
 
@@ -200,12 +226,15 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
     lora: dict[str, Factors] = {}
     for module in sorted(halves):
         pair = halves[module]
-        if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
+        fits = set(pair) == {"A", "B"} and pair["A"].ndim == pair["B"].ndim == 2
+        if not fits or pair["A"].shape[0] != pair["B"].shape[1]:
             raise AdapterError(
                 f"The factors of '{module}' in {path} do not fit; copy or train the adapter again."
             )
         rank = pair["A"].shape[0]
-        alpha = _pattern(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+        alpha = _pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
+        if not isinstance(alpha, int | float) or not alpha > 0:
+            raise AdapterError(f"{path / CONFIG_FILE} has the lora_alpha {alpha}; it must be positive.")
         scaling = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
         lora[module] = Factors(pair["A"], pair["B"], float(scaling))
     if not lora:
@@ -213,7 +242,7 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
     return lora
 
 
-def _pattern(patterns: dict[str, float], module: str, default: float) -> float:
+def _pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
     """PEFT's rule: the first key that ends the module's name wins."""
     for key, value in patterns.items():
         if re.match(rf"(.*\.)?({key})$", module):

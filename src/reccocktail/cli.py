@@ -1,0 +1,427 @@
+"""The command line: one command, one typed function; no algorithm lives here."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cyclopts
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+
+from reccocktail import __version__
+from reccocktail.errors import RecCocktailError, RecipeError
+from reccocktail.schema import SCENARIOS, Scenario
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = cyclopts.App(
+    name="reccocktail",
+    help="Recommend with a cocktail of two LoRA adapters on one frozen language model.",
+    version=__version__,
+)
+data_app = cyclopts.App(name="data", help="Get and prepare recommendation data.")
+app.command(data_app)
+_output = Console()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; what the user can mend ends with one sentence and exit code 2."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except (RecCocktailError, cyclopts.CycloptsError) as error:
+        Console(stderr=True, soft_wrap=True).print(
+            f"reccocktail: {error}", markup=False, highlight=False
+        )
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        Console(stderr=True).print(
+            "Interrupted. Finished steps are kept; run the command again to go on."
+        )
+        sys.exit(INTERRUPTED)
+
+
+@app.command
+def quickstart(*, out: Path = Path("runs/quickstart"), minutes: float = 12.0) -> None:
+    """Fetch real data and a small model, train two adapters, mix, evaluate, and write a report.
+
+    Args:
+        out: folder of the run; the same command goes on where it stopped.
+        minutes: about how long the whole takes on 2 cores, after the downloads.
+    """
+    from reccocktail.quickstart import quickstart as run
+
+    metrics = run(out, minutes)
+    _print_metrics(metrics)
+    _output.print(f"Report: {out / 'report.html'}")
+
+
+@data_app.command(name="list")
+def list_sources() -> None:
+    """List what `data fetch` can get."""
+    from reccocktail.data.fetch import SOURCES
+
+    table = Table("name", "what", "size", "licence")
+    for source in SOURCES.values():
+        size = "?" if source.bytes is None else f"{source.bytes / 1e6:,.0f} MB"
+        table.add_row(source.name, source.description, size, source.licence)
+    _output.print(table)
+
+
+@data_app.command(name="fetch")
+def fetch_source(name: str, *, out: Path | None = None) -> None:
+    """Download a named source, check it, and turn it into tables; a second call does nothing.
+
+    Args:
+        name: one of `reccocktail data list`.
+        out: folder to make; in the cache folder if left out.
+    """
+    from reccocktail.data.fetch import fetch
+
+    _output.print(str(fetch(name, out)), soft_wrap=True, highlight=False)
+
+
+@data_app.command(name="prepare")
+def prepare_domain(
+    *,
+    interactions: Path,
+    items: Path,
+    name: str,
+    out: Path,
+    min_count: int = 5,
+    cold_fraction: float = 0.1,
+    split: Literal["leave-one-out", "global-time"] = "leave-one-out",
+    negatives: int = 29,
+    seed: int = 0,
+    min_rating: float | None = None,
+    user_column: str | None = None,
+    item_column: str | None = None,
+    time_column: str | None = None,
+    rating_column: str | None = None,
+    title_column: str | None = None,
+) -> None:
+    """Turn a table of interactions and a table of items into a prepared folder.
+
+    Args:
+        interactions: Parquet, CSV, TSV or JSON lines (also .gz).
+        items: the catalogue with titles, in any of these forms.
+        name: the domain's name.
+        out: folder to write.
+        min_count: least interactions of a user and of an item (k-core).
+        cold_fraction: share of the items kept out of training, half for validation, half for test.
+        split: each user's last item, or all that comes after a moment.
+        negatives: candidates beside the target, never touched by the user.
+        seed: same seed, same files.
+        min_rating: drop interactions rated lower.
+        user_column: name of the user column, if it is not a common one.
+        item_column: the same for the item column.
+        time_column: the same for the time column.
+        rating_column: the same for the rating column.
+        title_column: the same for the title column.
+    """
+    from reccocktail.data.prepare import prepare
+
+    domain = prepare(
+        interactions,
+        items,
+        name,
+        out,
+        min_count=min_count,
+        cold_fraction=cold_fraction,
+        split=split,
+        negatives=negatives,
+        seed=seed,
+        min_rating=min_rating,
+        user_column=user_column,
+        item_column=item_column,
+        time_column=time_column,
+        rating_column=rating_column,
+        title_column=title_column,
+    )
+    table = Table("table", "rows")
+    table.add_row("items", f"{len(domain.item_ids):,}")
+    table.add_row("train", f"{domain.train().height:,}")
+    for part in ("valid_warm", "valid_cold", "test_warm", "test_cold"):
+        table.add_row(part, f"{domain.rows(part).height:,}")
+    _output.print(table)
+
+
+@data_app.command
+def overlap(*, data: list[Path]) -> None:
+    """Count the items whose titles occur in two of the domains.
+
+    Args:
+        data: prepared folders, two or more.
+    """
+    from reccocktail.data.domain import Domain
+    from reccocktail.data.overlap import overlap as audit
+
+    table = Table("first", "second", "shared titles", "share of first", "share of second")
+    for row in audit([Domain.load(path) for path in data]).iter_rows(named=True):
+        shares = (f"{100 * row[key]:.2f} %" for key in ("first_share", "second_share"))
+        table.add_row(row["first"], row["second"], str(row["shared_titles"]), *shares)
+    _output.print(table)
+
+
+@app.command
+def train(
+    *,
+    role: Literal["base", "ingredient"],
+    data: list[Path],
+    out: Path,
+    backbone: str | None = None,
+    ranker: Literal["dense"] | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    resume: bool = False,
+    recipe: Path | None = None,
+    exclude_titles_of: list[Path] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Fine-tune one LoRA: a base spirit on many domains, or an ingredient on one.
+
+    Args:
+        role: what the adapter is for.
+        data: prepared folders.
+        out: adapter folder to write; log and checkpoints lie beside it in OUT.training.
+        backbone: hub id, folder, GGUF file or smollm2-135m; overrides the recipe.
+        ranker: overrides the recipe.
+        minutes: length by the clock (training time only).
+        steps: length in steps; the same steps and seed give the same files.
+        resume: go on from the last checkpoint.
+        recipe: YAML file with settings.
+        exclude_titles_of: prepared target domains whose titles are left out of the training.
+        device: cpu, cuda or mps; chosen by hardware if left out.
+        dtype: float32, bfloat16 or float16; chosen by hardware if left out.
+    """
+    from reccocktail.backbone import load_backbone
+    from reccocktail.data.domain import Domain
+    from reccocktail.data.overlap import overlapping_items
+    from reccocktail.recipe import Recipe
+    from reccocktail.training.schedule import Length
+    from reccocktail.training.trainer import train as run
+
+    length = Length(steps=steps, minutes=minutes)
+    domains = [Domain.load(path) for path in data]
+    if role == "ingredient" and len(domains) != 1:
+        raise RecipeError("An ingredient has one domain; give --data once, or use --role base.")
+    settings = Recipe.load(recipe) if recipe else Recipe()
+    changes = {key: value for key, value in (("backbone", backbone), ("ranker", ranker)) if value}
+    settings = settings.model_copy(update=changes)
+    targets = [Domain.load(path) for path in exclude_titles_of or ()]
+    run(
+        role,
+        domains,
+        load_backbone(settings.backbone, device=device, dtype=dtype),
+        settings,
+        out,
+        length,
+        resume=resume,
+        exclude={d.name: frozenset(overlapping_items(d, targets)) for d in domains}
+        if targets
+        else None,
+    )
+    _output.print(f"Adapter: {out}", soft_wrap=True)
+
+
+@app.command
+def mix(
+    *,
+    adapter: list[Path],
+    data: Path,
+    scenario: Scenario,
+    out: Path,
+    method: Literal["delta", "factor", "svd"] = "delta",
+    granularity: Literal["global", "layer", "module"] = "global",
+    objective: Literal["entropy", "calibrated", "validation"] = "entropy",
+    users: int = 50,
+    validation_users: int = 200,
+    coefficients: list[float] | None = None,
+    transductive: bool = False,
+    seed: int = 0,
+    backbone: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Merge adapters into a cocktail, with coefficients found on unlabelled users.
+
+    Args:
+        adapter: adapter folders, two or more; the base spirit first by custom.
+        data: the target domain's prepared folder.
+        scenario: whose test users lend their histories (never their targets).
+        out: cocktail folder to write.
+        method: delta is the exact sum, factor the paper's Eq. 7, svd the sum at the old rank.
+        granularity: one set of coefficients, one a layer, or one a module.
+        objective: the paper's entropy, entropy at a calibrated temperature, or labelled validation.
+        users: unlabelled users to adapt to; they are not scored later.
+        validation_users: labelled validation users of the curve.
+        coefficients: fixed coefficients in place of a search, one an adapter.
+        transductive: score the adaptation users too.
+        seed: draws the users.
+        backbone: where the adapters' backbone is, if not where it was.
+        device: cpu, cuda or mps.
+        dtype: float32, bfloat16 or float16.
+    """
+    from reccocktail.backbone import load_backbone
+    from reccocktail.data.domain import Domain
+    from reccocktail.mixing.cocktail import MixSettings
+    from reccocktail.mixing.cocktail import mix as run
+    from reccocktail.training.adapter import Adapter
+
+    adapters = [Adapter.load(path) for path in adapter]
+    domain = Domain.load(data)
+    settings = MixSettings(
+        method=method,
+        granularity=granularity,
+        objective=objective,
+        users=users,
+        validation_users=validation_users,
+        transductive=transductive,
+        seed=seed,
+    )
+    model = load_backbone(backbone or adapters[0].card.recipe.backbone, device=device, dtype=dtype)
+    run(adapters, model, domain, scenario, out, settings, coefficients)
+    _output.print(f"Cocktail: {out}", soft_wrap=True)
+
+
+@app.command
+def evaluate(
+    *,
+    data: Path,
+    out: Path,
+    adapter: list[Path] | None = None,
+    baseline: list[str] | None = None,
+    scenario: list[Scenario] | None = None,
+    users: int | None = None,
+    validation_users: int = 200,
+    prior: bool = True,
+    full_catalogue: bool = True,
+    seed: int = 0,
+    backbone: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Judge adapters, the bare backbone and baselines on a domain's test users.
+
+    Args:
+        data: prepared folder.
+        out: evaluation folder to write.
+        adapter: adapter folders.
+        baseline: names of baselines, such as popularity.
+        scenario: warm, cold, or both if left out.
+        users: at most so many users a scenario; all if left out.
+        validation_users: users on which the popularity prior's weight is chosen.
+        prior: add the popularity prior.
+        full_catalogue: rank the whole catalogue too.
+        seed: draws users and resamples.
+        backbone: where the adapters' backbone is; without adapters, the backbone to judge alone.
+        device: cpu, cuda or mps.
+        dtype: float32, bfloat16 or float16.
+    """
+    from reccocktail.backbone import load_backbone
+    from reccocktail.data.domain import Domain
+    from reccocktail.evaluation.evaluate import EvaluationSettings
+    from reccocktail.evaluation.evaluate import evaluate as run
+    from reccocktail.training.adapter import Adapter
+
+    domain = Domain.load(data)
+    adapters = [(Adapter.load(path), path) for path in adapter or ()]
+    if not adapters and not baseline and not backbone:
+        raise RecipeError("Nothing to evaluate; give --adapter, --baseline or --backbone.")
+    name = backbone or (adapters[0][0].card.recipe.backbone if adapters else None)
+    metrics = run(
+        domain,
+        adapters,
+        load_backbone(name, device=device, dtype=dtype) if name else None,
+        out,
+        baselines=baseline or (),
+        scenarios=scenario or SCENARIOS,
+        settings=EvaluationSettings(
+            users=users,
+            validation_users=validation_users,
+            prior=prior,
+            full_catalogue=full_catalogue,
+            seed=seed,
+        ),
+    )
+    _print_metrics(metrics)
+
+
+@app.command
+def recommend(
+    *,
+    adapter: Path,
+    data: Path,
+    user: str | None = None,
+    history: str | None = None,
+    k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
+    new_item: list[str] | None = None,
+    backbone: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Recommend from the whole catalogue to a user, or to titles typed by hand.
+
+    Args:
+        adapter: adapter folder.
+        data: prepared folder.
+        user: a user id of the domain.
+        history: titles, oldest first, separated by ";"; each is matched to the most similar item.
+        k: how many items.
+        new_item: title of an item that is not in the catalogue yet; may be given more than once.
+        backbone: where the adapter's backbone is, if not where it was.
+        device: cpu, cuda or mps.
+        dtype: float32, bfloat16 or float16.
+    """
+    from reccocktail.backbone import load_backbone
+    from reccocktail.data.domain import Domain
+    from reccocktail.serving.recommend import Recommender
+    from reccocktail.training.adapter import Adapter
+
+    if (user is None) == (history is None):
+        raise RecipeError("Give --user or --history, one of the two.")
+    loaded = Adapter.load(adapter)
+    domain = Domain.load(data)
+    model = load_backbone(backbone or loaded.card.recipe.backbone, device=device, dtype=dtype)
+    recommender = Recommender(domain, loaded, model, new_item or ())
+    if user is not None:
+        items = recommender.history_of(user)
+    else:
+        matches = recommender.match((history or "").split(";"))
+        for match in matches:
+            _output.print(
+                f"{match.typed} -> {match.title} ({match.similarity:.0f} %)", markup=False
+            )
+        items = [match.item_id for match in matches]
+    table = Table("#", "title", "score", "item", "")
+    for place in recommender.recommend(items, k):
+        row = (place.title, f"{place.score:.3f}", place.item_id, "new" if place.new else "")
+        table.add_row(str(place.rank), *(cell.replace("[", r"\[") for cell in row))
+    _output.print(table)
+
+
+@app.command
+def report(*runs: Path, out: Path) -> None:
+    """Write one HTML file from evaluation folders.
+
+    Args:
+        runs: evaluation folders, or folders that hold one as evaluation/.
+        out: HTML file to write.
+    """
+    from reccocktail.evaluation.report import report as write
+
+    if not runs:
+        raise RecipeError("Give at least one evaluation folder.")
+    _output.print(f"Report: {write(list(runs), out)}", soft_wrap=True)
+
+
+def _print_metrics(metrics: dict[str, object]) -> None:
+    from reccocktail.evaluation.results import scenarios_of, terminal_table
+
+    for scenario in scenarios_of(metrics):
+        _output.print(terminal_table(metrics, scenario))
+
+
+if __name__ == "__main__":
+    main()
