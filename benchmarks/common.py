@@ -1,0 +1,154 @@
+"""What the benchmarks share: clocks, spreads, memory and a description of the machine."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from reccocktail.backbone import Backbone
+from reccocktail.data.domain import Domain
+
+PACKAGES = ("reccocktail", "torch", "transformers", "peft")
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Wall time of `work`, in seconds, until the device has finished it."""
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest of a few measurements."""
+    return {
+        "median": float(np.median(values)),
+        "min": float(np.min(values)),
+        "max": float(np.max(values)),
+        "n": len(values),
+    }
+
+
+def ratio_of_pairs(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:
+    """Median ratio of measurements made side by side, with its 95 % bootstrap interval."""
+    ratios = np.asarray(numerators) / np.asarray(denominators)
+    drawn = np.random.default_rng(0).integers(0, len(ratios), size=(2000, len(ratios)))
+    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
+    return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}
+
+
+def tensor_bytes(tensors: Sequence[torch.Tensor]) -> int:
+    """Bytes of storage behind tensors; storage that several of them share counts once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def module_tensors(model: nn.Module) -> list[torch.Tensor]:
+    """All parameters and buffers of a model."""
+    return [*model.parameters(), *model.buffers()]
+
+
+class PeakMemory:
+    """Peak memory while the block runs, bytes: the device's on CUDA, else resident memory.
+
+    Resident memory can only be asked for a part of a process's life on Linux; `bytes` stays None
+    elsewhere.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.bytes: int | None = None
+
+    def __enter__(self) -> "PeakMemory":
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return self
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        except OSError:
+            self._device = torch.device("meta")  # nothing to be read afterwards
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._device.type == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated(self._device)
+        elif self._device.type == "cpu":
+            self.bytes = _status_bytes("VmHWM")
+
+
+def _status_bytes(key: str) -> int | None:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def environment(backbone: Backbone, domain: Domain) -> dict[str, Any]:
+    """What a result must say about where it came from, without any path of the machine."""
+    return {
+        "commit": _commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: _version(package) for package in PACKAGES},
+        },
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "device": str(backbone.device),
+            "device_name": (
+                torch.cuda.get_device_name(backbone.device)
+                if backbone.device.type == "cuda"
+                else None
+            ),
+            # A load well above the run's own threads means that others used the cores too.
+            "load_average_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        },
+        "backbone": {
+            "sha256": backbone.fingerprint.sha256,
+            "architecture": backbone.fingerprint.architecture,
+            "hidden_size": backbone.fingerprint.hidden_size,
+            "layers": backbone.fingerprint.layers,
+            "parameters": sum(p.numel() for p in backbone.model.parameters()),
+            "dtype": str(backbone.model.dtype).removeprefix("torch."),
+        },
+        "data": {"name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ImportError:  # run from a source tree that is not installed
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of this source tree; a `+` says that tracked files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        if head.returncode:
+            return None
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".."]).returncode
+    except OSError:
+        return None
+    return head.stdout.strip() + ("+" if changed else "")
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,166 @@
+"""An adapter or cocktail gives the same scores with stock PEFT and none of this project's code.
+
+    python benchmarks/stock_peft.py --adapter COCKTAIL --data PREPARED
+
+The first half of this file is all that a stranger needs: transformers, peft, and the words of the
+prompt. It runs first, and the script makes sure that nothing of the project was imported until it
+is done. The second half scores the same rows with the project's own code (weights merged, users
+and items in padded batches) and compares. Prints the greatest absolute difference; fails above
+1e-4.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+TOLERANCE = 1e-4
+
+# -- with stock libraries ---------------------------------------------------------------------
+
+# The words of prompting/templates/titles.yaml; the state at the last token is the vector.
+HISTORY, AFTER_TITLE, ITEM, AFTER_ITEM = "History:\n", "\n", "Item: ", "\n"
+
+
+@torch.no_grad()
+def stock_scores(
+    adapter: Path, data: Path, backbone: str, table: str, users: int
+) -> dict[tuple[str, str], list[float]]:
+    """Scores of the candidates of a table's first users: (table, user id) -> (candidates,)."""
+    recipe = json.loads((adapter / "adapter.json").read_text(encoding="utf-8"))["recipe"]
+    prompt, temperature = recipe["prompt"], recipe["dense"]["temperature"]
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    model = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32)
+    decoder = PeftModel.from_pretrained(model, str(adapter)).eval().get_base_model().get_decoder()
+
+    def tokens(text: str) -> list[int]:
+        ids = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return list(ids)
+
+    def title(item: str) -> list[int]:
+        return tokens(titles[item])[: prompt["title_tokens"]]
+
+    def vector(ids: list[int]) -> torch.Tensor:
+        state = decoder(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
+        return torch.nn.functional.normalize(state, dim=-1)
+
+    items = pl.read_parquet(data / "items.parquet")
+    titles = dict(zip(items["item_id"], items["title"], strict=True))
+    scores = {}
+    for row in pl.read_parquet(data / f"{table}.parquet").head(users).iter_rows(named=True):
+        ids = tokens(HISTORY)
+        for item in row["history"][-prompt["max_history"] :]:
+            ids += title(item) + tokens(AFTER_TITLE)
+        user = vector(ids)
+        candidates = [
+            vector(tokens(ITEM) + title(item) + tokens(AFTER_ITEM)) for item in row["candidates"]
+        ]
+        scores[table, row["user_id"]] = (torch.stack(candidates) @ user / temperature).tolist()
+    return scores
+
+
+# -- with this project ------------------------------------------------------------------------
+
+
+def project_scores(
+    adapter: Path, data: Path, backbone: str, table: str, users: int
+) -> dict[tuple[str, str], list[float]]:
+    """The same from the path that `evaluate`, `mix` and `recommend` take."""
+    from reccocktail.backbone import load_backbone
+    from reccocktail.data.domain import Domain
+    from reccocktail.ranking.dense import DenseRanker
+    from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
+    from reccocktail.training.adapter import Adapter, merged
+
+    loaded = Adapter.load(adapter)
+    bare = load_backbone(backbone, device="cpu", dtype="float32")
+    loaded.card.backbone.require_match(bare.fingerprint, loaded.name)
+    recipe = loaded.card.recipe
+    if recipe.prompt.template != "titles":
+        raise SystemExit(
+            f"The stock half writes the template 'titles', not '{recipe.prompt.template}'."
+        )
+    ranker = DenseRanker(bare.tokenizer, recipe.prompt, recipe.dense)
+    catalogue = Catalogue.of(Domain.load(data), ranker)
+    rows = catalogue.domain.rows(table).head(users)
+    with merged(bare.model, loaded.lora) as model:
+        vectors = encode(model, ItemVectors(catalogue), catalogue, [rows], f"Scoring {table}")[0]
+    found = vectors.scores(ranker, catalogue.candidates(rows))
+    return {(table, user): row.tolist() for user, row in zip(rows["user_id"], found, strict=True)}
+
+
+def folder_of(backbone: str) -> str:
+    """Folder of a backbone that the project converts from GGUF, in a process of its own."""
+    if backbone != "smollm2-135m":
+        return backbone
+    code = (
+        "from reccocktail.backbone import SMOLLM2, SMOLLM2_FILE\n"
+        "from reccocktail.data.fetch import fetch\n"
+        "from reccocktail.gguf import converted_folder\n"
+        "print(converted_folder(fetch(SMOLLM2) / SMOLLM2_FILE)[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--adapter", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="prepared domain")
+    parser.add_argument("--backbone", default="smollm2-135m", help="or a folder, or a hub id")
+    parser.add_argument("--table", action="append", help="test_warm and test_cold if left out")
+    parser.add_argument("--users", type=int, default=20, help="of each table")
+    args = parser.parse_args(arguments)
+    tables = args.table or ["test_warm", "test_cold"]
+    stock: dict[tuple[str, str], list[float]] = {}
+    for table in tables:
+        stock |= stock_scores(args.adapter, args.data, folder_of(args.backbone), table, args.users)
+    ours = sorted(name for name in sys.modules if name.partition(".")[0] == "reccocktail")
+    if ours:
+        raise SystemExit(f"Not a stock run: {ours[0]} was imported before the scores were there.")
+    project: dict[tuple[str, str], list[float]] = {}
+    for table in tables:
+        project |= project_scores(args.adapter, args.data, args.backbone, table, args.users)
+    summary, same = compare(stock, project)
+    print(summary)
+    if not same:
+        print("FAILED: stock PEFT does not give the project's scores.", file=sys.stderr)
+    return 0 if same else 1
+
+
+def compare(
+    stock: dict[tuple[str, str], list[float]], project: dict[tuple[str, str], list[float]]
+) -> tuple[str, bool]:
+    """One sentence, and whether all scores are the same within `TOLERANCE`."""
+    if not stock or stock.keys() != project.keys():
+        return "The two sides scored different users, or none.", False
+    pairs = [pair for key in stock for pair in zip(stock[key], project[key], strict=True)]
+    # Not max(): it would pass over a NaN.
+    same = all(abs(a - b) <= TOLERANCE for a, b in pairs)
+    difference = max(abs(a - b) for a, b in pairs)
+    same_order = sum(order(stock[key]) == order(project[key]) for key in stock)
+    return (
+        f"{len(stock)} users, {len(pairs)} scores up to {max(abs(b) for _, b in pairs):.2f}: "
+        f"greatest absolute difference {difference:.2e} (allowed {TOLERANCE:.0e}), "
+        f"same order of candidates for {same_order} of {len(stock)} users."
+    ), same
+
+
+def order(scores: Sequence[float]) -> list[int]:
+    """Places of the candidates, best first."""
+    return sorted(range(len(scores)), key=lambda place: -scores[place])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
