@@ -1,5 +1,8 @@
 """What the benchmarks share: clocks, spreads, memory and a description of the machine."""
 
+import contextlib
+import ctypes
+import gc
 import os
 import platform
 import subprocess
@@ -72,6 +75,9 @@ class PeakMemory:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             return self
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # what was freed before must not count
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
         try:
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         except OSError:

@@ -11,10 +11,8 @@ in rotating order; a ratio compares answers to the same request. `none again` is
 """
 
 import argparse
-import copy
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,91 +32,15 @@ from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY
 from reccocktail.storage import write_json
-from reccocktail.training.adapter import (
-    Adapter,
-    Card,
-    Factors,
-    Lora,
-    attach,
-    merged,
-    new_peft_model,
-    tensors_of,
-)
+from reccocktail.training.adapter import Adapter, Card, Lora, attach, merged
 from reccocktail.training.validation import sample_rows
+from variants import Variant, random_lora, rank_of, twin, variants
 
 TOP = 10
 HALVES = torch.tensor([0.5, 0.5])
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A model that can rank, and the bytes that it needs beyond the bare backbone."""
-
-    name: str
-    model: Any
-    rank: int
-    added_bytes: int
-
-
-# -- models that share the backbone's tensors -------------------------------------------------
-
-
-def twin(model: nn.Module) -> Any:
-    """A model of its own modules on the same tensors."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in module_tensors(model)})
-
-
-def merged_twin(model: nn.Module, lora: Lora) -> Any:
-    """A twin with the update inside its weights; the adapted weights are its own tensors."""
-    found = twin(model)
-    modules = dict(found.named_modules())
-    for name, (a, b, scaling) in lora.items():
-        weight = modules[name].weight
-        update = scaling * (b.to(weight.device) @ a.to(weight.device))
-        modules[name].weight = nn.Parameter((weight + update).to(weight.dtype), requires_grad=False)
-    return found
-
-
-def variants(backbone: Backbone, base: Lora, cocktails: dict[Method, Lora]) -> list[Variant]:
-    """All that is compared; the bare backbone first and once more as a control."""
-
-    def adapted(name: str, lora: Lora) -> Variant:
-        model = attach(twin(backbone.model), lora)
-        own = [tensor for key, tensor in model.named_parameters() if "lora_" in key]
-        # Hooks and wrappers of PEFT stay: this is what a stock PEFT model costs.
-        return Variant(name, model.get_base_model(), _rank(lora), tensor_bytes(own))
-
-    return [
-        Variant("none", twin(backbone.model), 0, 0),
-        Variant("none again", twin(backbone.model), 0, 0),
-        adapted("base adapter", base),
-        *(adapted(f"cocktail {method}", lora) for method, lora in cocktails.items()),
-        # In place of the former weights, so nothing is added.
-        Variant("merged", merged_twin(backbone.model, cocktails["delta"]), 0, 0),
-    ]
-
-
-def _rank(lora: Lora) -> int:
-    return max(factors.a.shape[0] for factors in lora.values())
-
-
 # -- making and loading -----------------------------------------------------------------------
-
-
-def random_lora(backbone: Backbone, recipe: Recipe, seed: int) -> Lora:
-    """A LoRA of the recipe's shape with random A and B, updates of the size that training makes."""
-    peft_model = new_peft_model(backbone, recipe)
-    lora = tensors_of(peft_model)
-    peft_model.unload()
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: Factors(
-            torch.randn(a.shape, generator=generator) * a.std(),
-            torch.randn(b.shape, generator=generator) * 0.01,
-            scaling,
-        )
-        for name, (a, b, scaling) in lora.items()
-    }
 
 
 def lifecycle(
@@ -144,7 +66,7 @@ def lifecycle(
                 adapter = Adapter(method, lora, card)
                 timed(method, "save", lambda a=adapter, p=path: a.save(p, "A benchmark's adapter."))
                 sizes[method] = {
-                    "rank": _rank(lora),
+                    "rank": rank_of(lora),
                     "parameters": sum(f.a.numel() + f.b.numel() for f in lora.values()),
                     "folder_bytes": sum(file.stat().st_size for file in path.iterdir()),
                 }

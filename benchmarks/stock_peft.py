@@ -31,9 +31,9 @@ HISTORY, AFTER_TITLE, ITEM, AFTER_ITEM = "History:\n", "\n", "Item: ", "\n"
 
 @torch.no_grad()
 def stock_scores(
-    adapter: Path, data: Path, backbone: str, table: str, users: int
+    adapter: Path, data: Path, backbone: str, tables: Sequence[str], users: int
 ) -> dict[tuple[str, str], list[float]]:
-    """Scores of the candidates of a table's first users: (table, user id) -> (candidates,)."""
+    """Scores of the candidates of the tables' first users: (table, user id) -> (candidates,)."""
     recipe = json.loads((adapter / "adapter.json").read_text(encoding="utf-8"))["recipe"]
     prompt, temperature = recipe["prompt"], recipe["dense"]["temperature"]
     tokenizer = AutoTokenizer.from_pretrained(backbone)
@@ -54,15 +54,17 @@ def stock_scores(
     items = pl.read_parquet(data / "items.parquet")
     titles = dict(zip(items["item_id"], items["title"], strict=True))
     scores = {}
-    for row in pl.read_parquet(data / f"{table}.parquet").head(users).iter_rows(named=True):
-        ids = tokens(HISTORY)
-        for item in row["history"][-prompt["max_history"] :]:
-            ids += title(item) + tokens(AFTER_TITLE)
-        user = vector(ids)
-        candidates = [
-            vector(tokens(ITEM) + title(item) + tokens(AFTER_ITEM)) for item in row["candidates"]
-        ]
-        scores[table, row["user_id"]] = (torch.stack(candidates) @ user / temperature).tolist()
+    for table in tables:
+        for row in pl.read_parquet(data / f"{table}.parquet").head(users).iter_rows(named=True):
+            ids = tokens(HISTORY)
+            for item in row["history"][-prompt["max_history"] :]:
+                ids += title(item) + tokens(AFTER_TITLE)
+            candidates = [
+                vector(tokens(ITEM) + title(item) + tokens(AFTER_ITEM))
+                for item in row["candidates"]
+            ]
+            found = torch.stack(candidates) @ vector(ids) / temperature
+            scores[table, row["user_id"]] = found.tolist()
     return scores
 
 
@@ -70,7 +72,7 @@ def stock_scores(
 
 
 def project_scores(
-    adapter: Path, data: Path, backbone: str, table: str, users: int
+    adapter: Path, data: Path, backbone: str, tables: Sequence[str], users: int
 ) -> dict[tuple[str, str], list[float]]:
     """The same from the path that `evaluate`, `mix` and `recommend` take."""
     from reccocktail.backbone import load_backbone
@@ -84,16 +86,18 @@ def project_scores(
     loaded.card.backbone.require_match(bare.fingerprint, loaded.name)
     recipe = loaded.card.recipe
     if recipe.prompt.template != "titles":
-        raise SystemExit(
-            f"The stock half writes the template 'titles', not '{recipe.prompt.template}'."
-        )
+        raise SystemExit(f"This script writes 'titles' prompts, not '{recipe.prompt.template}'.")
     ranker = DenseRanker(bare.tokenizer, recipe.prompt, recipe.dense)
     catalogue = Catalogue.of(Domain.load(data), ranker)
-    rows = catalogue.domain.rows(table).head(users)
+    rows = [catalogue.domain.rows(table).head(users) for table in tables]
     with merged(bare.model, loaded.lora) as model:
-        vectors = encode(model, ItemVectors(catalogue), catalogue, [rows], f"Scoring {table}")[0]
-    found = vectors.scores(ranker, catalogue.candidates(rows))
-    return {(table, user): row.tolist() for user, row in zip(rows["user_id"], found, strict=True)}
+        vectors = encode(model, ItemVectors(catalogue), catalogue, rows, "Scoring")
+    scores = {}
+    for table, frame, found in zip(tables, rows, vectors, strict=True):
+        values = found.scores(ranker, catalogue.candidates(frame))
+        for user, row in zip(frame["user_id"], values, strict=True):
+            scores[table, user] = row.tolist()
+    return scores
 
 
 def folder_of(backbone: str) -> str:
@@ -123,15 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--users", type=int, default=20, help="of each table")
     args = parser.parse_args(arguments)
     tables = args.table or ["test_warm", "test_cold"]
-    stock: dict[tuple[str, str], list[float]] = {}
-    for table in tables:
-        stock |= stock_scores(args.adapter, args.data, folder_of(args.backbone), table, args.users)
+    stock = stock_scores(args.adapter, args.data, folder_of(args.backbone), tables, args.users)
     ours = sorted(name for name in sys.modules if name.partition(".")[0] == "reccocktail")
     if ours:
         raise SystemExit(f"Not a stock run: {ours[0]} was imported before the scores were there.")
-    project: dict[tuple[str, str], list[float]] = {}
-    for table in tables:
-        project |= project_scores(args.adapter, args.data, args.backbone, table, args.users)
+    project = project_scores(args.adapter, args.data, args.backbone, tables, args.users)
     summary, same = compare(stock, project)
     print(summary)
     if not same:

@@ -59,9 +59,8 @@ def flags(folder: Path, out: Path) -> list[str]:
 
 def saved_adapter(path: Path, backbone: Backbone, benchmark: Any) -> Adapter:
     """A cocktail (delta, rank 2r) of two random LoRAs."""
-    inference_cost = benchmark("inference_cost")
     recipe = Recipe()
-    pair = [inference_cost.random_lora(backbone, recipe, seed) for seed in (0, 1)]
+    pair = [benchmark("variants").random_lora(backbone, recipe, seed) for seed in (0, 1)]
     # Larger than training makes them: a difference that an adapter makes must be seen.
     pair = [{m: Factors(a, 10 * b, s) for m, (a, b, s) in lora.items()} for lora in pair]
     card = Card(
@@ -125,13 +124,13 @@ def test_both_methods_learn(backbone: Backbone, domain: Domain, benchmark: Any) 
 def test_a_prompt_holds_history_candidates_and_answer(
     backbone: Backbone, domain: Domain, benchmark: Any
 ) -> None:
-    training_throughput = benchmark("training_throughput")
+    paper_prompt = benchmark("paper_prompt")
     ranker = DenseRanker(backbone.tokenizer, Recipe().prompt, Recipe().dense)
     windows = DomainWindows.build(domain, ranker)
     window, known = windows.windows[0], windows.known[windows.owner[0]]
-    writer = training_throughput.PromptWriter(backbone.tokenizer, domain, seed=3)
+    writer = paper_prompt.PromptWriter(backbone.tokenizer, domain, seed=3)
     candidates = writer.candidates(window[3], known)
-    assert len(candidates) == len(set(candidates)) == training_throughput.CANDIDATES
+    assert len(candidates) == len(set(candidates)) == paper_prompt.CANDIDATES
     assert [item for item in candidates if item in known] == [window[3]]
     places = {writer.candidates(window[3], known).index(window[3]) for _ in range(100)}
     assert len(places) > 20  # the target's place tells nothing
@@ -146,14 +145,14 @@ def test_a_prompt_holds_history_candidates_and_answer(
 def test_a_long_prompt_loses_its_oldest_items(
     backbone: Backbone, domain: Domain, benchmark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training_throughput = benchmark("training_throughput")
+    paper_prompt = benchmark("paper_prompt")
     ranker = DenseRanker(backbone.tokenizer, Recipe().prompt, Recipe().dense)
     windows = DomainWindows.build(domain, ranker)
     window, known = max(windows.windows, key=len), windows.known[0]
 
     def write(cutoff: int) -> Any:
-        monkeypatch.setattr(training_throughput, "CUTOFF", cutoff)
-        writer = training_throughput.PromptWriter(backbone.tokenizer, domain, seed=3)
+        monkeypatch.setattr(paper_prompt, "CUTOFF", cutoff)
+        writer = paper_prompt.PromptWriter(backbone.tokenizer, domain, seed=3)
         return writer.write(window[:-1], window[-1], known)
 
     whole = write(10**6)
@@ -165,12 +164,12 @@ def test_a_long_prompt_loses_its_oldest_items(
 def test_prompt_loss_is_the_loss_of_stock_transformers(
     folder: Path, backbone: Backbone, benchmark: Any
 ) -> None:
-    training_throughput = benchmark("training_throughput")
+    paper_prompt = benchmark("paper_prompt")
     prompts = [
-        training_throughput.Prompt([5, 9, 12, 30, 31, 3], 2),
-        training_throughput.Prompt([8, 40, 41, 42, 43, 44, 45, 3], 3),
+        paper_prompt.Prompt([5, 9, 12, 30, 31, 3], 2),
+        paper_prompt.Prompt([8, 40, 41, 42, 43, 44, 45, 3], 3),
     ]
-    loss = training_throughput.prompt_loss(backbone.model, prompts)
+    loss = paper_prompt.prompt_loss(backbone.model, prompts)
     stock = AutoModelForCausalLM.from_pretrained(folder / "backbone", dtype=torch.float32)
     total = 0.0
     for prompt in prompts:
@@ -213,14 +212,12 @@ def test_inference_cost_reports_every_variant(
 def test_variants_are_what_they_are_called(
     backbone: Backbone, domain: Domain, benchmark: Any
 ) -> None:
-    inference_cost = benchmark("inference_cost")
-    pair = [inference_cost.random_lora(backbone, Recipe(), seed) for seed in (0, 1)]
-    loras = {
-        method: combine(pair, inference_cost.HALVES, method)
-        for method in ("delta", "factor", "svd")
-    }
+    models = benchmark("variants")
+    halves = torch.tensor([0.5, 0.5])
+    pair = [models.random_lora(backbone, Recipe(), seed) for seed in (0, 1)]
+    loras = {method: combine(pair, halves, method) for method in ("delta", "factor", "svd")}
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
-    variants = inference_cost.variants(backbone, pair[0], loras)
+    variants = models.variants(backbone, pair[0], loras)
     ids = torch.randint(7, 60, (3, 12), generator=torch.Generator().manual_seed(0))
 
     def states(model: Any) -> torch.Tensor:
@@ -283,7 +280,7 @@ def test_stock_peft_gives_the_same_scores(
     assert "8 of 8 users" in done.stdout
     # The check means something: without the adapter the scores are far away.
     stock_peft = benchmark("stock_peft")
-    place = (folder / "tastes", str(folder / "backbone"), "test_warm", 4)
+    place = (folder / "tastes", str(folder / "backbone"), ["test_warm"], 4)
     with_adapter = stock_peft.project_scores(tmp_path / "cocktail", *place)
     zero = {m: Factors(a, torch.zeros_like(b), s) for m, (a, b, s) in adapter.lora.items()}
     Adapter("zero", zero, adapter.card).save(tmp_path / "zero", "None.")
