@@ -1,0 +1,1 @@
+"""From several adapters to one: merging, the search for coefficients, the cocktail."""

@@ -1,0 +1,1 @@
+"""From titles to tokens: the words around the titles, truncation, packing and padding."""
