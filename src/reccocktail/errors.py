@@ -1,7 +1,7 @@
 """Errors that a user can act on: what is wrong, where, and what to do.
 
-Every message is one sentence (or two short ones) that names the file, row or value at fault and the way
-out. The command line prints it without a traceback and exits with code 2.
+Every message is one sentence (or two short ones) that names the file, row or value at fault and the
+way out. The command line prints it without a traceback and exits with code 2.
 """
 
 

@@ -1,4 +1,4 @@
-"""Every setting, declared once, with its unit; read from and written to YAML; hashed into results."""
+"""Every setting, declared once, with its unit; kept as YAML and hashed into results."""
 
 from pathlib import Path
 from typing import Literal

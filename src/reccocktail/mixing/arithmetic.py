@@ -2,13 +2,14 @@
 
 An adapter changes a weight W to W + s B A. `combine` is the only code of the project that merges:
 
-- `delta`: the exact sum of updates, sum_i l_i s_i B_i A_i, as one LoRA of rank r_1 + r_2 + ... (A stacked,
-  B scaled and stacked). The published code of the paper does this.
-- `factor`: the factors are averaged, A = sum_i l_i A_i and B = sum_i l_i B_i (paper, Eq. 7). The rank stays r,
-  and the product has cross terms l_1 l_2 (B_1 A_2 + B_2 A_1).
+- `delta`: the exact sum of updates, sum_i l_i s_i B_i A_i, as one LoRA of rank r_1 + r_2 + ...
+  (A stacked, B scaled and stacked). The published code of the paper does this.
+- `factor`: the factors are averaged, A = sum_i l_i A_i and B = sum_i l_i B_i (paper, Eq. 7). The
+  rank stays r, and the product has cross terms l_1 l_2 (B_1 A_2 + B_2 A_1).
 - `svd`: `delta`, compressed to the largest rank among the adapters.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -27,11 +28,13 @@ def combine(
 ) -> dict[str, Factors]:
     """Merge adapters into one.
 
-    A module that an adapter lacks counts as an update of zero. Ranks, alphas and target modules may differ.
+    A module that an adapter lacks counts as an update of zero. Ranks, alphas and target modules
+    may differ.
 
     Args:
         adapters: N >= 1 LoRAs on the same backbone.
-        coefficients: (N,), or one (N,) for each module; gradients flow through them (`delta`, `factor`).
+        coefficients: (N,), or one (N,) for each module; gradients flow through them (`delta`,
+            `factor`).
         method: see above.
 
     Returns:
@@ -52,7 +55,8 @@ def combine(
             raise AdapterError(f"There are no coefficients for the module '{module}'.")
         if weights.shape != (len(adapters),):
             raise AdapterError(
-                f"{len(adapters)} adapters need {len(adapters)} coefficients, not {tuple(weights.shape)}."
+                f"{len(adapters)} adapters need {len(adapters)} coefficients, "
+                f"not {tuple(weights.shape)}."
             )
         present = [
             (lora[module], weight)
@@ -84,7 +88,8 @@ def _delta(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
 def _factor(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
     """(sum_i l_i B_i)(sum_i l_i A_i), Eq. 7; smaller ranks are filled up with zeros.
 
-    Where scalings differ, each factor takes the square root of its own, which for equal ones is Eq. 7 itself.
+    Where scalings differ, each factor takes the square root of its own, which for equal ones is
+    Eq. 7 itself.
     """
     scalings = {factors.scaling for factors, _ in parts}
     common = scalings.pop() if len(scalings) == 1 else 1.0
@@ -101,9 +106,10 @@ def _factor(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
 
 
 def compress(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
-    """Best approximation of each update at `rank` (truncated SVD, Eckart-Young), and the energy it loses.
+    """Best approximation of each update at `rank` (truncated SVD), and the energy it loses.
 
-    The SVD runs on the small core of two QR factorisations, never on the full weight.
+    The best in the Frobenius norm (Eckart-Young). The SVD runs on the small core of two QR
+    factorisations, never on the full weight.
 
     Returns:
         The LoRA, and the lost share of the summed squared Frobenius norms, in [0, 1].
@@ -132,12 +138,13 @@ def update_norm(lora: Lora) -> float:
     for a, b, scaling in lora.values():
         # ||B A||^2 = tr(A A^T B^T B): two rank x rank products in place of the full weight.
         total += scaling**2 * float(((a @ a.T) * (b.T @ b)).sum())
-    return max(total, 0.0) ** 0.5
+    return math.sqrt(max(total, 0.0))
 
 
 def _check(module: str, factors: Sequence[Factors]) -> None:
     shapes = {(f.b.shape[0], f.a.shape[1]) for f in factors}
     if len(shapes) > 1:
         raise AdapterError(
-            f"The adapters change '{module}' in different shapes {sorted(shapes)}; mix adapters of one backbone."
+            f"The adapters change '{module}' in different shapes {sorted(shapes)}; "
+            "mix adapters of one backbone."
         )

@@ -1,9 +1,10 @@
-"""How sure a model is of its predictions: the objective that needs no labels (paper, Eq. 8), and its limits.
+"""How sure a model is of its predictions: the objective that needs no labels (paper, Eq. 8).
 
-Entropy falls when an update grows, right or wrong, because larger updates make larger logits. Two answers
-stand beside the paper's plain entropy: the *calibrated* one divides the scores by the temperature that fits
-labelled validation users best, so that only the shape of the prediction counts; and the *mutual information*
-between users and items shows a collapse, when a model is sure because it says the same to everybody.
+It has limits. Entropy falls when an update grows, right or wrong, because larger updates make larger
+logits. Two answers stand beside the paper's plain entropy: the *calibrated* one divides the scores by
+the temperature that fits labelled validation users best, so that only the shape of the prediction
+counts; and the *mutual information* between users and items shows a collapse, when a model is sure
+because it says the same to everybody.
 """
 
 import math
@@ -25,13 +26,22 @@ def mean_entropy(scores: Tensor, temperature: float = 1.0) -> float:
 
 
 def log_loss(scores: Tensor, positive: Tensor, temperature: float = 1.0) -> float:
-    """Mean negative log-likelihood in nats of the positives (users,) under softmax(scores / temperature)."""
+    """Mean negative log-likelihood, in nats, of the positives under softmax(scores / temperature).
+
+    Args:
+        scores: (users, candidates).
+        positive: (users,) column of each user's positive.
+        temperature: divides the scores.
+    """
     log_p = torch.log_softmax(scores.double() / temperature, dim=-1)
     return -float(log_p.gather(1, positive[:, None]).mean())
 
 
 def fit_temperature(scores: Tensor, positive: Tensor) -> float:
-    """The temperature in [0.05, 20] with the least log loss (Guo et al. 2017); above 1: the model was too sure."""
+    """The temperature in [0.05, 20] with the least log loss (Guo et al. 2017).
+
+    Above 1, the model was too sure.
+    """
     found = minimize_scalar(
         lambda log_t: log_loss(scores, positive, math.exp(log_t)),
         bounds=_LOG_TEMPERATURES,
@@ -42,9 +52,9 @@ def fit_temperature(scores: Tensor, positive: Tensor) -> float:
 
 
 def mutual_information(scores: Tensor) -> float:
-    """Entropy of the average prediction less the average entropy, in nats; scores (users, shared items).
+    """Entropy of the average prediction less the average entropy, in nats.
 
-    0 when every user gets the same prediction.
+    Scores are (users, items), the items the same for all. 0 when every user gets the same prediction.
     """
     log_p = torch.log_softmax(scores.double(), dim=-1)
     marginal = torch.logsumexp(log_p, dim=0) - math.log(len(log_p))
