@@ -11,7 +11,15 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -95,32 +103,36 @@ def train(
     log = RunLog(run_folder, step)
     if checkpoint:
         length.start(float(read_json(Path(checkpoint) / _CLOCK_FILE)["seconds"]))
+        length.pause()
         say(f"{out.name}: going on from step {step}.")
     write_json(run_folder / _RUN_FILE, {"identity": identity, "finished": False})
-    with bar(f"Training {out.name}", 100) as advance, quiet_transformers():
-        trainer = _AdapterTrainer(
-            length=length,
-            warmup=settings.warmup,
-            model=module,
-            args=_arguments(run_folder, recipe, batches, backbone),
-            train_dataset=batches,
-            data_collator=lambda examples: examples[0],
-            callbacks=[
-                _Run(
-                    length,
-                    log,
-                    advance,
-                    Validation(catalogues, settings.validation_users, settings.seed),
-                    module,
-                    recipe,
-                )
-            ],
-        )
-        trainer.train(resume_from_checkpoint=checkpoint)
-    log.close()
-    lora = tensors_of(module.model)
-    module.model.unload()
-    backbone.model.requires_grad_(False).eval()
+    try:
+        with bar(f"Training {out.name}", 100) as advance, quiet_transformers():
+            trainer = _AdapterTrainer(
+                length=length,
+                warmup=settings.warmup,
+                model=module,
+                args=_arguments(run_folder, recipe, batches, backbone),
+                train_dataset=batches,
+                data_collator=lambda examples: examples[0],
+                callbacks=[
+                    _Run(
+                        length,
+                        log,
+                        advance,
+                        Validation(catalogues, settings.validation_users, settings.seed),
+                        module,
+                        recipe,
+                    )
+                ],
+            )
+            trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
+            trainer.train(resume_from_checkpoint=checkpoint)
+        lora = tensors_of(module.model)
+    finally:  # an interrupted run gives the backbone back as well
+        log.close()
+        module.model.unload()
+        backbone.model.requires_grad_(False).eval()
     adapter = Adapter(out.name, lora, card.model_copy(update={"steps": trainer.state.global_step}))
     adapter.save(out, adapter_readme(out.name, adapter.card))
     seconds = length.elapsed
@@ -212,6 +224,8 @@ class _Run(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self._length.done_steps = state.global_step
+        self._shown = self._length.progress  # what was validated before a resumption stays so
+        self._advance(100 * self._shown)
         self._length.start()
 
     def on_step_end(
@@ -219,15 +233,21 @@ class _Run(TrainerCallback):
     ) -> None:
         self._length.done_steps = state.global_step
         progress = self._length.progress
+        if int(progress * self._validations) > int(self._shown * self._validations):
+            self._validate(state.global_step)
         if progress >= 1.0:
             control.should_training_stop = True
         elif time.monotonic() - self._saved_at > self._checkpoint_seconds:
             control.should_save = True
-            self._saved_at = time.monotonic()
-        if int(progress * self._validations) > int(self._shown * self._validations):
-            self._validate(state.global_step)
+            self._length.pause()
         self._advance(100 * (progress - self._shown))
         self._shown = progress
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._saved_at = time.monotonic()
+        self._length.start()
 
     def on_log(
         self,
@@ -273,7 +293,17 @@ def _checkpoint(run_folder: Path, out: Path, identity: str, resume: bool) -> str
             f"The run in {run_folder} was made with other settings or data; "
             f"give the same ones, or delete the folder to start anew."
         )
-    return "finished" if former["finished"] else get_last_checkpoint(str(run_folder))
+    return "finished" if former["finished"] else _last_whole_checkpoint(run_folder)
+
+
+def _last_whole_checkpoint(run_folder: Path) -> str | None:
+    """The last checkpoint that was written to its end; what follows it is deleted."""
+    while True:
+        last = get_last_checkpoint(str(run_folder))  # type: ignore[no-untyped-call]
+        # The state is the file that Trainer writes last.
+        if last is None or (Path(last) / TRAINER_STATE_NAME).is_file():
+            return None if last is None else str(last)
+        shutil.rmtree(last)
 
 
 def _arguments(

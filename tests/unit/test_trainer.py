@@ -1,0 +1,424 @@
+"""The training loop: it learns, repeats itself, goes on where it stopped, leaves no trace."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from reccocktail.errors import RecipeError, RunError
+from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
+from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSettings
+from reccocktail.training import trainer
+from reccocktail.training.adapter import Adapter, merged
+from reccocktail.training.log import read_log
+from reccocktail.training.schedule import Length
+from reccocktail.training.trainer import train
+from tests.domains import taste_domain
+from tests.pico import pico_backbone
+
+STEPS = 8
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory):
+    return taste_domain(tmp_path_factory.mktemp("domains"), users=80)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    return taste_domain(tmp_path_factory.mktemp("domains"), name="other", tastes=2, users=40)
+
+
+def recipe_with(**training):
+    values = {
+        "learning_rate": 5e-3,
+        "targets_per_batch": 32,
+        "validation_users": 6,
+        "validations": 2,
+    }
+    return Recipe(
+        backbone="pico",
+        prompt=PromptSettings(max_history=4),
+        lora=LoraSettings(rank=2, alpha=4.0, dropout=0.1),
+        training=TrainingSettings(**values | training),
+    )
+
+
+def losses(out):
+    rows = read_log(out.with_name(out.name + ".training"))
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+def learning_rates(out):
+    rows = read_log(out.with_name(out.name + ".training"))
+    return {row["step"]: row["learning_rate"] for row in rows if "loss" in row}
+
+
+def run(domains, out, *, steps=STEPS, backbone=None, resume=False, recipe=None, **more):
+    backbone = backbone or pico_backbone()
+    recipe = recipe or recipe_with()
+    return train(
+        "ingredient", domains, backbone, recipe, out, Length(steps=steps), resume=resume, **more
+    )
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Interrupt the run after a number of steps of this process, with a checkpoint after each."""
+
+    def arm(steps, error=KeyboardInterrupt):
+        loss = DenseRanker.loss
+        left = [steps]
+
+        def counting(self, model, batch):
+            if left[0] == 0:
+                raise error
+            left[0] -= 1
+            return loss(self, model, batch)
+
+        monkeypatch.setattr(DenseRanker, "loss", counting)
+        return lambda: monkeypatch.setattr(DenseRanker, "loss", loss)
+
+    return arm
+
+
+EVERY_STEP = {"checkpoint_minutes": 1e-9}
+
+
+@pytest.fixture(scope="module")
+def whole(domain, tmp_path_factory):
+    """An uninterrupted run, its folder, and its adapter; no checkpoint is written."""
+    out = tmp_path_factory.mktemp("whole") / "mine"
+    return out, run([domain], out, recipe=recipe_with(**EVERY_STEP))
+
+
+def same_bytes(one, two):
+    assert sorted(f.name for f in one.iterdir()) == sorted(f.name for f in two.iterdir())
+    for file in one.iterdir():
+        assert file.read_bytes() == (two / file.name).read_bytes(), file.name
+
+
+def snapshot(backbone):
+    return {name: value.clone() for name, value in backbone.model.state_dict().items()}
+
+
+def assert_as_it_was(backbone, before):
+    now = backbone.model.state_dict()
+    assert list(now) == list(before)
+    assert all(torch.equal(now[name], before[name]) for name in before)
+    assert not any("lora" in name for name, _ in backbone.model.named_modules())
+    assert not any(weight.requires_grad for weight in backbone.model.parameters())
+    assert not any(module.training for module in backbone.model.modules())
+    assert not hasattr(backbone.model, "peft_config")
+
+
+# -- it learns --------------------------------------------------------------------------------
+
+
+def quality(backbone, domain, recipe, lora):
+    """Mean NDCG@10 over the warm and the cold test, 30 candidates each."""
+    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    catalogue = Catalogue.of(domain, ranker)
+    tables = [domain.rows("test_warm"), domain.rows("test_cold")]
+    with merged(backbone.model, lora) as model:
+        vectors = encode(model, ItemVectors(catalogue), catalogue, tables, "Test")
+    return [
+        float(
+            per_user(ranks(v.scores(ranker, catalogue.candidates(rows)), positive_columns(rows)))[
+                "ndcg@10"
+            ].mean()
+        )
+        for rows, v in zip(tables, vectors, strict=True)
+    ]
+
+
+def test_it_learns_the_known_answer(tmp_path, capsys):
+    domain = taste_domain(tmp_path, users=160)
+    backbone, recipe = pico_backbone(), recipe_with(targets_per_batch=64, validation_users=0)
+    recipe = recipe.model_copy(update={"lora": LoraSettings(rank=8, alpha=16.0)})
+    before = snapshot(backbone)
+    adapter = run([domain], tmp_path / "mine", steps=100, backbone=backbone, recipe=recipe)
+    assert_as_it_was(backbone, before)
+    assert capsys.readouterr().out == ""  # the progress goes to standard error
+    curve = list(losses(tmp_path / "mine").values())
+    assert len(curve) == 100
+    assert np.mean(curve[-5:]) < np.mean(curve[:5]) / 2
+    bare = quality(backbone, domain, recipe, None)
+    trained = quality(backbone, domain, recipe, adapter.lora)
+    assert trained[0] > bare[0] + 0.15
+    assert trained[1] > bare[1] + 0.1  # a cold item has a title, and that is enough
+
+
+# -- what it writes ---------------------------------------------------------------------------
+
+
+def test_what_a_run_leaves_behind(whole, domain):
+    out, adapter = whole
+    loaded = Adapter.load(out)
+    assert loaded.sha256 == adapter.sha256
+    assert loaded.card == adapter.card
+    card = loaded.card
+    assert (card.role, card.steps) == ("ingredient", STEPS)
+    assert card.data[0].sha256 == domain.sha256
+    assert card.data[0].users == domain.train().height
+    assert "mine" in (out / "README.md").read_text()
+    run_folder = out.with_name("mine.training")
+    assert not list(run_folder.glob("checkpoint-*"))
+    record = json.loads((run_folder / "run.json").read_text())
+    assert record["finished"] is True and record["seconds"] > 0
+
+
+def test_the_log_holds_every_step_and_the_validations(whole):
+    out, _ = whole
+    rows = read_log(out.with_name("mine.training"))
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == list(range(1, STEPS + 1))
+    validated = [row for row in rows if "ndcg@10" in row]
+    assert [row["step"] for row in validated] == [STEPS // 2, STEPS]
+    assert all(0 <= row["ndcg@10/tastes"] <= 1 for row in validated)
+    assert all(np.isfinite(row["grad_norm"]) for row in rows if "loss" in row)
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+
+
+def test_gradients_are_clipped_before_the_step(domain, tmp_path):
+    """A tiny norm with plain warm-up moves the weights less than a large one would."""
+    free = run([domain], tmp_path / "free", steps=3)
+    bound = run([domain], tmp_path / "bound", steps=3, recipe=recipe_with(max_gradient_norm=1e-12))
+    name = next(iter(free.lora))
+    assert bound.lora[name].b.abs().max() < 0.1 * free.lora[name].b.abs().max()
+
+
+# -- it repeats itself ------------------------------------------------------------------------
+
+
+def test_the_same_command_gives_the_same_files(whole, domain, tmp_path):
+    out, _ = whole
+    torch.manual_seed(12345)  # what ran before in this process does not matter
+    run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP))
+    same_bytes(out, tmp_path / "mine")
+    assert losses(out) == losses(tmp_path / "mine")
+
+
+def test_another_seed_gives_another_adapter(whole, domain, tmp_path):
+    _, adapter = whole
+    changed = run([domain], tmp_path / "mine", recipe=recipe_with(seed=1, **EVERY_STEP))
+    assert changed.sha256 != adapter.sha256
+
+
+def test_a_base_spirit_of_two_domains(domain, other, tmp_path):
+    recipe = recipe_with(domain_temperature=0.0, validations=1)
+    adapter = train(
+        "base", [domain, other], pico_backbone(), recipe, tmp_path / "base", Length(steps=4)
+    )
+    assert [d.name for d in adapter.card.data] == ["tastes", "other"]
+    last = [row for row in read_log(tmp_path / "base.training") if "ndcg@10" in row][-1]
+    assert last["ndcg@10"] == pytest.approx((last["ndcg@10/tastes"] + last["ndcg@10/other"]) / 2)
+
+
+def test_items_left_out_change_what_is_learnt(whole, domain, tmp_path):
+    _, adapter = whole
+    gone = {"tastes": frozenset(domain.train()["history"][0].to_list())}
+    changed = run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP), exclude=gone)
+    assert changed.sha256 != adapter.sha256
+
+
+# -- it goes on where it stopped --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("done", [1, 5, 7])
+def test_a_resumed_run_ends_as_an_uninterrupted_one(whole, domain, tmp_path, stop_after, done):
+    out, _ = whole
+    mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
+    restore = stop_after(done)
+    with pytest.raises(KeyboardInterrupt):
+        run([domain], mine, recipe=recipe)
+    restore()
+    assert not mine.exists()
+    torch.manual_seed(999)
+    run([domain], mine, recipe=recipe, resume=True)
+    same_bytes(out, mine)
+    assert losses(mine) == losses(out)
+    assert learning_rates(mine) == learning_rates(out)
+    validated = [
+        [(row["step"], row["ndcg@10"]) for row in read_log(place) if "ndcg@10" in row]
+        for place in (tmp_path / "mine.training", out.with_name("mine.training"))
+    ]
+    assert validated[0] == validated[1]
+
+
+def test_a_run_can_be_resumed_more_than_once(whole, domain, tmp_path, stop_after):
+    out, _ = whole
+    mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
+    for steps in (2, 0, 3):  # an interruption before any new step loses nothing either
+        restore = stop_after(steps)
+        with pytest.raises(KeyboardInterrupt):
+            run([domain], mine, recipe=recipe, resume=True)
+        restore()
+    run([domain], mine, recipe=recipe, resume=True)
+    same_bytes(out, mine)
+    assert losses(mine) == losses(out)
+
+
+def test_a_checkpoint_that_was_cut_short_is_passed_over(whole, domain, tmp_path, stop_after):
+    """A machine that dies while it saves leaves half a checkpoint; the one before it counts."""
+    out, _ = whole
+    mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
+    restore = stop_after(5)
+    with pytest.raises(KeyboardInterrupt):
+        run([domain], mine, recipe=recipe)
+    restore()
+    checkpoints = sorted((tmp_path / "mine.training").glob("checkpoint-*"))
+    assert [path.name for path in checkpoints] == ["checkpoint-4", "checkpoint-5"]
+    (checkpoints[-1] / "trainer_state.json").unlink()
+    (checkpoints[-1] / "optimizer.pt").unlink()
+    run([domain], mine, recipe=recipe, resume=True)
+    same_bytes(out, mine)
+    assert losses(mine) == losses(out)
+
+
+def test_an_interruption_before_the_first_checkpoint(whole, domain, tmp_path, stop_after):
+    out, _ = whole
+    mine = tmp_path / "mine"
+    restore = stop_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        run([domain], mine, recipe=recipe_with())
+    restore()
+    assert not list((tmp_path / "mine.training").glob("checkpoint-*"))
+    run([domain], mine, recipe=recipe_with(), resume=True)
+    assert losses(mine) == losses(out)
+
+
+def test_a_finished_run_is_taken_as_it_is(whole, domain, monkeypatch):
+    out, adapter = whole
+    monkeypatch.setattr(DenseRanker, "loss", None)  # nothing is trained
+    again = run([domain], out, recipe=recipe_with(**EVERY_STEP), resume=True)
+    assert again.sha256 == adapter.sha256
+
+
+def test_a_finished_run_whose_adapter_is_gone_is_made_again(whole, domain, tmp_path):
+    out, _ = whole
+    mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
+    run([domain], mine, recipe=recipe)
+    for file in mine.iterdir():
+        file.unlink()
+    mine.rmdir()
+    run([domain], mine, recipe=recipe, resume=True)
+    same_bytes(out, mine)
+
+
+# -- minutes ----------------------------------------------------------------------------------
+
+
+class Clock:
+    """Stands in for the time module: every reading is `tick` seconds after the last."""
+
+    def __init__(self, tick):
+        self.now, self.tick = 0.0, tick
+
+    def monotonic(self):
+        self.now += self.tick
+        return self.now
+
+
+def test_minutes_end_a_run_and_its_learning_rate(domain, tmp_path, monkeypatch):
+    monkeypatch.setattr("reccocktail.training.schedule.time", Clock(0.25))
+    recipe = recipe_with(validations=0, warmup=0.0)
+    adapter = train(
+        "ingredient", [domain], pico_backbone(), recipe, tmp_path / "mine", Length(minutes=0.2)
+    )
+    assert 3 <= adapter.card.steps <= 48
+    rates = list(learning_rates(tmp_path / "mine").values())
+    assert len(rates) == adapter.card.steps
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.2 * rates[0]
+
+
+def test_saving_does_not_count_against_the_minutes(domain, tmp_path, monkeypatch):
+    """Every save takes an hour here, and still the run of twelve seconds gets its steps."""
+    clock = Clock(0.25)
+    monkeypatch.setattr("reccocktail.training.schedule.time", clock)
+    save = trainer._AdapterTrainer._save
+
+    def slow(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        clock.now += 3600
+
+    monkeypatch.setattr(trainer._AdapterTrainer, "_save", slow)
+    adapter = train(
+        "ingredient",
+        [domain],
+        pico_backbone(),
+        recipe_with(validations=0, **EVERY_STEP),
+        tmp_path / "mine",
+        Length(minutes=0.2),
+    )
+    assert adapter.card.steps >= 3
+
+
+# -- what it refuses, and what it gives back --------------------------------------------------
+
+
+def test_an_unfinished_run_is_not_overwritten(domain, tmp_path, stop_after):
+    restore = stop_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP))
+    restore()
+    with pytest.raises(RunError, match=r"mine\.training.*--resume"):
+        run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP))
+
+
+def test_other_settings_are_no_resumption(domain, other, tmp_path, stop_after):
+    recipe = recipe_with(**EVERY_STEP)
+    restore = stop_after(2)
+    with pytest.raises(KeyboardInterrupt):
+        run([domain], tmp_path / "mine", recipe=recipe)
+    restore()
+    gone = {"tastes": frozenset(["i0"])}
+    for changed in (
+        {"recipe": recipe_with(learning_rate=1e-4, **EVERY_STEP)},
+        {"recipe": recipe, "steps": STEPS + 1},
+        {"recipe": recipe, "backbone": pico_backbone(seed=1)},
+        {"recipe": recipe, "exclude": gone},
+    ):
+        with pytest.raises(RunError, match="other settings or data"):
+            run([domain], tmp_path / "mine", resume=True, **changed)
+    with pytest.raises(RunError, match="other settings or data"):
+        run([domain, other], tmp_path / "mine", resume=True, recipe=recipe)
+
+
+@pytest.mark.parametrize("length", [{}, {"steps": 3, "minutes": 1.0}])
+def test_a_run_has_one_length(length):
+    with pytest.raises(RecipeError, match="one of the two"):
+        Length(**length)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_the_backbone_comes_back_even_from_a_broken_run(domain, tmp_path, stop_after, error):
+    backbone = pico_backbone()
+    before = snapshot(backbone)
+    restore = stop_after(2, error)
+    with pytest.raises(error):
+        run([domain], tmp_path / "mine", backbone=backbone)
+    restore()
+    assert_as_it_was(backbone, before)
+
+
+def test_one_backbone_serves_run_after_run(whole, domain, tmp_path):
+    _, adapter = whole
+    backbone = pico_backbone()
+    run([domain], tmp_path / "first", backbone=backbone, recipe=recipe_with(seed=3))
+    second = run([domain], tmp_path / "mine", backbone=backbone, recipe=recipe_with(**EVERY_STEP))
+    assert second.sha256 == adapter.sha256
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3"])
+def test_other_families_train(domain, tmp_path, family):
+    backbone = pico_backbone(family)
+    before = snapshot(backbone)
+    adapter = run([domain], tmp_path / "mine", steps=2, backbone=backbone)
+    assert_as_it_was(backbone, before)
+    assert any(factors.b.any() for factors in adapter.lora.values())
