@@ -1,7 +1,7 @@
 """The full table of one target domain: models x scenarios, from raw tables to report.html.
 
-    python benchmarks/domain_table.py --target DATA/amazon14_beauty --source DATA/amazon14_clothing ... \
-        --minutes 25 --users 1500 --out runs/beauty
+    python benchmarks/domain_table.py --target DATA/amazon14_beauty \
+        --source DATA/amazon14_clothing ... --minutes 25 --users 1500 --out runs/beauty
 
 DATA folders hold interactions.parquet and items.parquet. Resumable: the same command goes on.
 """

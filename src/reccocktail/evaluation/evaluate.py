@@ -93,9 +93,10 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     recipe: Recipe | None = None,
 ) -> dict[str, Any]:
-    """Score test users with the bare backbone, each adapter and each baseline; write the folder `out`.
+    """Score test users with the bare backbone, each adapter and each baseline; write `out`.
 
-    Users that a cocktail adapted to are left out for every model, unless it declares itself transductive.
+    Users that a cocktail adapted to are left out for every model, unless the cocktail declares
+    itself transductive.
 
     Args:
         domain: prepared domain.
@@ -331,7 +332,7 @@ def _examples(results: _Results, domain: Domain, tables: _Tables) -> list[dict[s
 def _references(
     predictions: pl.DataFrame, results: _Results, adapters: Sequence[tuple[Adapter, Path]]
 ) -> dict[str, str]:
-    """The better single adapter of each scenario, by NDCG@10 on the scored users: the harder opponent."""
+    """The harder opponent in each scenario: the single adapter with the higher NDCG@10."""
     singles = [a.name for a, _ in adapters if a.card.role in ("base", "ingredient")]
     references: dict[str, str] = {}
     for scenario in predictions["scenario"].unique(maintain_order=True).to_list():

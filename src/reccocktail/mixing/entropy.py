@@ -1,10 +1,10 @@
 """How sure a model is of its predictions: the objective that needs no labels (paper, Eq. 8).
 
-It has limits. Entropy falls when an update grows, right or wrong, because larger updates make larger
-logits. Two answers stand beside the paper's plain entropy: the *calibrated* one divides the scores by
-the temperature that fits labelled validation users best, so that only the shape of the prediction
-counts; and the *mutual information* between users and items shows a collapse, when a model is sure
-because it says the same to everybody.
+It has limits. Entropy falls when an update grows, right or wrong, because larger updates make
+larger logits. Two answers stand beside the paper's plain entropy: the *calibrated* one divides the
+scores by the temperature that fits labelled validation users best, so that only the shape of the
+prediction counts; and the *mutual information* between users and items shows a collapse, when a
+model is sure because it says the same to everybody.
 """
 
 import math
@@ -54,7 +54,8 @@ def fit_temperature(scores: Tensor, positive: Tensor) -> float:
 def mutual_information(scores: Tensor) -> float:
     """Entropy of the average prediction less the average entropy, in nats.
 
-    Scores are (users, items), the items the same for all. 0 when every user gets the same prediction.
+    Scores are (users, items), the items the same for all. 0 when every user gets the same
+    prediction.
     """
     log_p = torch.log_softmax(scores.double(), dim=-1)
     marginal = torch.logsumexp(log_p, dim=0) - math.log(len(log_p))

@@ -17,8 +17,10 @@ class Encoded:
     """Right-padded token ids with the positions at which states are read.
 
     Attributes:
-        input_ids: int64 (sequences, tokens). Padding stands to the right, where causal attention never looks.
-        positions: int64 (sequences, states), the token whose hidden state is read; -1 where there is none.
+        input_ids: int64 (sequences, tokens). Padding stands to the right, where causal attention
+            never looks.
+        positions: int64 (sequences, states), the token whose hidden state is read; -1 where there
+            is none.
     """
 
     input_ids: Tensor
@@ -59,7 +61,7 @@ class DenseEncoder:
         return [*self._item_prefix, *title, *self._item_suffix]
 
     def history(self, titles: Sequence[TokenIds]) -> tuple[TokenIds, list[int]]:
-        """A packed history and the position of each state: after every title, what comes next is asked."""
+        """A packed history and the positions of its states: after each title, what comes next?"""
         ids = list(self._history_prefix)
         positions = []
         for title in titles:
@@ -74,7 +76,10 @@ class DenseEncoder:
         return self._pad_batch(sequences, [[len(ids) - 1] for ids in sequences])
 
     def histories_batch(self, histories: Sequence[Sequence[TokenIds]], *, every: bool) -> Encoded:
-        """Pad histories to one batch; positions are (histories, longest history), or the last state only."""
+        """Pad histories to one batch.
+
+        Positions are (histories, longest history), or the last state only unless `every`.
+        """
         packed = [self.history(titles) for titles in histories]
         return self._pad_batch(
             [ids for ids, _ in packed],
@@ -97,8 +102,8 @@ def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 def length_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Group sequence numbers into batches of similar length, at most `tokens` padded tokens each.
 
-    Padding is the largest waste on a CPU; sorting by length all but removes it. A sequence longer than
-    `tokens` gets a batch of its own.
+    Padding is the largest waste on a CPU; sorting by length all but removes it. A sequence longer
+    than `tokens` gets a batch of its own.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     batches: list[list[int]] = []

@@ -22,7 +22,7 @@ class Model(Protocol):
 
 
 class Ranker(Protocol):
-    """How scores come out of the language model; the three functions are all that the rest needs."""
+    """How scores come out of the language model; these three functions are all the rest needs."""
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Mean training loss of a batch in nats, a scalar with gradient."""
@@ -33,12 +33,12 @@ class Ranker(Protocol):
         ...
 
     def entropy(self, model: Model, batch: Batch) -> Tensor:
-        """Entropy of each user's prediction (users,) in nats: the mixing objective (paper, Eq. 8)."""
+        """Entropy of each user's prediction (users,) in nats: the mixing objective (Eq. 8)."""
         ...
 
 
 def hidden_states(model: Model, input_ids: Tensor) -> Tensor:
-    """Last hidden states (sequences, tokens, width) of right-padded `input_ids` (sequences, tokens).
+    """Last hidden states (sequences, tokens, width) of right-padded ids (sequences, tokens).
 
     No attention mask is given: padding stands to the right, where causal attention never looks.
     """
@@ -47,7 +47,7 @@ def hidden_states(model: Model, input_ids: Tensor) -> Tensor:
 
 
 def entropy_of(scores: Tensor) -> Tensor:
-    """Shannon entropy in nats of softmax(scores) over the last axis; (..., n) -> (...,), in [0, log n]."""
+    """Shannon entropy of softmax(scores) over the last axis, (..., n) -> (...,); nats, 0 to log n."""
     log_p = torch.log_softmax(scores.float(), dim=-1)
     # A candidate that is masked out (-inf) has p = 0 and adds nothing; 0 * -inf would be NaN.
     return -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(dim=-1)

@@ -1,8 +1,8 @@
 """The `dense` ranker: one vector for a history, one for an item, and their cosine.
 
-The hidden state after a history's last title is the user; the hidden state after an item's title is the
-item. Every position of a packed history is a training example, and the whole catalogue is ranked with
-one matrix product.
+The hidden state after a history's last title is the user; the hidden state after an item's title is
+the item. Every position of a packed history is a training example, and the whole catalogue is
+ranked with one matrix product.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +46,8 @@ class DenseRanker:
         """Turn packed histories into one training batch.
 
         Args:
-            windows: item numbers of each history in time order; position t predicts the item at t + 1.
+            windows: item numbers of each history in time order; position t predicts the item at
+                t + 1.
             known: all items each user has touched, which must not serve as negatives.
             titles: token ids of every item of the domain.
             log_q: (items,) log sampling probability of each item of the domain.
@@ -77,7 +78,7 @@ class DenseRanker:
         candidates: Sequence[Sequence[int]],
         titles: Sequence[TokenIds],
     ) -> Batch:
-        """Turn users with candidates (item numbers, equally many each) into one batch for `scores`."""
+        """One batch for `scores` from users with candidates (item numbers, equally many each)."""
         unique = sorted({item for row in candidates for item in row})
         column = {item: index for index, item in enumerate(unique)}
         users = self.encoder.histories_batch(
@@ -99,7 +100,7 @@ class DenseRanker:
     # -- the Ranker protocol ------------------------------------------------------------------
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
-        """Cross-entropy of each next item against the batch's other items that its user never touched."""
+        """Cross-entropy of each next item against the batch's items that its user never touched."""
         users = self._states(model, batch["history_ids"], batch["positions"])  # (B, L, d)
         items = self._states(model, batch["item_ids"], batch["item_positions"])[:, 0]  # (U, d)
         targets = batch["targets"]  # (B, L)
@@ -180,7 +181,7 @@ class DenseRanker:
         return out if out is not None else torch.empty(0, 0)
 
     def _states(self, model: Model, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Unit states (sequences, states, d) in float32 at `positions` (-1 gives some state, to be masked)."""
+        """Unit states (sequences, states, d) in float32 at `positions`; what -1 gives is masked."""
         hidden = hidden_states(model, input_ids)
         index = positions.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
         return normalize(hidden.gather(1, index).float(), dim=-1)

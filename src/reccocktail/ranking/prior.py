@@ -1,8 +1,9 @@
 """A popularity prior beside the language model: affinity comes from text, popularity from counts.
 
-scores + weight * prior, where prior(item) = log(training count) less its mean over the items that have one.
-An item without training interactions gets 0, the average item's prior: being new is no fault. The weight is
-chosen on validation users, 0 among the choices, so that it can only be used where it helps.
+scores + weight * prior, where prior(item) = log(training count) less its mean over the items that
+have one. An item without training interactions gets 0, the average item's prior: being new is no
+fault. The weight is chosen on validation users, 0 among the choices, so that it can only be used
+where it helps.
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def choose_weight(
     positive: NDArray[np.int64],
     prior: NDArray[np.float64],
 ) -> float:
-    """The weight of `WEIGHTS` with the highest NDCG@10 on validation rows; the smallest among equals.
+    """The weight of `WEIGHTS` with the highest NDCG@10 on validation rows; of equals, the least.
 
     Args:
         scores: validation scores without a prior.

@@ -20,7 +20,6 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET
 from reccocktail.storage import atomic_file, cache_dir, sha256_json
 
-
 CACHE_BYTES = 2 * 2**30  # of item vectors on disk
 
 
@@ -73,7 +72,8 @@ class Vectors:
 class ItemVectors:
     """One model's vectors of a catalogue's items, each computed once, kept on disk if asked.
 
-    The file's name is a hash of all that decides a vector, so it can be stale only by being incomplete.
+    The file's name is a hash of all that decides a vector, so it can be stale only by being
+    incomplete.
     """
 
     def __init__(self, catalogue: Catalogue, model_sha256: str | None = None) -> None:
