@@ -1,4 +1,4 @@
-"""From domains to training batches: windows of histories, grouped by length, drawn by temperature."""
+"""From domains to training batches: windows of histories, grouped by length and drawn at random."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ _POOL = (
 
 @dataclass
 class DomainWindows:
-    """One domain's training histories cut into windows in which every position but the first is a target."""
+    """One domain's training histories cut into windows; every place but the first is a target."""
 
     name: str
     titles: list[TokenIds]
@@ -41,7 +41,9 @@ class DomainWindows:
     def build(
         cls, domain: Domain, ranker: DenseRanker, exclude: frozenset[str] = frozenset()
     ) -> "DomainWindows":
-        """Cut training histories, from their end, into windows of `max_history` + 1 items that share one item.
+        """Cut training histories, from their end, into windows of `max_history` + 1 items.
+
+        Neighbouring windows share one item.
 
         Args:
             domain: a prepared domain.
@@ -60,7 +62,8 @@ class DomainWindows:
                 owner.append(len(known) - 1)
         if not windows:
             raise RunError(
-                f"Domain '{domain.name}' has no training history of two items; prepare it with more data."
+                f"Domain '{domain.name}' has no training history of two items; "
+                "prepare it with more data."
             )
         counts = np.maximum(domain.train_counts(), 1)
         log_q = torch.from_numpy(np.log(counts / counts.sum())).float()
@@ -99,7 +102,7 @@ class DomainWindows:
 
 
 class TrainingBatches(Dataset[Batch]):
-    """Batch `step` of a run, a pure function of data, settings and seed, so that a resumed run sees the same.
+    """Batch `step` of a run: a function of data, settings and seed, so a resumed run sees the same.
 
     A batch holds one domain, drawn with probability proportional to windows ** domain_temperature:
     in-batch negatives of the same catalogue are the ones that teach.

@@ -27,7 +27,8 @@ Made with:
 {data}
 
 Histories are read up to their last {recipe.prompt.max_history} titles, titles up to
-{recipe.prompt.title_tokens} tokens, template `{recipe.prompt.template}` (SHA-256 `{card.template_sha256[:16]}`).
+{recipe.prompt.title_tokens} tokens, template `{recipe.prompt.template}`
+(SHA-256 `{card.template_sha256[:16]}`).
 {body}
 It is a stock PEFT adapter: `peft.PeftModel.from_pretrained(backbone, "{name}")` loads it.
 `adapter.json` holds every setting. Titles and users of the data above shape what it recommends; it

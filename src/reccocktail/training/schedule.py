@@ -9,7 +9,8 @@ from reccocktail.errors import RecipeError
 class Length:
     """The length of a run: a number of steps, or minutes of training time.
 
-    Only training counts against the minutes, validation and saving do not, and a resumed run goes on counting.
+    Only training counts against the minutes, validation and saving do not, and a resumed run goes
+    on counting.
     """
 
     def __init__(self, *, steps: int | None = None, minutes: float | None = None) -> None:
@@ -54,7 +55,10 @@ class Length:
 
 
 def cosine_with_warmup(progress: float, warmup: float) -> float:
-    """Factor on the peak learning rate at `progress` in [0, 1]: linear up over `warmup`, then cosine to 0."""
+    """Factor on the peak learning rate at `progress` in [0, 1].
+
+    Linear up over `warmup`, then a cosine down to 0.
+    """
     if progress < warmup:
         return max(progress / warmup, 0.02)  # the first step of a run must move too
     return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
