@@ -91,11 +91,11 @@ def test_an_epoch_holds_every_window_once(domain, ranker, targets):
         batches += 1
     assert sorted(numbers) == list(range(len(built.windows)))
     # The next epoch holds them all again, in another order.
-    again = [number for b in built.epochs[batches:] for number in b]
     built.batch(batches, targets, seed=3)
     again = [number for b in built.epochs[batches:] for number in b]
     assert sorted(again) == sorted(numbers)
-    assert again != numbers or len(built.epochs) == 2
+    if batches > 1:  # within a batch the windows stand by length
+        assert again != numbers
 
 
 def test_a_lone_last_target_is_not_lost(ranker):
