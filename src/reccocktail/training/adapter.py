@@ -29,7 +29,8 @@ CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _TENSOR_NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
-# Kinds of LoRA whose update is not scaling * B @ A on frozen weights: merging them as if it were is wrong.
+# Kinds of LoRA whose update is not scaling * B @ A on frozen weights: merging them as if it were
+# would be wrong.
 _REFUSED = {
     "use_dora": "DoRA",
     "modules_to_save": "modules_to_save",
@@ -45,7 +46,7 @@ _REFUSED = {
     "kasa_config": "KaSA",
     "monteclora_config": "MonteCLoRA",
 }
-# Other starts (PiSSA, OLoRA, CorDA, LoftQ, ...) move part of the backbone's weights into the factors.
+# Other starts (PiSSA, OLoRA, CorDA, LoftQ, ...) move part of the backbone's weights into A and B.
 _PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")
 
 Role = Literal["base", "ingredient", "cocktail"]
@@ -120,7 +121,7 @@ class Adapter:
         for module, (a, b, _) in self.lora.items():
             tensors[f"{_PREFIX}{module}.lora_A.weight"] = a.detach().cpu().contiguous()
             tensors[f"{_PREFIX}{module}.lora_B.weight"] = b.detach().cpu().contiguous()
-        config = lora_config(self.lora).to_dict()
+        config = lora_config(self.lora).to_dict()  # type: ignore[no-untyped-call]
         config["base_model_name_or_path"] = self.card.backbone.name
         config["inference_mode"] = True
         plain = {
@@ -139,11 +140,13 @@ class Adapter:
         """Read an adapter folder.
 
         Raises:
-            AdapterError: a file is missing or damaged, or the LoRA is of a kind that cannot be mixed.
+            AdapterError: a file is missing or damaged, or the LoRA is of a kind that cannot be
+                mixed.
         """
         if not (path / CARD_FILE).is_file():
             raise AdapterError(
-                f"{path} holds no {CARD_FILE}; give an adapter folder made by `reccocktail train` or `mix`."
+                f"{path} holds no {CARD_FILE}; "
+                "give an adapter folder made by `reccocktail train` or `mix`."
             )
         try:
             card = Card.model_validate(read_json(path / CARD_FILE))
@@ -177,7 +180,8 @@ def load_lora(path: Path) -> Lora:
     """Read the LoRA tensors of a stock PEFT folder, whoever made it.
 
     Raises:
-        AdapterError: files missing or damaged, factors that do not fit, or a kind of LoRA that is refused.
+        AdapterError: files missing or damaged, factors that do not fit, or a kind of LoRA that is
+            refused.
     """
     try:
         config = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -204,8 +208,8 @@ def load_lora(path: Path) -> Lora:
     start = config.get("init_lora_weights")
     if start not in _PLAIN_STARTS:
         raise AdapterError(
-            f"{path} starts from {start}, which changes the backbone's weights and cannot be mixed; "
-            f"convert it to a plain LoRA, or train one."
+            f"{path} starts from {start}, which changes the backbone's weights and cannot be "
+            "mixed; convert it to a plain LoRA, or train one."
         )
     return _pair(tensors, config, path)
 
@@ -234,7 +238,9 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
         rank = pair["A"].shape[0]
         alpha = _pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
         if not isinstance(alpha, int | float) or not alpha > 0:
-            raise AdapterError(f"{path / CONFIG_FILE} has the lora_alpha {alpha}; it must be positive.")
+            raise AdapterError(
+                f"{path / CONFIG_FILE} has the lora_alpha {alpha}; it must be positive."
+            )
         scaling = alpha / rank**0.5 if config.get("use_rslora") else alpha / rank
         lora[module] = Factors(pair["A"], pair["B"], float(scaling))
     if not lora:
@@ -251,7 +257,7 @@ def _pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:
 
 
 def lora_config(lora: Lora) -> LoraConfig:
-    """The stock PEFT configuration of LoRA tensors, with patterns where rank or scaling differ by module."""
+    """The stock PEFT configuration of LoRA tensors; patterns where rank or scaling differ."""
     ranks = {module: factors.a.shape[0] for module, factors in lora.items()}
     alphas = {module: factors.scaling * ranks[module] for module, factors in lora.items()}
     common_rank = max(set(ranks.values()), key=list(ranks.values()).count)
@@ -261,7 +267,7 @@ def lora_config(lora: Lora) -> LoraConfig:
         lora_alpha=common_alpha,  # type: ignore[arg-type]  # PEFT divides, floats are exact
         target_modules=sorted(lora),
         rank_pattern={re.escape(m): r for m, r in ranks.items() if r != common_rank},
-        alpha_pattern={re.escape(m): a for m, a in alphas.items() if a != common_alpha},  # type: ignore[misc]
+        alpha_pattern={re.escape(m): a for m, a in alphas.items() if a != common_alpha},
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
@@ -299,10 +305,17 @@ def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
     return peft_model.eval()
 
 
+def base_model(peft_model: PeftModel) -> PreTrainedModel:
+    """The language model inside a PEFT model; its linear layers carry the LoRA."""
+    model = peft_model.get_base_model()
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
 def tensors_of(peft_model: PeftModel) -> Lora:
     """Copy the LoRA tensors out of a PEFT model."""
     lora: dict[str, Factors] = {}
-    for name, module in peft_model.base_model.model.named_modules():
+    for name, module in base_model(peft_model).named_modules():
         if hasattr(module, "lora_A") and "default" in module.lora_A:
             lora[name] = Factors(
                 module.lora_A["default"].weight.detach().float().cpu().clone(),
@@ -323,7 +336,8 @@ def check_shapes(model: nn.Module, lora: Lora) -> None:
         weight = getattr(modules.get(name), "weight", None)
         if weight is None or tuple(weight.shape) != (b.shape[0], a.shape[1]):
             raise AdapterError(
-                f"The adapter's module '{name}' does not fit this backbone; use the backbone it was trained on."
+                f"The adapter's module '{name}' does not fit this backbone; "
+                "use the backbone it was trained on."
             )
 
 
@@ -336,20 +350,20 @@ def merged(model: PreTrainedModel, lora: Lora | None) -> Iterator[PreTrainedMode
     lora = lora or {}
     check_shapes(model, lora)
     modules = dict(model.named_modules())
-    saved: dict[str, Tensor] = {}
+    saved: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad():
             for name, (a, b, scaling) in lora.items():
                 weight = modules[name].weight
                 assert isinstance(weight, Tensor)
-                saved[name] = weight.clone()
+                saved.append((weight, weight.clone()))
                 update = scaling * (b.to(weight.device) @ a.to(weight.device))
                 weight.add_(update.to(weight.dtype))
         yield model
     finally:
         with torch.no_grad():
-            for name, weight in saved.items():
-                modules[name].weight.copy_(weight)  # type: ignore[operator,union-attr]
+            for weight, former in saved:
+                weight.copy_(former)
 
 
 def _as_peft(model: Any) -> PeftModel:

@@ -32,7 +32,15 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.storage import read_json, sha256_json, write_json
-from reccocktail.training.adapter import Adapter, Card, DataCard, Role, new_peft_model, tensors_of
+from reccocktail.training.adapter import (
+    Adapter,
+    Card,
+    DataCard,
+    Role,
+    base_model,
+    new_peft_model,
+    tensors_of,
+)
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.card import adapter_readme
 from reccocktail.training.log import RunLog, read_log
@@ -55,9 +63,10 @@ def train(
     resume: bool = False,
     exclude: Mapping[str, frozenset[str]] | None = None,
 ) -> Adapter:
-    """Fine-tune a LoRA on the domains' training histories (paper, Eq. 4 and 5) and write it to `out`.
+    """Fine-tune a LoRA on the domains' training histories (paper, Eq. 4 and 5); write it to `out`.
 
-    The run's log and checkpoints lie beside it in `<out>.training`; a finished run keeps only the log.
+    The run's log and checkpoints lie beside it in `<out>.training`; a finished run keeps only the
+    log.
 
     Args:
         role: `base` for a base spirit, `ingredient` for a target domain's adapter.
@@ -66,7 +75,8 @@ def train(
         recipe: all settings.
         out: adapter folder to write.
         length: steps or minutes.
-        resume: go on from the last checkpoint; a finished run with the same settings is taken as it is.
+        resume: go on from the last checkpoint; a finished run with the same settings is taken as it
+            is.
         exclude: domain name -> item ids left out of its histories (titles that a target shares).
 
     Raises:
@@ -85,9 +95,7 @@ def train(
         ),
     )
     left_out = {name: sorted(items) for name, items in sorted((exclude or {}).items())}
-    identity = sha256_json(
-        [card.model_dump(mode="json"), length.steps, length.minutes, left_out]
-    )
+    identity = sha256_json([card.model_dump(mode="json"), length.steps, length.minutes, left_out])
     checkpoint = _checkpoint(run_folder, out, identity, resume)
     if checkpoint == "finished":
         say(f"{out.name}: finished before, taken as it is.")
@@ -132,7 +140,7 @@ def train(
     finally:  # an interrupted run gives the backbone back as well
         log.close()
         module.model.unload()
-        backbone.model.requires_grad_(False).eval()
+        backbone.model.requires_grad_(False).train(False)
     adapter = Adapter(out.name, lora, card.model_copy(update={"steps": trainer.state.global_step}))
     adapter.save(out, adapter_readme(out.name, adapter.card))
     seconds = length.elapsed
@@ -141,13 +149,17 @@ def train(
         shutil.rmtree(folder)
     last = [row for row in read_log(run_folder) if "loss" in row][-1]
     say(
-        f"{out.name}: {trainer.state.global_step} steps in {seconds / 60:.1f} minutes, last loss {last['loss']:.3f}."
+        f"{out.name}: {trainer.state.global_step} steps in {seconds / 60:.1f} minutes, "
+        f"last loss {last['loss']:.3f}."
     )
     return adapter
 
 
 class RankerModule(nn.Module):
-    """Backbone with LoRA and ranker as one module whose output is the loss: what `Trainer` and DDP expect."""
+    """Backbone with LoRA and ranker as one module whose output is the loss.
+
+    It is what `Trainer` and DDP expect.
+    """
 
     _keys_to_ignore_on_save: list[str] | None = None  # read by Trainer when a checkpoint is loaded
 
@@ -159,7 +171,7 @@ class RankerModule(nn.Module):
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Loss of one batch, as `Trainer` reads it."""
-        return {"loss": self.ranker.loss(self.model.get_base_model(), batch)}
+        return {"loss": self.ranker.loss(base_model(self.model), batch)}
 
 
 class _AdapterTrainer(Trainer):
@@ -258,18 +270,15 @@ class _Run(TrainerCallback):
         **_: Any,
     ) -> None:
         if logs and "loss" in logs:
-            kept = {
-                key: float(logs[key])
-                for key in ("loss", "learning_rate", "grad_norm")
-                if key in logs
-            }
+            names: tuple[str, ...] = ("loss", "learning_rate", "grad_norm")
+            kept = {name: float(logs[name]) for name in names if name in logs}
             self._log.write(state.global_step, {"seconds": round(self._length.elapsed, 3), **kept})
 
     def _validate(self, step: int) -> None:
         self._length.pause()
         model = self._module.model
         model.eval()
-        found = self._validation(model.get_base_model())
+        found = self._validation(base_model(model))
         model.train()
         if found:
             self._log.write(step, {"seconds": round(self._length.elapsed, 3), **found})
@@ -286,7 +295,8 @@ def _checkpoint(run_folder: Path, out: Path, identity: str, resume: bool) -> str
         return None
     if not resume:
         raise RunError(
-            f"An unfinished run lies in {run_folder}; add --resume to go on with it, or delete the folder."
+            f"An unfinished run lies in {run_folder}; "
+            "add --resume to go on with it, or delete the folder."
         )
     if former["identity"] != identity:
         raise RunError(

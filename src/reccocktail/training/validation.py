@@ -15,7 +15,7 @@ def sample_rows(rows: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
     if rows.height <= users:
         return rows
     chosen = np.sort(np.random.default_rng(seed).choice(rows.height, size=users, replace=False))
-    return rows[chosen.tolist()]
+    return rows.select(pl.all().gather(chosen))
 
 
 class Validation:
