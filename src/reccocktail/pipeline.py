@@ -1,6 +1,7 @@
 """From prepared domains to a report: base spirit, ingredient, average, two cocktails, evaluation.
 
-Every step lies in its own folder and is skipped when it is there already, so an interrupted run goes on.
+Every step lies in its own folder and is skipped when it is there already, so an interrupted run
+goes on.
 """
 
 import time
@@ -57,7 +58,8 @@ def run_pipeline(
 ) -> dict[str, Any]:
     """Train, mix, evaluate and report into `out`; finished steps are taken as they are.
 
-    Items of the sources whose titles occur in the target are left out of the base spirit's training.
+    Items of the sources whose titles occur in the target are left out of the base spirit's
+    training.
 
     Args:
         sources: domains of the base spirit.
@@ -65,8 +67,8 @@ def run_pipeline(
         backbone: frozen language model.
         recipe: settings of both trainings.
         plan: lengths and sizes.
-        out: folder; gains base_spirit/, ingredient/, average/, cocktail_warm/, cocktail_cold/, evaluation/,
-            report.html.
+        out: folder; gains base_spirit/, ingredient/, average/, cocktail_warm/, cocktail_cold/,
+            evaluation/, report.html.
 
     Returns:
         The content of metrics.json.
@@ -148,10 +150,13 @@ class _State:
             ]
         )
         path = out / STATE
-        former = read_json(path) if path.exists() else {"identity": identity, "seconds": {}}
+        former: dict[str, Any] = (
+            read_json(path) if path.exists() else {"identity": identity, "seconds": {}}
+        )
         if former["identity"] != identity:
             raise RunError(
-                f"{out} holds a run with other data or settings; give the same ones or another --out."
+                f"{out} holds a run with other data or settings; "
+                "give the same ones or another --out."
             )
         state = cls(path, identity, former["seconds"])
         state._write()

@@ -1,6 +1,6 @@
 """One way to show that long work moves: a rich progress bar on standard error."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
@@ -22,7 +22,9 @@ console = Console(stderr=True)
 class Advance(Protocol):
     """Callable that moves a bar by `steps` and may change its label."""
 
-    def __call__(self, steps: float = 1, label: str | None = None) -> None: ...
+    def __call__(self, steps: float = 1, label: str | None = None) -> None:
+        """Move the bar."""
+        ...
 
 
 @contextmanager
@@ -46,13 +48,14 @@ def bar(label: str, total: float | None) -> Iterator[Advance]:
 
 def track(sequence: Iterable[T], label: str, total: float | None = None) -> Iterator[T]:
     """Iterate over `sequence` behind a bar."""
-    size = total if total is not None else (len(sequence) if hasattr(sequence, "__len__") else None)
-    with bar(label, size) as advance:
+    if total is None and isinstance(sequence, Sized):
+        total = len(sequence)
+    with bar(label, total) as advance:
         for element in sequence:
             yield element
             advance()
 
 
 def say(message: str) -> None:
-    """Print one line for the person at the terminal (standard error, so that output stays clean)."""
+    """Print one line for the person at the terminal, on standard error: output stays clean."""
     console.print(message, highlight=False)

@@ -23,7 +23,7 @@ CANDIDATES = "candidates"
 SPLIT = "split"
 
 Scenario = Literal["warm", "cold"]
-SCENARIOS: tuple[str, ...] = get_args(Scenario)
+SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 EVALUATION_TABLES = ("valid_warm", "valid_cold", "test_warm", "test_cold")
 ITEM_SPLITS = ("warm", "valid_cold", "test_cold")
 

@@ -1,4 +1,4 @@
-"""Mix a cocktail: from adapters and unlabelled users to one stock PEFT adapter (paper, Eq. 6 to 9)."""
+"""Mix a cocktail: adapters and unlabelled users become one stock PEFT adapter (paper, Eq. 6-9)."""
 
 import time
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ from reccocktail.ranking.base import Batch, entropy_of
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.schema import USER, Scenario
-from reccocktail.training.adapter import Adapter, Card, DataCard, Factors, merged, model_sha256
+from reccocktail.training.adapter import Adapter, Card, DataCard, Lora, merged, model_sha256
 from reccocktail.training.card import adapter_readme
 from reccocktail.training.validation import sample_rows
 
@@ -55,8 +55,9 @@ class MixSettings:
     Attributes:
         method: what is merged, see `combine`.
         granularity: one set of coefficients for the model, each layer or each module.
-        objective: `entropy` (the paper's), `calibrated` (entropy at the temperature that fits validation
-            users), or `validation` (log loss of labelled validation users; for cold: on pseudo-cold items).
+        objective: `entropy` (the paper's), `calibrated` (entropy at the temperature that fits
+            validation users), or `validation` (log loss of labelled validation users; for cold: on
+            pseudo-cold items).
         users: unlabelled test users whose predictions are looked at; evaluation leaves them out.
         validation_users: labelled validation users of the curve and of the last two objectives.
         transductive: score the adaptation users too (the paper's way); declared, never the default.
@@ -131,7 +132,8 @@ class Mixer:
 
         Raises:
             AdapterError: different backbones, rankers or prompts, or unknown settings.
-            DataError: too few rows to adapt on, or no validation rows where the objective needs them.
+            DataError: too few rows to adapt on, or no validation rows where the objective needs
+                them.
         """
         check_compatible(adapters, backbone)
         _check_settings(adapters, settings)
@@ -156,15 +158,13 @@ class Mixer:
             )
         self._measured: dict[str, Point] = {}
 
-    def lora(self, coefficients: Tensor, groups: Groups) -> dict[str, Factors]:
+    def lora(self, coefficients: Tensor, groups: Groups) -> Lora:
         """The merged LoRA of coefficients (groups, adapters)."""
         return combine(
             [a.lora for a in self.adapters], groups.spread(coefficients), self.settings.method
         )
 
-    def measure(
-        self, lora: dict[str, Factors], coefficients: list[float] | None, label: str
-    ) -> Point:
+    def measure(self, lora: Lora, coefficients: list[float] | None, label: str) -> Point:
         """Entropy on the unlabelled users, quality and temperature on the labelled ones."""
         items = ItemVectors(self.catalogue, model_sha256(self.backbone, lora))
         tables = [self.unlabelled, self.labelled]
@@ -239,12 +239,13 @@ def mix(
     settings: MixSettings | None = None,
     coefficients: Sequence[float] | None = None,
 ) -> Adapter:
-    """Merge adapters with coefficients that minimise the objective, and write the cocktail to `out`.
+    """Merge adapters with the coefficients that minimise the objective; write the cocktail `out`.
 
     Args:
         adapters: two or more; by custom the base spirit first (lambda_1), the ingredient second.
         backbone: the model they were trained on.
-        domain: the target domain; its test users lend their histories and candidates, never their targets.
+        domain: the target domain; its test users lend their histories and candidates, never their
+            targets.
         scenario: whose users to adapt to.
         out: adapter folder to write, with `cocktail.json`.
         settings: see `MixSettings`.
@@ -352,7 +353,8 @@ def mix(
     body = "\nCoefficients: " + _in_words(adapters, groups, chosen) + f"\n\n{sheet['agreement']}\n"
     cocktail.save(out, adapter_readme(out.name, card, body), {COCKTAIL_FILE: sheet})
     say(
-        f"{out.name}: {_in_words(adapters, groups, chosen)} in {time.monotonic() - started:.0f} s. {sheet['agreement']}"
+        f"{out.name}: {_in_words(adapters, groups, chosen)} in {time.monotonic() - started:.0f} s. "
+        f"{sheet['agreement']}"
     )
     return cocktail
 
@@ -377,7 +379,8 @@ def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
         ):
             if a != b:
                 raise AdapterError(
-                    f"'{first.name}' and '{adapter.name}' differ in their {what}; train both with the same recipe."
+                    f"'{first.name}' and '{adapter.name}' differ in their {what}; "
+                    "train both with the same recipe."
                 )
 
 
@@ -393,13 +396,17 @@ def agreement(curve: Sequence[Point], objective: Objective) -> str:
     n = len(best.per_user["ndcg@10"])
     at_chosen, at_best = _lambdas(chosen), _lambdas(best)
     if chosen is best:
-        return f"{objective.capitalize()} and validation NDCG@10 (n = {n}) choose the same lambda, {at_best}."
+        return (
+            f"{objective.capitalize()} and validation NDCG@10 (n = {n}) "
+            f"choose the same lambda, {at_best}."
+        )
     paired = paired_bootstrap(chosen.per_user, best.per_user)["ndcg@10"]
     low, high = paired["ci95"]
     verdict = "they disagree" if high < 0 else "within noise"
     return (
-        f"{objective.capitalize()} chooses lambda {at_chosen}, validation NDCG@10 is highest at {at_best}: difference "
-        f"{paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}], n = {n}, {verdict}."
+        f"{objective.capitalize()} chooses lambda {at_chosen}, "
+        f"validation NDCG@10 is highest at {at_best}: "
+        f"difference {paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}], n = {n}, {verdict}."
     )
 
 
@@ -469,7 +476,8 @@ def _check_settings(adapters: Sequence[Adapter], settings: MixSettings) -> None:
     gradient = len(adapters) > 2 or settings.granularity != "global"
     if gradient and settings.method == "svd":
         raise AdapterError(
-            "Method 'svd' has no gradient search; use delta or factor, or two adapters with one pair."
+            "Method 'svd' has no gradient search; "
+            "use delta or factor, or two adapters with one pair."
         )
     if settings.users < 1:
         raise AdapterError("At least one adaptation user is needed; raise --users.")

@@ -1,4 +1,7 @@
-"""Find coefficients: a line search for one pair, gradients for one pair a layer or module, or for many adapters."""
+"""Find coefficients: a line search for one pair, gradients for everything finer or longer.
+
+Gradients serve one set of coefficients a layer or module, and more than two adapters.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,13 +10,15 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from peft import PeftModel
+from peft.tuners.lora import LoraLayer
 from scipy.optimize import minimize_scalar
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
+from transformers import PreTrainedModel
 
 from reccocktail.mixing.arithmetic import Method, combine
 from reccocktail.progress import bar
-from reccocktail.training.adapter import Factors, Lora, attach
+from reccocktail.training.adapter import Factors, Lora, attach, base_model
 
 Granularity = Literal["global", "layer", "module"]
 GRANULARITIES: tuple[Granularity, ...] = ("global", "layer", "module")
@@ -57,9 +62,10 @@ def _group(module: str, granularity: Granularity) -> str:
 def line_search(
     objective: Callable[[float], float], grid: Sequence[float], refinements: int
 ) -> tuple[float, dict[float, float]]:
-    """Minimise over lambda_1 in [0, 1]: a grid, so that no basin is missed, then Brent within the best bracket.
+    """Minimise over lambda_1 in [0, 1]: a grid, then Brent's method within the best bracket.
 
-    What is evaluated is the objective itself at each point, no model of it.
+    The grid is there so that no basin is missed. What is evaluated is the objective itself at each
+    point, no model of it.
 
     Args:
         objective: lambda_1 -> value.
@@ -91,17 +97,22 @@ def line_search(
 
 
 class FunctionalModel:
-    """A backbone whose LoRA tensors are given from outside, so that gradients reach the coefficients."""
+    """A backbone whose LoRA tensors come from outside: gradients reach the coefficients."""
 
     def __init__(self, peft_model: PeftModel, lora: Lora) -> None:
         """Run `peft_model`, which has a LoRA of `lora`'s shapes, on the tensors of `lora`."""
         self._peft = peft_model
-        self._decoder = peft_model.get_base_model().get_decoder()
-        known = {module: name for name, module in self._decoder.named_modules()}
-        named = dict(peft_model.get_base_model().named_modules())
+        model = base_model(peft_model)
+        decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+        assert isinstance(decoder, nn.Module)
+        self._decoder = decoder
+        known = {module: name for name, module in decoder.named_modules()}
+        named = dict(model.named_modules())
         self._tensors: dict[str, Tensor] = {}
         for module, (a, b, scaling) in lora.items():
-            name, layer = known[named[module]], named[module]
+            layer = named[module]
+            assert isinstance(layer, LoraLayer)
+            name = known[layer]
             self._tensors[f"{name}.lora_A.default.weight"] = a
             # The layer multiplies by its own scaling; what is asked for is `scaling`.
             self._tensors[f"{name}.lora_B.default.weight"] = b * (
@@ -123,14 +134,14 @@ class FunctionalModel:
 
 @dataclass(frozen=True)
 class Descent:
-    """Settings of the gradient search; Adam on logits, softmax to the simplex, equal at the start."""
+    """Settings of the gradient search: Adam on logits, softmax to the simplex, equal at first."""
 
     steps: int = 15
     learning_rate: float = 0.3
 
 
 def gradient_search(
-    backbone: Any,
+    backbone: PreTrainedModel,
     adapters: Sequence[Lora],
     groups: Groups,
     method: Method,
@@ -168,7 +179,7 @@ def gradient_search(
                 lora = combine(on_device, groups.spread(torch.softmax(logits, -1)), method)
                 value = loss(FunctionalModel(peft_model, lora), step)
                 optimiser.zero_grad()
-                value.backward()
+                torch.autograd.backward(value)
                 optimiser.step()
                 losses.append(float(value.detach()))
                 advance(1, f"Searching coefficients (objective {np.mean(losses[-3:]):.3f})")

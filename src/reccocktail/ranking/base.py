@@ -47,7 +47,10 @@ def hidden_states(model: Model, input_ids: Tensor) -> Tensor:
 
 
 def entropy_of(scores: Tensor) -> Tensor:
-    """Shannon entropy of softmax(scores) over the last axis, (..., n) -> (...,); nats, 0 to log n."""
+    """Shannon entropy of softmax(scores) over the last axis, in nats, from 0 to log n.
+
+    Shapes: (..., n) -> (...,).
+    """
     log_p = torch.log_softmax(scores.float(), dim=-1)
     # A candidate that is masked out (-inf) has p = 0 and adds nothing; 0 * -inf would be NaN.
     return -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(dim=-1)
