@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Before any import of the hub's client, which reads it once; child processes inherit it too.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# A busy machine is slow, and that is no failure; fifty examples keep the whole suite short.
+settings.register_profile("suite", deadline=None, max_examples=50)
+settings.load_profile("suite")
 USERS_CACHE = os.environ.get("RECCOCKTAIL_CACHE")
 
 

@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reccocktail.errors import AdapterError
@@ -248,7 +248,6 @@ def test_inputs_are_left_as_they_were():
 
 
 @given(mixes())
-@settings(deadline=None)
 def test_svd_equals_delta_where_the_rank_suffices(mix):
     adapters, weights = mix
     delta = combine(adapters, weights, "delta")
@@ -258,7 +257,6 @@ def test_svd_equals_delta_where_the_rank_suffices(mix):
 
 
 @given(mixes(), st.integers(1, 4))
-@settings(deadline=None)
 def test_compression_is_the_best_there_is_and_tells_its_loss(mix, rank):
     """Against the dense SVD (Eckart-Young)."""
     adapters, weights = mix
