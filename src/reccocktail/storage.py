@@ -1,22 +1,27 @@
 """Files that are whole or absent: atomic writes, hashes, and the cache folder."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from reccocktail.errors import RunError
+from reccocktail.errors import RecCocktailError, RunError
 
 CACHE_VARIABLE = "RECCOCKTAIL_CACHE"
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_NO_ACCESS = frozenset({errno.EACCES, errno.EPERM})
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def cache_dir() -> Path:
-    """Folder for downloads and derived files: ``$RECCOCKTAIL_CACHE``, or ``~/.cache/reccocktail``."""
+    """Folder for downloads and derived files: `$RECCOCKTAIL_CACHE`, or `~/.cache/reccocktail`."""
     chosen = os.environ.get(CACHE_VARIABLE)
     base = Path(chosen) if chosen else Path.home() / ".cache" / "reccocktail"
     base.mkdir(parents=True, exist_ok=True)
@@ -41,43 +46,90 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
     Raises:
         RunError: the file system refused the write (full disk, no permission); `path` is as it was.
+            Other errors of the block are raised as they are.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise RunError(
-            f"Cannot write {path}: {error.strerror or error}; free space or choose another folder."
-        ) from error
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(path, temporary):
+            yield temporary
+        with _writing(path):
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` and move it into place when the block succeeds.
 
-    A folder that stood at `path` is replaced as a whole, never mixed with the new files.
+    A folder that stood at `path` is replaced as a whole, never mixed with the new files, and comes
+    back if anything, an interrupt included, keeps the new one from taking its place.
+
+    Raises:
+        RunError: as for `atomic_file`, or `path` is a file.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     old = temporary.with_suffix(".old")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
-    except OSError as error:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        raise RunError(
-            f"Cannot write {path}: {error.strerror or error}; free space or choose another folder."
-        ) from error
+        with _writing(path):
+            if path.exists() and not path.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+            temporary.mkdir(parents=True)
+        with _writing(path, temporary):
+            yield temporary
+        with _writing(path):
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.exists():  # stopped between the two renames
+            with suppress(OSError):
+                os.replace(old, path)
+
+
+@contextmanager
+def _writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Report a refused write of `path` as one sentence.
+
+    Args:
+        path: what is written.
+        temporary: set while the caller's own code runs. Most of its errors are not ours to explain;
+            those are that concern this path, or a disk that takes no more.
+    """
+    try:
+        yield
+    except RecCocktailError:
+        raise
+    except Exception as error:
+        reason = _refusal(error, temporary)
+        if reason is None:
+            raise
+        raise RunError(
+            f"Cannot write {path}: {reason}; free space or choose another folder."
+        ) from error
+
+
+def _refusal(error: Exception, temporary: Path | None) -> str | None:
+    """Why the file system refused a write, or None if that is not what the error says."""
+    number = where = None
+    if isinstance(error, OSError):
+        number = error.errno
+        where = error.filename if isinstance(error.filename, str) else None
+        if temporary is None or (where is not None and Path(where).is_relative_to(temporary)):
+            return error.strerror or str(error)
+    if number is None:
+        # polars and safetensors, written in Rust, name the system's error in their text alone.
+        match = _RUST_ERROR.search(str(error))
+        number = int(match[1]) if match else None
+    if number in _NO_SPACE or (number in _NO_ACCESS and where is None):
+        return os.strerror(number)
+    return None  # such as a file elsewhere that cannot be read
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,13 +5,16 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
-from reccocktail.errors import RunError
+from reccocktail.errors import FetchError, RunError
 from reccocktail.storage import (
     atomic_dir,
     atomic_file,
@@ -23,6 +26,7 @@ from reccocktail.storage import (
 )
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
+Writer = Callable[[Path], AbstractContextManager[Path]]
 
 
 class InterruptedWork(Exception):
@@ -95,7 +99,6 @@ def test_a_place_that_cannot_be_a_folder_is_reported(tmp_path: Path) -> None:
         pytest.fail("the block must not run")
 
 
-@pytest.mark.xfail(reason="cleaning up raises NotADirectoryError in place of RunError", strict=True)
 def test_a_file_below_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with (
@@ -103,6 +106,113 @@ def test_a_file_below_a_file_is_reported(tmp_path: Path) -> None:
         atomic_file(tmp_path / "file" / "x"),
     ):
         pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_dir])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/inputs/items.csv"),
+        PermissionError(errno.EACCES, "Permission denied", "/inputs/items.csv"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        OSError("not a gzipped file"),
+        ValueError("No space left in this sentence"),
+        FetchError("the server sent: No space left on device (os error 28)"),
+    ],
+)
+def test_what_the_block_itself_does_wrong_is_not_called_a_failed_write(
+    error: Exception, write: Writer, tmp_path: Path
+) -> None:
+    with pytest.raises(type(error)) as caught, write(tmp_path / "out"):
+        raise error
+    assert caught.value is error and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("write", [atomic_file, atomic_dir])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded"),
+        (OSError(errno.EROFS, "Read-only file system", "/mnt/x"), "Read-only file system"),
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (pl.exceptions.ComputeError("parquet: IO error (os error 28)"), "No space left on device"),
+        (SafetensorError("while serializing (os error 28)"), "No space left on device"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_named_whatever_library_met_it(
+    error: Exception, reason: str, write: Writer, tmp_path: Path
+) -> None:
+    with (
+        pytest.raises(RunError, match=f"Cannot write .*out: {reason}; free space"),
+        write(tmp_path / "out"),
+    ):
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_an_error_at_the_temporary_path_is_a_failed_write(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="Is a directory"), atomic_file(tmp_path / "x") as temporary:
+        temporary.mkdir()
+        try:
+            temporary.write_text("x")
+        finally:
+            temporary.rmdir()
+    with pytest.raises(RunError, match="No such file"), atomic_dir(tmp_path / "x") as temporary:
+        (temporary / "missing" / "file.txt").write_text("x")
+    assert names(tmp_path) == []
+
+
+def test_a_file_where_a_folder_is_to_stand_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(RunError, match="Not a directory"), atomic_dir(tmp_path / "out"):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "out").read_text() == "mine" and names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("moved", [False, True], ids=["before the move", "after the move"])
+def test_an_interrupt_at_either_rename_leaves_a_whole_folder(
+    step: int, moved: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    real, calls = os.replace, 0
+
+    def replace(source: Path, destination: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls != step or moved:
+            real(source, destination)
+        if calls == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt), atomic_dir(target) as temporary:
+        (temporary / "new.txt").write_text("new")
+    # Only when the second rename has happened does the new folder stand.
+    expected = ["new.txt"] if step == 2 and moved else ["old.txt"]
+    assert names(tmp_path) == ["out"] and names(target) == expected
+
+
+def test_an_old_folder_that_cannot_come_back_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    real = os.replace
+
+    def replace(source: Path, destination: Path) -> None:
+        if Path(destination) == target:
+            raise FULL
+        real(source, destination)
+
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(RunError, match="No space left"), atomic_dir(target):
+        pass
+    (left,) = tmp_path.iterdir()
+    assert names(left) == ["old.txt"]
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
