@@ -78,11 +78,14 @@ def line_search(
     seen = {point: objective(point) for point in grid}
     best = min(grid, key=lambda point: seen[point])
     place = list(grid).index(best)
+    budget = len(seen) + refinements
     low, high = grid[max(place - 1, 0)], grid[min(place + 1, len(grid) - 1)]
 
     def remembered(point: float) -> float:
         point = round(float(point), 3)
         if point not in seen:
+            if len(seen) == budget:  # the optimiser always asks for two points
+                return float("inf")
             seen[point] = objective(point)
         return seen[point]
 
