@@ -22,7 +22,7 @@ from reccocktail import __version__
 from reccocktail.backbone import Backbone
 from reccocktail.baselines import BASELINES
 from reccocktail.data.domain import Domain
-from reccocktail.errors import RunError
+from reccocktail.errors import RecipeError, RunError
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.results import PREDICTION_SCHEMA, write_evaluation
 from reccocktail.mixing.cocktail import COCKTAIL_FILE, check_compatible
@@ -60,6 +60,17 @@ class EvaluationSettings:
     prior: bool = True
     full_catalogue: bool = True
     seed: int = 0
+
+    def check(self) -> None:
+        """Refuse numbers of users that no drawing can give.
+
+        Raises:
+            RecipeError: a number is out of range.
+        """
+        if self.users is not None and self.users < 1:
+            raise RecipeError(f"At least one user must be scored, not {self.users}; raise --users.")
+        if min(self.validation_users, self.seed) < 0:
+            raise RecipeError("The number of validation users and the seed must not be negative.")
 
 
 @dataclass
@@ -112,10 +123,12 @@ def evaluate(
         The content of metrics.json.
 
     Raises:
+        RecipeError: a number of users is out of range.
         RunError: unknown baseline, two models of one name, or nobody left to score.
         AdapterError: adapters that do not fit the backbone or one another.
     """
     settings = settings or EvaluationSettings()
+    settings.check()
     started = time.monotonic()
     names = [*baselines, *([BACKBONE] if backbone else []), *(a.name for a, _ in adapters)]
     for name in names:

@@ -481,3 +481,7 @@ def _check_settings(adapters: Sequence[Adapter], settings: MixSettings) -> None:
         )
     if settings.users < 1:
         raise AdapterError("At least one adaptation user is needed; raise --users.")
+    if min(settings.validation_users, settings.refinements, settings.seed) < 0:
+        raise AdapterError(
+            "The number of validation users, refinements and the seed must not be negative."
+        )
