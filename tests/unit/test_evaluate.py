@@ -1,0 +1,431 @@
+"""Evaluation folders: metrics follow from predictions, nobody is scored who lent a hand."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from reccocktail.errors import AdapterError, RecipeError, RunError
+from reccocktail.evaluation import evaluate as module
+from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.mixing.cocktail import MixSettings, mix
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.prior import WEIGHTS, popularity_prior
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
+from reccocktail.recipe import PromptSettings
+from reccocktail.training.adapter import Adapter, merged
+from tests.adapters import pico_recipe, random_adapter, save
+from tests.domains import taste_domain
+from tests.helpers import changed, one_sentence, other_targets
+from tests.pico import pico_backbone
+
+SMALL = EvaluationSettings(validation_users=12)
+MIX = MixSettings(users=6, validation_users=6, refinements=0)
+MODELS = ["popularity", "backbone", "base_spirit", "ingredient", "average", "cocktail_warm",
+          "cocktail_cold"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return pico_backbone()
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory):
+    return taste_domain(tmp_path_factory.mktemp("domain"), users=80)
+
+
+@pytest.fixture(scope="module")
+def adapters(backbone, domain, tmp_path_factory):
+    """Two adapters, their average and two cocktails, as `evaluate` takes them."""
+    folder = tmp_path_factory.mktemp("adapters")
+    pair = [
+        random_adapter(backbone, domain, "base_spirit", "base", seed=1),
+        random_adapter(backbone, domain, "ingredient", "ingredient", seed=2),
+    ]
+    paths = [save(adapter, folder) for adapter in pair]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECCOCKTAIL_CACHE", str(folder / "cache"))
+        mix(pair, backbone, domain, "warm", folder / "average", MIX, (0.5, 0.5))
+        for scenario in ("warm", "cold"):
+            mix(pair, backbone, domain, scenario, folder / f"cocktail_{scenario}", MIX)
+    paths += [folder / name for name in MODELS[4:]]
+    return [(Adapter.load(path), path) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def done(domain, backbone, adapters, tmp_path_factory):
+    """A finished evaluation of everything."""
+    out = tmp_path_factory.mktemp("evaluation") / "evaluation"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECCOCKTAIL_CACHE", str(out.with_name("cache")))
+        evaluate(domain, adapters, backbone, out, baselines=["popularity"], settings=SMALL)
+    return out
+
+
+def content(out, name="metrics.json"):
+    return json.loads((out / name).read_text())
+
+
+def predictions(out):
+    return pl.read_parquet(out / "predictions.parquet")
+
+
+def adaptation_users(adapters):
+    sheets = [json.loads((p / "cocktail.json").read_text()) for _, p in adapters[2:]]
+    return {user for sheet in sheets for user in sheet["adaptation"]["user_ids"]}
+
+
+def figures(ranks):
+    """Metrics of 0-based ranks, written out again."""
+    n = len(ranks)
+    found = {"mrr": sum(1 / (r + 1) for r in ranks) / n}
+    for k in (1, 3, 5, 10):
+        found[f"hr@{k}"] = sum(r < k for r in ranks) / n
+        found[f"ndcg@{k}"] = sum(1 / math.log2(r + 2) for r in ranks if r < k) / n
+    return found
+
+
+# -- the folder -------------------------------------------------------------------------------
+
+
+def test_metrics_follow_from_the_predictions(done):
+    stated = content(done)["models"]
+    groups = predictions(done).group_by("model", "scenario")
+    seen = set()
+    for (model, scenario), group in groups:
+        ranks = []
+        rows = group.select("target", "candidates", "scores").iter_rows()
+        for target, candidates, scores in rows:
+            place = candidates.index(target)
+            assert len(candidates) == len(set(candidates)) == len(scores) == 30
+            assert all(math.isfinite(score) for score in scores)
+            ranks.append(sum(s >= scores[place] for j, s in enumerate(scores) if j != place))
+        cell = stated[model][scenario]
+        assert cell["n"] == len(ranks)
+        for name, value in figures(ranks).items():
+            assert cell[name] == pytest.approx(value, abs=1e-12)
+            low, high = cell["ci95"][name]
+            assert low - 1e-9 <= cell[name] <= high + 1e-9
+        seen.add((model, scenario))
+    assert seen == {(model, scenario) for model in MODELS for scenario in ("warm", "cold")}
+    assert list(stated) == MODELS
+
+
+def test_every_model_is_judged_on_the_same_rows(done, domain):
+    table = predictions(done)
+    for scenario in ("warm", "cold"):
+        rows = domain.rows(f"test_{scenario}")
+        truth = {row[0]: row[1:] for row in rows.select("user_id", "target", "candidates").rows()}
+        users = None
+        for model in MODELS:
+            found = table.filter((pl.col("model") == model) & (pl.col("scenario") == scenario))
+            for user, target, candidates in found.select("user_id", "target", "candidates").rows():
+                assert truth[user] == (target, candidates)
+            users = users or found["user_id"].to_list()
+            assert found["user_id"].to_list() == users
+
+
+def test_adaptation_users_are_scored_by_no_model(done, domain, adapters):
+    adapted = adaptation_users(adapters)
+    assert len(adapted) >= 6
+    table = predictions(done)
+    assert not adapted & set(table["user_id"])
+    for scenario in ("warm", "cold"):
+        everybody = set(domain.rows(f"test_{scenario}")["user_id"])
+        scored = set(table.filter(pl.col("scenario") == scenario)["user_id"])
+        assert scored == everybody - adapted
+
+
+def test_a_transductive_cocktail_scores_all(domain, backbone, adapters, tmp_path):
+    pair = [adapter for adapter, _ in adapters[:2]]
+    path = tmp_path / "open"
+    mix(pair, backbone, domain, "warm", path, replace(MIX, transductive=True))
+    sheet = json.loads((path / "cocktail.json").read_text())
+    assert sheet["adaptation"]["transductive"] is True and sheet["adaptation"]["user_ids"]
+    evaluate(domain, [(Adapter.load(path), path)], backbone, tmp_path / "e", settings=SMALL)
+    assert content(tmp_path / "e")["models"]["open"]["warm"]["n"] == domain.rows("test_warm").height
+
+
+def test_users_of_another_domain_are_not_left_out(domain, backbone, adapters, tmp_path):
+    """Two domains may use the same ids for different people."""
+    other = taste_domain(tmp_path, name="other", users=80, seed=5)
+    evaluate(other, adapters[-2:], backbone, tmp_path / "e", settings=SMALL, scenarios=["warm"])
+    cells = content(tmp_path / "e")["models"]
+    assert cells["cocktail_warm"]["warm"]["n"] == other.rows("test_warm").height
+    assert set(cells["backbone"]) == {"warm"}
+
+
+def test_the_same_call_writes_the_same_bytes(domain, backbone, adapters, done, tmp_path):
+    evaluate(domain, adapters, backbone, tmp_path, baselines=["popularity"], settings=SMALL)
+    for name in ("predictions.parquet", "metrics.json", "examples.json", "cocktails.json"):
+        assert (tmp_path / name).read_bytes() == (done / name).read_bytes(), name
+    again = tmp_path / "again"  # and once more, with every vector in the cache
+    evaluate(domain, adapters, backbone, again, baselines=["popularity"], settings=SMALL)
+    for name in ("predictions.parquet", "metrics.json", "examples.json"):
+        assert (again / name).read_bytes() == (done / name).read_bytes(), name
+
+
+def test_the_run_says_how(done, domain, backbone):
+    run = content(done, "run.json")
+    assert run["data"] == {
+        "name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)
+    }  # fmt: skip
+    assert run["settings"]["validation_users"] == 12
+    kinds = {name: model["kind"] for name, model in run["models"].items()}
+    assert kinds["base_spirit"] == "base" and kinds["ingredient"] == "ingredient"
+    assert kinds["backbone"] == "backbone" and kinds["cocktail_cold"] == "cocktail"
+    assert all(model["seconds"] >= 0 for model in run["models"].values())
+    assert run["peak_memory_bytes"] > 1e7 and run["seconds"]["evaluate"] > 0
+    assert {"torch", "transformers", "peft", "reccocktail", "python"} <= set(run["versions"])
+    assert run["recipe"]["prompt"]["max_history"] == 4
+    assert [sheet["name"] for sheet in content(done, "cocktails.json")] == MODELS[4:]
+
+
+def test_the_reference_is_the_better_single_adapter(done):
+    metrics = content(done)
+    for scenario in ("warm", "cold"):
+        quality = {
+            m: metrics["models"][m][scenario]["ndcg@10"] for m in ("base_spirit", "ingredient")
+        }
+        assert metrics["reference"][scenario] == max(quality, key=quality.get)
+        entries = [e for e in metrics["paired"] if e["scenario"] == scenario]
+        assert {e["model"] for e in entries} == set(MODELS) - {metrics["reference"][scenario]}
+        assert {e["against"] for e in entries} == {metrics["reference"][scenario]}
+
+
+def test_examples_hold_no_history_and_flag_new_items(done, domain):
+    splits = dict(domain.items.select("title", "split").rows())
+    examples = content(done, "examples.json")
+    assert {example["scenario"] for example in examples} == {"warm", "cold"}
+    flags = set()
+    for example in examples:
+        assert list(example["models"]) == MODELS
+        for shown in example["models"].values():
+            scores = [item["score"] for item in shown]
+            assert len(shown) == 5 and scores == sorted(scores, reverse=True)
+            for item in shown:
+                assert item["title"] not in example["history"]
+                assert item["new"] == (splits[item["title"]] != "warm")
+                flags.add(item["new"])
+    assert flags == {True, False}
+
+
+# -- full catalogue and prior -----------------------------------------------------------------
+
+
+def catalogue_scores(domain, backbone, lora, rows):
+    """Text scores (rows, items), without the prior."""
+    recipe = pico_recipe()
+    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    catalogue = Catalogue.of(domain, ranker)
+    items = ItemVectors(catalogue)
+    with merged(backbone.model, lora) as model:
+        vectors = encode(model, items, catalogue, [rows], "Scoring", whole_catalogue=True)[0]
+    return ranker.logits(vectors.users, items.all()).double().numpy()
+
+
+@pytest.mark.parametrize("scenario", ["warm", "cold"])
+def test_full_catalogue_ranks_agree_with_a_direct_computation(
+    done, domain, backbone, adapters, scenario
+):
+    weight = content(done, "run.json")["models"]["ingredient"]["prior_weight"][scenario]
+    scored = set(predictions(done).filter(pl.col("scenario") == scenario)["user_id"])
+    rows = domain.rows(f"test_{scenario}").filter(pl.col("user_id").is_in(sorted(scored)))
+    scores = catalogue_scores(domain, backbone, adapters[1][0].lora, rows)
+    scores = scores + weight * popularity_prior(domain.train_counts())
+    ranks = []
+    for row, (history, target) in enumerate(rows.select("history", "target").iter_rows()):
+        own = scores[row, domain.index[target]]
+        rivals = [
+            scores[row, place]
+            for item, place in domain.index.items()
+            if item not in history and item != target
+        ]
+        ranks.append(sum(rival >= own for rival in rivals))
+    cell = content(done)["full_catalogue"]["ingredient"][scenario]
+    assert cell["n"] == len(ranks)
+    for name, value in figures(ranks).items():
+        assert cell[name] == pytest.approx(value, abs=1e-9)
+
+
+def test_scores_are_text_and_weighted_prior(done, domain, backbone, adapters):
+    weights = content(done, "run.json")["models"]["base_spirit"]["prior_weight"]
+    assert set(weights) == {"warm", "cold"} and set(weights.values()) <= set(WEIGHTS)
+    prior = popularity_prior(domain.train_counts())
+    for scenario, weight in weights.items():
+        table = predictions(done).filter(
+            (pl.col("model") == "base_spirit") & (pl.col("scenario") == scenario)
+        )
+        rows = domain.rows(f"test_{scenario}").join(
+            table.select("user_id"), on="user_id", how="semi", maintain_order="left"
+        )
+        whole = catalogue_scores(domain, backbone, adapters[0][0].lora, rows) + weight * prior
+        for row, (candidates, scores) in enumerate(
+            table.select("candidates", "scores").iter_rows()
+        ):
+            places = [domain.index[item] for item in candidates]
+            assert scores == pytest.approx(whole[row, places], abs=1e-4)
+
+
+def test_prior_weights_are_chosen_on_validation_users_only(
+    domain, backbone, adapters, done, tmp_path
+):
+    two = adapters[:2]
+    evaluate(domain, two, backbone, tmp_path / "as_it_is", settings=SMALL)
+    tests = {f"test_{scenario}": other_targets for scenario in ("warm", "cold")}
+    relabelled = changed(domain, tmp_path / "d1", **tests)
+    evaluate(relabelled, two, backbone, tmp_path / "wrong_tests", settings=SMALL)
+    before, after = (
+        {m: v.get("prior_weight") for m, v in content(tmp_path / d, "run.json")["models"].items()}
+        for d in ("as_it_is", "wrong_tests")
+    )
+    assert before == after
+
+    # Validation targets that are always the most popular candidate ask for the largest weights.
+    counts = dict(zip(domain.item_ids, domain.train_counts().tolist(), strict=True))
+
+    def popular(rows):
+        chosen = [max(c, key=lambda item: counts[item]) for c in rows["candidates"].to_list()]
+        return rows.with_columns(pl.Series("target", chosen))
+
+    crowd = changed(domain, tmp_path / "d2", valid_warm=popular)
+    evaluate(crowd, two, backbone, tmp_path / "crowd", settings=SMALL)
+    weights = content(tmp_path / "crowd", "run.json")["models"]["ingredient"]["prior_weight"]
+    assert weights["warm"] > 0
+    assert weights["cold"] == before["ingredient"]["cold"]
+
+
+def test_without_the_prior_text_decides_alone(domain, backbone, adapters, tmp_path):
+    settings = replace(SMALL, prior=False, full_catalogue=False)
+    evaluate(domain, adapters[:1], backbone, tmp_path, settings=settings, scenarios=["warm"])
+    weights = {m["prior_weight"]["warm"] for m in content(tmp_path, "run.json")["models"].values()}
+    assert weights == {0.0}
+    assert content(tmp_path)["full_catalogue"] == {}
+    table = predictions(tmp_path).filter(pl.col("model") == "base_spirit")
+    whole = catalogue_scores(domain, backbone, adapters[0][0].lora, domain.rows("test_warm"))
+    places = [domain.index[item] for item in table["candidates"][0]]
+    assert table["scores"][0].to_list() == pytest.approx(whole[0, places], abs=1e-4)
+
+
+# -- choices ----------------------------------------------------------------------------------
+
+
+def test_baselines_alone_need_no_backbone(domain, tmp_path):
+    evaluate(domain, [], None, tmp_path, baselines=["popularity"], settings=SMALL)
+    metrics = content(tmp_path)
+    assert list(metrics["models"]) == ["popularity"] and metrics["reference"] == {}
+    assert metrics["models"]["popularity"]["warm"]["n"] == domain.rows("test_warm").height
+    # Cold items have no counts, so all tie, and ties go against the target.
+    assert metrics["models"]["popularity"]["cold"]["hr@1"] == 0.0
+
+
+def test_the_bare_backbone_alone(domain, backbone, tmp_path):
+    evaluate(domain, [], backbone, tmp_path, settings=SMALL, recipe=pico_recipe())
+    assert list(content(tmp_path)["models"]) == ["backbone"]
+
+
+def test_a_number_of_users_can_be_drawn(domain, backbone, tmp_path):
+    drawn = []
+    for seed in (0, 0, 1):
+        settings = replace(SMALL, users=10, seed=seed)
+        evaluate(domain, [], None, tmp_path, baselines=["popularity"], settings=settings)
+        table = predictions(tmp_path).filter(pl.col("scenario") == "warm")
+        assert table.height == 10
+        drawn.append(set(table["user_id"]))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_model_that_stands_twice_is_encoded_once(
+    domain, backbone, adapters, tmp_path, monkeypatch
+):
+    single, path = adapters[0]
+    twin = tmp_path / "twin"
+    mix([single, adapters[1][0]], backbone, domain, "warm", twin, MIX, (1.0, 0.0))
+    calls = []
+    real = module.encode
+    monkeypatch.setattr(module, "encode", lambda *a, **k: calls.append(a[4]) or real(*a, **k))
+    pairs = [(single, path), (Adapter.load(twin), twin)]
+    evaluate(domain, pairs, backbone, tmp_path / "e", settings=SMALL)
+    assert calls == ["Evaluating backbone", "Evaluating base_spirit"]
+    table = predictions(tmp_path / "e")
+    one, two = (
+        table.filter(pl.col("model") == m)["scores"].to_list() for m in ("base_spirit", "twin")
+    )
+    assert one == two
+
+
+# -- refusals ---------------------------------------------------------------------------------
+
+
+def test_two_models_of_one_name_are_refused(domain, backbone, adapters, tmp_path):
+    single, path = adapters[0]
+    for pairs in (
+        [(single, path), (replace(single), path)],
+        [(replace(single, name="backbone"), path)],
+    ):
+        with pytest.raises(RunError, match="Two models are named") as error:
+            evaluate(domain, pairs, backbone, tmp_path / "e", settings=SMALL)
+        one_sentence(error.value)
+    popular = replace(single, name="popularity")
+    with pytest.raises(RunError, match="'popularity'"):
+        evaluate(domain, [(popular, path)], backbone, tmp_path / "e", baselines=["popularity"])
+    assert not (tmp_path / "e").exists()
+
+
+def test_an_unknown_baseline_is_refused(domain, tmp_path):
+    with pytest.raises(RunError, match="No baseline 'oracle'; choose from popularity") as error:
+        evaluate(domain, [], None, tmp_path / "e", baselines=["oracle"])
+    one_sentence(error.value)
+
+
+def test_adapters_that_do_not_fit_are_refused(domain, backbone, adapters, tmp_path):
+    foreign = random_adapter(pico_backbone(seed=7), domain, "foreign")
+    longer = pico_recipe().model_copy(update={"prompt": PromptSettings(max_history=9)})
+    unlike = random_adapter(backbone, domain, "unlike", recipe=longer)
+    for other in (foreign, unlike):
+        with pytest.raises(AdapterError, match=other.name) as error:
+            evaluate(
+                domain, [adapters[0], (other, tmp_path / other.name)], backbone, tmp_path / "e",
+                settings=SMALL,
+            )  # fmt: skip
+        one_sentence(error.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"users": 0}, {"users": -1}, {"validation_users": -1}, {"seed": -1}]
+)
+def test_numbers_out_of_range_are_refused(domain, tmp_path, wrong):
+    with pytest.raises(RecipeError) as error:
+        evaluate(
+            domain, [], None, tmp_path / "e", baselines=["popularity"],
+            settings=replace(SMALL, **wrong),
+        )  # fmt: skip
+    one_sentence(error.value)
+    assert not (tmp_path / "e").exists()
+
+
+def test_nobody_to_score_is_refused(domain, backbone, tmp_path):
+    nobody = {f"test_{scenario}": lambda rows: rows.head(0) for scenario in ("warm", "cold")}
+    empty = changed(domain, tmp_path / "empty", **nobody)
+    with pytest.raises(RunError, match="nobody to score") as error:
+        evaluate(empty, [], None, tmp_path / "e", baselines=["popularity"])
+    one_sentence(error.value)
+
+
+def test_a_scenario_without_users_is_left_out(domain, tmp_path):
+    warm = changed(domain, tmp_path / "warm", test_cold=lambda rows: rows.head(0))
+    evaluate(warm, [], None, tmp_path / "e", baselines=["popularity"])
+    assert set(content(tmp_path / "e")["models"]["popularity"]) == {"warm"}
+
+
+def test_a_cold_catalogue_has_no_say_for_popularity(done):
+    table = predictions(done).filter(
+        (pl.col("model") == "popularity") & (pl.col("scenario") == "cold")
+    )
+    for target, candidates, scores in table.select("target", "candidates", "scores").rows():
+        assert scores[candidates.index(target)] == min(scores) == 0.0
+        assert np.isfinite(scores).all()
