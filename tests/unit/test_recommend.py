@@ -1,0 +1,245 @@
+"""Recommendations from the whole catalogue: to the right people, never what they know, new ones too."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from reccocktail.errors import AdapterError, DataError
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.prior import popularity_prior
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
+from reccocktail.recipe import LoraSettings
+from reccocktail.serving import recommend as module
+from reccocktail.serving.recommend import Recommender
+from reccocktail.training.adapter import merged
+from reccocktail.training.schedule import Length
+from reccocktail.training.trainer import train
+from tests.adapters import pico_recipe, random_adapter
+from tests.domains import TASTES, taste_domain, taste_of
+from tests.helpers import changed, one_sentence
+from tests.pico import pico_backbone
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return pico_backbone()
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory):
+    return taste_domain(tmp_path_factory.mktemp("domain"), users=120)
+
+
+@pytest.fixture(scope="module")
+def learned(backbone, domain, tmp_path_factory):
+    """An ingredient that has learned to read tastes."""
+    out = tmp_path_factory.mktemp("trained") / "ingredient"
+    recipe = pico_recipe(backbone.name, learning_rate=1e-2, validations=0)
+    recipe = recipe.model_copy(update={"lora": LoraSettings(rank=8, alpha=16.0)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECCOCKTAIL_CACHE", str(out.with_name("cache")))
+        return train("ingredient", [domain], backbone, recipe, out, Length(steps=80))
+
+
+@pytest.fixture
+def recommender(domain, learned, backbone):
+    return Recommender(domain, learned, backbone)
+
+
+@pytest.fixture(scope="module")
+def plain(backbone, domain):
+    """An adapter that changes nothing: the bare backbone."""
+    return random_adapter(backbone, domain, "plain", scale=0.0)
+
+
+# -- what comes out ---------------------------------------------------------------------------
+
+
+def test_a_learned_taste_is_recommended(recommender, domain):
+    rows = domain.rows("test_warm")
+    hits = []
+    for history in rows["history"].to_list()[:12]:
+        taste = taste_of(domain.titles[domain.index[history[0]]])
+        hits += [taste_of(place.title) == taste for place in recommender.recommend(history, 5)]
+    assert np.mean(hits) > 0.8  # by chance 0.25
+
+
+def test_places_are_in_order_and_whole(recommender, domain):
+    history = domain.rows("test_warm")["history"][0].to_list()
+    places = recommender.recommend(history, 20)
+    assert [place.rank for place in places] == list(range(1, 21))
+    assert len({place.item_id for place in places}) == 20
+    scores = [place.score for place in places]
+    assert scores == sorted(scores, reverse=True)
+    for place in places:
+        assert domain.titles[domain.index[place.item_id]] == place.title
+    assert recommender.recommend(history, 3) == places[:3]
+
+
+def test_history_is_never_recommended(recommender, domain):
+    for history in domain.rows("test_warm")["history"].to_list()[:6]:
+        everything = recommender.recommend(history, 10**6)
+        ids = {place.item_id for place in everything}
+        assert ids == set(domain.item_ids) - set(history)
+
+
+def test_items_without_interactions_are_flagged(recommender, domain):
+    places = recommender.recommend(domain.item_ids[:1], 10**6)
+    new = {place.item_id for place in places if place.new}
+    counts = dict(zip(domain.item_ids, domain.train_counts().tolist(), strict=True))
+    assert new == {item for item, count in counts.items() if not count} - {domain.item_ids[0]}
+    cold = set(domain.items.filter(pl.col("split") != "warm")["item_id"])
+    assert cold and cold - {domain.item_ids[0]} <= new
+
+
+def test_scores_are_those_of_the_evaluation(domain, learned, backbone):
+    """The same vectors, the same prior: text score plus the weight chosen on validation users."""
+    recommender = Recommender(domain, learned, backbone)
+    rows = domain.rows("test_warm").head(1)
+    recipe = learned.card.recipe
+    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    catalogue = Catalogue.of(domain, ranker)
+    items = ItemVectors(catalogue)
+    with merged(backbone.model, learned.lora) as model:
+        vectors = encode(model, items, catalogue, [rows], "Scoring", whole_catalogue=True)[0]
+    text = ranker.logits(vectors.users, items.all()).double().numpy()[0]
+    prior = popularity_prior(domain.train_counts())
+    place = recommender.recommend(rows["history"][0].to_list(), 10**6)
+    off = {p.item_id: p.score - text[domain.index[p.item_id]] for p in place}
+    known = [item for item in off if abs(prior[domain.index[item]]) > 0.1]
+    weights = [off[item] / prior[domain.index[item]] for item in known]
+    assert max(weights) - min(weights) < 1e-3 and min(weights) >= -1e-3
+
+
+# -- new items --------------------------------------------------------------------------------
+
+
+def test_a_title_without_interactions_can_be_first(domain, learned, backbone):
+    new = [f"{one} {two}" for nouns in TASTES for one in nouns for two in nouns if one != two]
+    assert not set(new) & set(domain.titles)
+    recommender = Recommender(domain, learned, backbone, new)
+    first, right = [], []
+    for history in domain.rows("test_warm")["history"].to_list()[:40]:
+        taste = taste_of(domain.titles[domain.index[history[0]]])
+        places = recommender.recommend(history, 3)
+        first.append(places[0].new and places[0].item_id.startswith("new:"))
+        right += [taste_of(place.title) == taste for place in places if place.title in new]
+    assert sum(first) >= 5
+    assert np.mean(right) > 0.8
+
+
+def test_a_new_title_scores_as_its_words_do(domain, plain, backbone, monkeypatch):
+    """Identical in text to the best item, which is known: it takes that item's place."""
+    monkeypatch.setattr(module, "choose_weight", lambda *_: 0.0)
+    history = domain.rows("test_warm")["history"][0].to_list()
+    best = Recommender(domain, plain, backbone).recommend(history, 1)[0]
+    twin = Recommender(domain, plain, backbone, [best.title, "  "])
+    one, two = twin.recommend(history, 2)
+    assert {one.item_id, two.item_id} == {best.item_id, "new:1"}
+    assert one.score == pytest.approx(two.score, abs=1e-4) == pytest.approx(best.score, abs=1e-4)
+    assert two.title == best.title and (one.new or two.new)
+    everything = twin.recommend(history, 10**6)
+    assert sum(place.item_id.startswith("new:") for place in everything) == 1  # blanks are none
+
+
+# -- who is asked for -------------------------------------------------------------------------
+
+
+def test_history_of_a_user(recommender, domain):
+    rows = domain.rows("test_warm")
+    for user, history in rows.select("user_id", "history").rows()[:3]:
+        assert recommender.history_of(user) == history
+
+
+def test_history_of_a_user_who_only_trains(domain, learned, backbone, tmp_path):
+    user, history = domain.train().select("user_id", "history").row(0)
+    without = changed(
+        domain, tmp_path / "d", test_warm=lambda rows: rows.filter(pl.col("user_id") != user)
+    )
+    assert Recommender(without, learned, backbone).history_of(user) == history
+
+
+def test_typed_titles_are_matched(recommender, domain):
+    typed = ["red apple", "  GREEN   Bread! ", "blak tea", "red apple"]
+    matches = recommender.match([*typed, " ", ""])
+    assert [match.title for match in matches] == [
+        "red apple",
+        "green bread",
+        "black tea",
+        "red apple",
+    ]
+    assert [match.typed for match in matches] == [title.strip() for title in typed]
+    assert [match.similarity == 100.0 for match in matches] == [True, True, False, True]
+    assert 60 <= matches[2].similarity < 100
+    for match in matches:
+        assert domain.titles[domain.index[match.item_id]] == match.title
+    assert recommender.recommend([match.item_id for match in matches], 2)
+
+
+@pytest.mark.parametrize(
+    ("ask", "what"),
+    [
+        (lambda r: r.history_of("nobody"), "no user 'nobody'"),
+        (lambda r: r.match([]), "history is empty"),
+        (lambda r: r.match(["  ", ""]), "history is empty"),
+        (lambda r: r.match(["red apple", "zxqv wkjh"]), "resembles 'zxqv wkjh'"),
+        (lambda r: r.match(["!?"]), "resembles '!\\?'"),
+        (lambda r: r.recommend([]), "history is empty"),
+        (lambda r: r.recommend(["i1"], 0), "-k must be at least 1, not 0"),
+        (lambda r: r.recommend(["i1"], -3), "-k must be at least 1, not -3"),
+        (lambda r: r.recommend(["i1", "none"]), "no item 'none'"),
+    ],
+)
+def test_bad_questions_get_one_sentence(recommender, ask, what):
+    with pytest.raises(DataError, match=what) as error:
+        ask(recommender)
+    one_sentence(error.value)
+
+
+def test_an_adapter_of_another_backbone_is_refused(domain, plain):
+    with pytest.raises(AdapterError, match="was trained on backbone") as error:
+        Recommender(domain, plain, pico_backbone(seed=9))
+    one_sentence(error.value)
+
+
+# -- cache ------------------------------------------------------------------------------------
+
+
+def test_a_second_recommender_reads_the_cache(domain, learned, backbone, monkeypatch):
+    history = domain.rows("test_warm")["history"][0].to_list()
+    first = Recommender(domain, learned, backbone).recommend(history)
+    rows = []
+    real = DenseRanker.item_vectors
+
+    def counting(self, model, titles, *rest):
+        rows.append(len(titles))
+        return real(self, model, titles, *rest)
+
+    monkeypatch.setattr(DenseRanker, "item_vectors", counting)
+    assert Recommender(domain, learned, backbone).recommend(history) == first
+    assert sum(rows) == 0
+    # Another adapter has vectors of its own.
+    other = random_adapter(backbone, domain, "other", seed=4)
+    assert Recommender(domain, other, backbone).recommend(history) != first
+    assert sum(rows) == len(domain.item_ids)
+
+
+def test_another_reading_of_titles_is_not_confused(domain, plain, backbone):
+    """Same weights, other prompt settings: neither vectors nor prior come from the other's cache."""
+    history = domain.rows("test_warm")["history"][0].to_list()
+    Recommender(domain, plain, backbone).recommend(history)
+    recipe = plain.card.recipe
+    short = recipe.model_copy(
+        update={"prompt": recipe.prompt.model_copy(update={"title_tokens": 1})}
+    )
+    brief = replace(plain, card=plain.card.model_copy(update={"recipe": short}))
+    with_both = Recommender(domain, brief, backbone).recommend(history, 10**6)
+    cold = domain.items.filter(pl.col("split") != "warm")["title"].to_list()
+    by_colour = {}
+    for place in with_both:
+        if place.title in cold:  # no prior: titles cut to their colour score alike
+            by_colour.setdefault(place.title.split()[0], []).append(place.score)
+    shared = [scores for scores in by_colour.values() if len(scores) > 1]
+    assert shared and all(max(s) - min(s) < 1e-4 for s in shared)
