@@ -1,4 +1,4 @@
-"""Recommendations from the whole catalogue: to the right people, never what they know, new ones too."""
+"""Recommendations from the whole catalogue: fitting, never what is known, new items too."""
 
 from dataclasses import replace
 
@@ -227,7 +227,7 @@ def test_a_second_recommender_reads_the_cache(domain, learned, backbone, monkeyp
 
 
 def test_another_reading_of_titles_is_not_confused(domain, plain, backbone):
-    """Same weights, other prompt settings: neither vectors nor prior come from the other's cache."""
+    """Same weights, other prompt settings: no vector comes from the other's cache."""
     history = domain.rows("test_warm")["history"][0].to_list()
     Recommender(domain, plain, backbone).recommend(history)
     recipe = plain.card.recipe

@@ -1,0 +1,189 @@
+"""The whole run on a pico backbone: every folder, nothing twice, on where it stopped."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from reccocktail import pipeline
+from reccocktail.errors import RunError
+from reccocktail.evaluation.evaluate import EvaluationSettings
+from reccocktail.evaluation.results import read_metrics
+from reccocktail.mixing.cocktail import MixSettings
+from reccocktail.pipeline import Plan, run_pipeline
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.trainer import _AdapterTrainer
+from tests.adapters import pico_recipe
+from tests.domains import taste_domain
+from tests.helpers import one_sentence
+from tests.pico import pico_backbone
+
+PLAN = Plan(
+    base={"steps": 3},
+    ingredient={"steps": 3},
+    mix=MixSettings(users=5, validation_users=6, refinements=0, grid=(0.0, 0.5, 1.0)),
+    evaluation=EvaluationSettings(users=15, validation_users=6),
+)
+FOLDERS = ("base_spirit", "ingredient", "average", "cocktail_warm", "cocktail_cold")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """A source that shares all titles of two tastes with the target, and has two tastes more."""
+    folder = tmp_path_factory.mktemp("sources")
+    return [taste_domain(folder, name="wide", users=60, seed=3)]
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    return taste_domain(tmp_path_factory.mktemp("target"), name="narrow", tastes=2, users=50)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return pico_backbone()
+
+
+@pytest.fixture
+def run(sources, target, backbone, tmp_path):
+    """Run the pipeline into one folder; settings may be changed."""
+
+    def go(*, recipe=None, plan=PLAN, data=sources, out=tmp_path / "run"):
+        return run_pipeline(data, target, backbone, recipe or pico_recipe(), plan, out)
+
+    go.out = tmp_path / "run"
+    return go
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    """From now on every step of work is an error."""
+
+    def forbid():
+        def never(*_, **__):
+            raise AssertionError("a finished step was done again")
+
+        monkeypatch.setattr(_AdapterTrainer, "train", never)
+        monkeypatch.setattr(pipeline, "mix", never)
+        monkeypatch.setattr(pipeline, "evaluate", never)
+
+    return forbid
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_leaves_all_behind(run):
+    metrics = run()
+    for name in FOLDERS:
+        adapter = Adapter.load(run.out / name)
+        assert adapter.name == name
+    roles = [Adapter.load(run.out / name).card.role for name in FOLDERS]
+    assert roles == ["base", "ingredient", "cocktail", "cocktail", "cocktail"]
+    for scenario in ("warm", "cold"):
+        sheet = json.loads((run.out / f"cocktail_{scenario}" / "cocktail.json").read_text())
+        assert sheet["scenario"] == scenario
+        assert [a["name"] for a in sheet["adapters"]] == ["base_spirit", "ingredient"]
+    average = json.loads((run.out / "average" / "cocktail.json").read_text())
+    assert average["coefficients"] == {"all": [0.5, 0.5]}
+    assert list(metrics["models"]) == ["popularity", "backbone", *FOLDERS]
+    assert metrics == read_metrics(run.out / "evaluation")
+    steps = json.loads((run.out / "evaluation" / "run.json").read_text())["seconds"]
+    assert {"train base spirit", "train ingredient", "average", "mix warm", "mix cold",
+            "evaluate"} <= set(steps)  # fmt: skip
+    assert all(seconds >= 0 for seconds in steps.values())
+    page = (run.out / "report.html").read_text()
+    assert "<html" in page and "cocktail_cold" in page and "narrow" in page
+
+
+def test_shared_titles_are_left_out_of_the_base_spirit(run, sources, target, backbone, monkeypatch):
+    seen = {}
+
+    def watching(role, domains, *_, exclude=None, **__):
+        seen[role] = exclude
+        raise RuntimeError
+
+    monkeypatch.setattr(pipeline, "train", watching)
+    with pytest.raises(RuntimeError):
+        run()
+    titles = dict(zip(sources[0].item_ids, sources[0].titles, strict=True))
+    shared = {item for item, title in titles.items() if title in set(target.titles)}
+    assert seen["base"] == {"wide": frozenset(shared)}
+    assert 0 < len(shared) < len(titles)
+
+
+def test_a_second_call_does_nothing(run, no_work):
+    first = run()
+    before = files(run.out)
+    no_work()
+    assert run() == first
+    after = files(run.out)
+    assert set(after) == set(before)
+    # Only the clock of the steps, which looked and found nothing to do, went on.
+    assert {str(name) for name in before if after[name] != before[name]} <= {"pipeline.json"}
+
+
+@pytest.mark.parametrize("change", ["recipe", "plan", "data"])
+def test_other_settings_are_refused(run, target, no_work, change):
+    run()
+    no_work()
+    other = {
+        "recipe": {"recipe": pico_recipe(seed=4)},
+        "plan": {"plan": replace(PLAN, base={"steps": 4})},
+        "data": {"data": [target]},
+    }[change]
+    with pytest.raises(RunError, match="other data or settings") as error:
+        run(**other)
+    one_sentence(error.value)
+
+
+def test_an_interrupted_run_goes_on(run, monkeypatch):
+    calls = []
+    mix, training = pipeline.mix, _AdapterTrainer.train
+
+    def mixing(pair, backbone, domain, scenario, *rest, **named):
+        calls.append(f"mix {scenario}")
+        if calls == ["train", "train", "mix warm", "mix cold"]:
+            raise KeyboardInterrupt
+        return mix(pair, backbone, domain, scenario, *rest, **named)
+
+    def counted(*args, **named):
+        calls.append("train")
+        return training(*args, **named)
+
+    monkeypatch.setattr(pipeline, "mix", mixing)
+    monkeypatch.setattr(_AdapterTrainer, "train", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert not (run.out / "cocktail_cold").exists() and not (run.out / "evaluation").exists()
+    warm = files(run.out / "cocktail_warm")
+    calls.clear()
+    metrics = run()
+    assert calls == ["mix cold", "mix warm"]  # the second one is the average
+    assert files(run.out / "cocktail_warm") == warm
+    assert list(metrics["models"]) == ["popularity", "backbone", *FOLDERS]
+    assert (run.out / "report.html").exists()
+
+
+def test_stopped_and_straight_runs_give_the_same_figures(run, tmp_path, monkeypatch):
+    straight = run(out=tmp_path / "straight")
+    evaluate = pipeline.evaluate
+
+    def stops(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "evaluate", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    monkeypatch.setattr(pipeline, "evaluate", evaluate)
+    assert run() == straight
+    seconds = json.loads((run.out / "pipeline.json").read_text())["seconds"]
+    assert {"train base spirit", "mix cold", "evaluate"} <= set(seconds)
+
+
+def test_a_backbone_that_changed_is_refused(sources, target, run, no_work):
+    run()
+    no_work()
+    with pytest.raises(RunError, match="other data or settings"):
+        run_pipeline(sources, target, pico_backbone(seed=5), pico_recipe(), PLAN, run.out)
