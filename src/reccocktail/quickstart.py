@@ -1,4 +1,4 @@
-"""The main job on data and a language model that any machine can get: two adapters, a cocktail, a report."""
+"""The main job on data and a language model that any machine can get: from nothing to a report."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Share:
 
 
 def quickstart(out: Path, minutes: float = MINUTES, share: Share | None = None) -> dict[str, Any]:
-    """Fetch, prepare, train a base spirit on groceries and an ingredient on films, mix, evaluate, report.
+    """Fetch, prepare, train a base spirit on groceries and an ingredient on films, mix, report.
 
     Args:
         out: folder of the run; a second call goes on where the first one stopped.
@@ -44,12 +44,13 @@ def quickstart(out: Path, minutes: float = MINUTES, share: Share | None = None) 
         FetchError: a download failed.
     """
     share = share or Share()
-    if minutes < 2:
+    if not 2 <= minutes < float("inf"):
         raise RecipeError(
             f"The quickstart needs at least 2 minutes, not {minutes:g}; raise --minutes."
         )
     say(
-        "Quickstart: a base spirit from groceries, an ingredient from films, and their cocktail, on SmolLM2-135M.\n"
+        "Quickstart: a base spirit from groceries, an ingredient from films, and their cocktail, "
+        "on SmolLM2-135M.\n"
         f"It downloads about 140 MB once and then takes about {minutes:g} minutes on 2 cores. "
         f"Interrupt it at any time; the same command goes on."
     )

@@ -1,0 +1,180 @@
+"""The quickstart on tiny raw files of the true layout and a pico backbone: to the report, once."""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+import numpy as np
+import polars as pl
+import pytest
+
+from reccocktail import pipeline, quickstart
+from reccocktail.data.domain import Domain
+from reccocktail.data.sources import convert
+from reccocktail.errors import RecipeError
+from reccocktail.quickstart import DEPARTMENTS, Share
+from reccocktail.quickstart import quickstart as run
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.trainer import _AdapterTrainer
+from tests.helpers import one_sentence
+from tests.pico import WORDS, pico_backbone
+
+BRIEF = Share(base=0.004, ingredient=0.004)  # of 2 minutes: half a second each
+NOUNS = [word for word in WORDS if word.isalpha() and len(word) > 3]
+ITEMS, USERS, LENGTH = 60, 40, 12
+PLACES = {"grocery": "GROCERY", "drug_gm": "DRUG GM", "fresh": "PRODUCE"}
+
+
+def films(raw, folder):
+    """MovieLens-1M as RecBole's wheel holds it."""
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    titles = [f"{NOUNS[i % 50]} {NOUNS[(7 * i + i // 50) % 50]}" for i in range(ITEMS)]
+    lines = ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+    for user in range(USERS):
+        for time, item in enumerate(rng.choice(ITEMS, LENGTH, replace=False).tolist()):
+            lines.append(f"{user}\t{titles[item]} {item}\t4.0\t{978300000 + 60 * time}.0")
+    (raw / "ml-1m.inter").write_text("\n".join(lines) + "\n")
+    lines = ["item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq"]
+    lines += [f"{title} {i}\t{title} {i}\t{1950 + i % 50}\tDrama" for i, title in enumerate(titles)]
+    (raw / "ml-1m.item").write_text("\n".join(lines) + "\n")
+    convert(raw, "recbole", folder)
+
+
+def groceries(raw, folder):
+    """Complete Journey as its wheel holds it."""
+    raw.mkdir(parents=True)
+    rng = np.random.default_rng(1)
+    goods, bought = [], []
+    for place, department in enumerate(PLACES.values()):
+        numbers = [1000 * place + i for i in range(ITEMS)]
+        goods += [
+            (
+                n,
+                department,
+                "National",
+                NOUNS[n % 50].upper(),
+                NOUNS[n // 50 % 50].upper(),
+                f"{n} OZ",
+            )
+            for n in numbers
+        ]
+        start = datetime(2017, 1, 1)
+        for user in range(USERS):
+            for hour, n in enumerate(rng.choice(numbers, LENGTH, replace=False).tolist()):
+                bought.append((str(user), n, start + timedelta(hours=hour)))
+    pl.DataFrame(
+        goods,
+        schema=["product_id", "department", "brand", "product_category", "product_type",
+                "package_size"],
+        orient="row",
+    ).write_parquet(raw / "products.parquet")  # fmt: skip
+    pl.DataFrame(
+        bought, schema=["household_id", "product_id", "transaction_timestamp"], orient="row"
+    ).write_parquet(raw / "transactions.parquet")
+    convert(raw, "complete_journey", folder)
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fetched")
+    films(folder / "raw-films", folder / "movielens-1m")
+    groceries(folder / "raw-goods", folder / "complete-journey")
+    return folder
+
+
+@pytest.fixture
+def offline(monkeypatch, fetched):
+    """`fetch` gives the tiny files, `load_backbone` the pico backbone; both note the names."""
+    asked = []
+
+    def fetch(name, out=None):
+        asked.append(name)
+        return fetched / name
+
+    def load(name, **_):
+        asked.append(name)
+        return pico_backbone()
+
+    monkeypatch.setattr(quickstart, "fetch", fetch)
+    monkeypatch.setattr(quickstart, "load_backbone", load)
+    return asked
+
+
+def test_quickstart_goes_to_the_report_and_a_second_one_does_nothing(
+    offline, tmp_path, monkeypatch, capfd
+):
+    out = tmp_path / "quickstart"
+    metrics = run(out, 2, BRIEF)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "downloads about 140 MB" in said and "2 minutes on 2 cores" in said
+    assert "MovieLens-1M" in said and "research" in said  # what it fetches, and its licence
+    assert set(offline) == {"movielens-1m", "complete-journey", "smollm2-135m"}
+    assert (out / "report.html").stat().st_size > 10_000
+    assert list(metrics["models"]) == [
+        "popularity", "backbone", "base_spirit", "ingredient", "average", "cocktail_warm",
+        "cocktail_cold",
+    ]  # fmt: skip
+    base = Adapter.load(out / "base_spirit").card
+    assert [data.name for data in base.data] == list(DEPARTMENTS)
+    assert [d.name for d in Adapter.load(out / "ingredient").card.data] == ["movielens-1m"]
+    target = Domain.load(out / "data" / "movielens-1m")
+    assert target.titles[0].endswith(")")  # films carry their year
+    for cell in metrics["models"]["cocktail_warm"].values():
+        assert cell["n"] > 0
+    before = {
+        path: path.read_bytes()
+        for path in out.rglob("*")
+        if path.is_file() and path.name != "pipeline.json"
+    }
+
+    def never(*_, **__):
+        raise AssertionError("a finished step was done again")
+
+    monkeypatch.setattr(quickstart, "prepare", never)
+    monkeypatch.setattr(_AdapterTrainer, "train", never)
+    monkeypatch.setattr(pipeline, "mix", never)
+    monkeypatch.setattr(pipeline, "evaluate", never)
+    assert run(out, 2, BRIEF) == metrics
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_an_interrupted_quickstart_goes_on(offline, tmp_path, monkeypatch):
+    out = tmp_path / "quickstart"
+    prepared = []
+    prepare = quickstart.prepare
+
+    def preparing(interactions, items, name, folder, **named):
+        prepared.append(name)
+        if prepared == ["movielens-1m", "grocery", "drug_gm"]:
+            raise KeyboardInterrupt
+        return prepare(interactions, items, name, folder, **named)
+
+    monkeypatch.setattr(quickstart, "prepare", preparing)
+    monkeypatch.setattr(quickstart, "run_pipeline", lambda *a: [d.name for d in a[0]])
+    with pytest.raises(KeyboardInterrupt):
+        run(out, 2, BRIEF)
+    assert sorted(path.name for path in (out / "data").iterdir()) == ["grocery", "movielens-1m"]
+    prepared.clear()
+    assert run(out, 2, BRIEF) == list(DEPARTMENTS)
+    assert prepared == ["drug_gm", "fresh"]
+
+
+@pytest.mark.parametrize("minutes", [0, -5, 1.9, float("nan"), float("inf")])
+def test_too_few_minutes_are_refused_before_any_download(offline, tmp_path, minutes):
+    with pytest.raises(RecipeError, match="at least 2 minutes") as error:
+        run(tmp_path / "quickstart", minutes)
+    one_sentence(error.value)
+    assert offline == [] and not (tmp_path / "quickstart").exists()
+
+
+def test_more_minutes_buy_longer_training_and_more_users(offline, tmp_path, monkeypatch):
+    plans = []
+    monkeypatch.setattr(quickstart, "run_pipeline", lambda *a: plans.append(a[4]) or {})
+    for minutes in (2, 12, 60):
+        run(tmp_path / "quickstart", minutes)
+    for shorter, longer in pairwise(plans):
+        assert shorter.base["minutes"] < longer.base["minutes"]
+        assert shorter.ingredient["minutes"] < longer.ingredient["minutes"]
+        assert shorter.evaluation.users < longer.evaluation.users
+    for minutes, plan in zip((2, 12, 60), plans, strict=True):
+        assert plan.base["minutes"] + plan.ingredient["minutes"] < minutes
