@@ -74,9 +74,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     old = temporary.with_suffix(".old")
     try:
+        require_dir(path)
         with _writing(path):
-            if path.exists() and not path.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
             temporary.mkdir(parents=True)
         with _writing(path, temporary):
             yield temporary
@@ -91,6 +90,18 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         elif old.exists():  # stopped between the two renames
             with suppress(OSError):
                 os.replace(old, path)
+
+
+def require_dir(path: Path) -> None:
+    """Refuse a folder to write before any work is done for it; its parent is made.
+
+    Raises:
+        RunError: `path` is a file or lies below one, or the file system refuses.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
 @contextmanager

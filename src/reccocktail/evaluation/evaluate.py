@@ -33,7 +33,7 @@ from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prio
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, Vectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET, USER, Scenario
-from reccocktail.storage import read_json, write_json
+from reccocktail.storage import read_json, require_dir, write_json
 from reccocktail.training.adapter import Adapter, merged, model_sha256
 from reccocktail.training.validation import sample_rows
 
@@ -129,6 +129,7 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     settings.check()
+    require_dir(out)
     started = time.monotonic()
     names = [*baselines, *([BACKBONE] if backbone else []), *(a.name for a, _ in adapters)]
     for name in names:

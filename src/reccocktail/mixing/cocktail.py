@@ -38,7 +38,15 @@ from reccocktail.ranking.base import Batch, entropy_of
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.schema import USER, Scenario
-from reccocktail.training.adapter import Adapter, Card, DataCard, Lora, merged, model_sha256
+from reccocktail.training.adapter import (
+    Adapter,
+    Card,
+    DataCard,
+    Lora,
+    merged,
+    model_sha256,
+    require_adapter_dir,
+)
 from reccocktail.training.card import adapter_readme
 from reccocktail.training.validation import sample_rows
 
@@ -252,10 +260,11 @@ def mix(
         coefficients: fixed ones in place of a search (the plain average, say); still measured.
 
     Raises:
-        AdapterError, DataError: see `Mixer`.
+        AdapterError, DataError: see `Mixer`, and `require_adapter_dir` for `out`.
     """
     settings = settings or MixSettings()
     started = time.monotonic()
+    require_adapter_dir(out)
     mixer = Mixer(adapters, backbone, domain, scenario, settings)
     fixed = coefficients is not None
     pairwise = len(adapters) == 2 and settings.granularity == "global"

@@ -22,7 +22,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.errors import AdapterError
 from reccocktail.fingerprint import Fingerprint
 from reccocktail.recipe import Recipe
-from reccocktail.storage import atomic_dir, read_json, sha256_json, write_json
+from reccocktail.storage import atomic_dir, read_json, require_dir, sha256_json, write_json
 
 CARD_FILE = "adapter.json"
 CONFIG_FILE = "adapter_config.json"
@@ -116,7 +116,11 @@ class Adapter:
             path: adapter folder; one that stands there is replaced.
             readme: the model card in Markdown.
             extra: file name -> JSON value.
+
+        Raises:
+            AdapterError, RunError: see `require_adapter_dir`.
         """
+        require_adapter_dir(path)
         tensors = {}
         for module, (a, b, _) in self.lora.items():
             tensors[f"{_PREFIX}{module}.lora_A.weight"] = a.detach().cpu().contiguous()
@@ -155,6 +159,21 @@ class Adapter:
                 f"{path / CARD_FILE} is not a valid card ({error.errors()[0]['msg']})."
             ) from error
         return cls(path.resolve().name, load_lora(path), card)
+
+
+def require_adapter_dir(path: Path) -> None:
+    """Refuse a folder to write an adapter to, before any work: saving replaces the whole folder.
+
+    Raises:
+        AdapterError: the folder holds something that is not an adapter.
+        RunError: `path` is a file, or the file system refuses.
+    """
+    require_dir(path)
+    if path.is_dir() and any(path.iterdir()) and not (path / CARD_FILE).is_file():
+        raise AdapterError(
+            f"{path} holds other files than an adapter's, which saving would replace; "
+            "choose another folder."
+        )
 
 
 def lora_sha256(lora: Lora) -> str:

@@ -39,6 +39,7 @@ from reccocktail.training.adapter import (
     Role,
     base_model,
     new_peft_model,
+    require_adapter_dir,
     tensors_of,
 )
 from reccocktail.training.batches import DomainWindows, TrainingBatches
@@ -81,7 +82,9 @@ def train(
 
     Raises:
         RunError: an unfinished run stands there and `resume` is off, or its settings differ.
+        AdapterError: `out` holds something that is not an adapter.
     """
+    require_adapter_dir(out)
     run_folder = out.with_name(out.name + ".training")
     ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
     card = Card(
