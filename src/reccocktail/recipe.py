@@ -106,7 +106,8 @@ class Recipe(_Settings):
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError(f"Cannot read the recipe {path}: {error}.") from error
+            reason = " ".join(str(error).split())
+            raise RecipeError(f"Cannot read the recipe {path}: {reason}.") from error
         if not isinstance(values, dict):
             raise RecipeError(f"The recipe {path} must be a mapping of settings.")
         return parse(cls, values, str(path))

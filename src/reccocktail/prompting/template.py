@@ -39,4 +39,5 @@ def load_template(name: str) -> DenseTemplate:
     except OSError as error:
         raise RecipeError(f"No prompt template '{name}': give 'titles' or a YAML file.") from error
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"The prompt template '{name}' is not valid: {error}.") from error
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"The prompt template '{name}' is not valid: {reason}.") from error
