@@ -19,6 +19,7 @@ app = cyclopts.App(
     name="reccocktail",
     help="Recommend with a cocktail of two LoRA adapters on one frozen language model.",
     version=__version__,
+    suppress_keyboard_interrupt=False,  # `main` answers it
 )
 data_app = cyclopts.App(name="data", help="Get and prepare recommendation data.")
 app.command(data_app)
