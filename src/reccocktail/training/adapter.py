@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from reccocktail import __version__
-from reccocktail.backbone import Backbone
+from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
 from reccocktail.fingerprint import Fingerprint
 from reccocktail.recipe import Recipe
@@ -302,7 +302,7 @@ def new_peft_model(backbone: Backbone, recipe: Recipe) -> PeftModel:
         target_modules=target if isinstance(target, str) else list(target),
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(recipe.lora.init_seed)
         try:
             return _as_peft(get_peft_model(backbone.model, config))
@@ -315,7 +315,8 @@ def new_peft_model(backbone: Backbone, recipe: Recipe) -> PeftModel:
 def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
     """Put LoRA tensors on a backbone as a stock PEFT model, in eval mode."""
     check_shapes(model, lora)
-    peft_model = _as_peft(get_peft_model(model, lora_config(lora)))
+    with quiet_transformers():
+        peft_model = _as_peft(get_peft_model(model, lora_config(lora)))
     state = {}
     for module, (a, b, _) in lora.items():
         state[f"{_PREFIX}{module}.lora_A.weight"] = a
