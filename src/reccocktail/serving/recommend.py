@@ -103,7 +103,8 @@ class Recommender:
             if found.height:
                 return list(found[HISTORY][0])
         raise DataError(
-            f"{self._domain.name} has no user '{user}'; give one of its user ids, or --history with titles."
+            f"{self._domain.name} has no user '{user}'; "
+            "give one of its user ids, or --history with titles."
         )
 
     def match(self, typed: Sequence[str]) -> list[Match]:
