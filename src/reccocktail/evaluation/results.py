@@ -271,14 +271,14 @@ def metrics_table(metrics: Mapping[str, Any], scenarios: list[str] | None = None
 def terminal_table(metrics: Mapping[str, Any], scenario: str) -> Table:
     """The same table for the terminal."""
     table = Table(title=scenario, caption=note(metrics, scenario), title_justify="left")
-    table.add_column("model", overflow="fold")
+    table.add_column("model", no_wrap=True)  # names must stay whole at 80 columns
     table.add_column("n", justify="right")
     for metric in TABLE_METRICS:
         table.add_column(metric.upper())
     for model, cells in metrics["models"].items():
         if scenario in cells:
             parts = (_plain_cell(metrics, model, scenario, m) for m in TABLE_METRICS)
-            # Text() and not str: rich would read the brackets as markup.
+            # Escaped: rich would read the brackets as markup.
             row = [model, f"{cells[scenario]['n']:,}", *parts]
             table.add_row(*(part.replace("[", "\\[") for part in row))
     return table
