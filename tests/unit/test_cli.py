@@ -51,6 +51,7 @@ def home(tmp_path_factory):
         mix = "mix --adapter base --adapter ingredient --data shop --validation-users 6 --users 6"
         for scenario in ("warm", "cold"):
             go(f"{mix} --scenario {scenario} --out cocktail_{scenario}")
+        go("evaluate --data shop --baseline popularity --out judged")
     return folder
 
 
@@ -417,7 +418,7 @@ def test_the_output_is_a_file(refused, tmp_path):
         f"mix --adapter base --adapter ingredient --data shop --scenario warm {out}",
         f"evaluate --data shop --baseline popularity {out}",
         f"evaluate --data shop --baseline popularity {out}/inside",
-        f"report evaluation {out}/inside.html",
+        f"report judged {out}/inside.html",
     ):
         assert "file" in refused(command), command
         assert file.read_text() == "mine", command
