@@ -4,11 +4,8 @@ import contextlib
 import ctypes
 import gc
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,7 @@ from torch import nn
 
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
-
-PACKAGES = ("reccocktail", "torch", "transformers", "peft")
+from reccocktail.environment import commit, hardware, versions
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -101,21 +97,10 @@ def _status_bytes(key: str) -> int | None:
 def environment(backbone: Backbone, domain: Domain) -> dict[str, Any]:
     """What a result must say about where it came from, without any path of the machine."""
     return {
-        "commit": _commit(),
-        "versions": {
-            "python": platform.python_version(),
-            **{package: _version(package) for package in PACKAGES},
-        },
+        "commit": commit(),
+        "versions": versions(),
         "hardware": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "device": str(backbone.device),
-            "device_name": (
-                torch.cuda.get_device_name(backbone.device)
-                if backbone.device.type == "cuda"
-                else None
-            ),
+            **hardware(backbone.device),
             # A load well above the run's own threads means that others used the cores too.
             "load_average_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         },
@@ -129,32 +114,3 @@ def environment(backbone: Backbone, domain: Domain) -> dict[str, Any]:
         },
         "data": {"name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ImportError:  # run from a source tree that is not installed
-        return None
-
-
-def _commit() -> str | None:
-    """Commit of this source tree; a `+` says that tracked files differ from it."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        if head.returncode:
-            return None
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".."]).returncode
-    except OSError:
-        return None
-    return head.stdout.strip() + ("+" if changed else "")
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

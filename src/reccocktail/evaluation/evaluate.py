@@ -1,15 +1,10 @@
 """Run models over a domain's test users and write an evaluation folder."""
 
-import contextlib
-import platform
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,10 +13,10 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from reccocktail import __version__
 from reccocktail.backbone import Backbone
 from reccocktail.baselines import BASELINES
 from reccocktail.data.domain import Domain
+from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.results import PREDICTION_SCHEMA, write_evaluation
@@ -40,7 +35,6 @@ from reccocktail.training.validation import sample_rows
 BACKBONE = "backbone"
 _EXAMPLES = {"warm": 3, "cold": 2}
 _SHOWN = 5
-_PACKAGES = ("torch", "transformers", "peft", "polars", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -166,11 +160,11 @@ def evaluate(
         ),
         "settings": settings.__dict__,
         "data": {"name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)},
-        "versions": _versions(),
-        "commit": _commit(),
-        "hardware": _hardware(backbone),
+        "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(backbone.device if backbone else torch.device("cpu")),
         "seconds": {"evaluate": time.monotonic() - started},
-        "peak_memory_bytes": _peak_memory(),
+        "peak_memory_bytes": peak_memory(),
         "command": " ".join(["reccocktail", *sys.argv[1:]]),
         "models": results.models,
     }
@@ -367,42 +361,3 @@ def _timed(results: _Results, name: str, kind: str) -> Iterator[None]:
     results.models[name] = {"kind": kind}
     yield
     results.models[name]["seconds"] = time.monotonic() - started
-
-
-def _versions() -> dict[str, str]:
-    found = {"reccocktail": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _commit() -> str | None:
-    """Commit of the source tree that runs, if it is one."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _hardware(backbone: Backbone | None) -> dict[str, Any]:
-    device = backbone.device if backbone else torch.device("cpu")
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine()
-    )
-    return {
-        "device": device.type,
-        "name": name,
-        "threads": torch.get_num_threads(),
-        "system": platform.system(),
-    }
-
-
-def _peak_memory() -> int:
-    """Peak resident memory of this process, bytes (Linux counts in KiB, macOS in bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
