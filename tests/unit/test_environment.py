@@ -86,4 +86,4 @@ def test_peak_memory_is_what_the_kernel_counts_in_bytes() -> None:
     found = peak_memory()
     # The two are kept apart: one forgets when it is told to, both are updated late by some pages.
     assert found is not None and found > block.nbytes
-    assert found > 0.99 * peak
+    assert 0.99 * peak < found < 100 * peak
