@@ -1,7 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 import torch
 
+from reccocktail.ranking import scoring
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import DenseSettings, PromptSettings
@@ -112,6 +115,17 @@ def test_a_damaged_cache_heals(catalogue, rows, backbone, cache):
         items = ItemVectors(catalogue, "a" * 64)
         encode(backbone.model, items, catalogue, [rows], "Test")
         assert not ItemVectors(catalogue, "a" * 64).missing(catalogue.candidates(rows)[0])
+
+
+def test_the_cache_forgets_what_was_written_first(catalogue, rows, backbone, cache, monkeypatch):
+    for number, name in enumerate("abc"):
+        encode(backbone.model, ItemVectors(catalogue, name * 64), catalogue, [rows], "Test")
+        files = sorted((cache / "vectors").iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        os.utime(files[-1], (number, number))
+        if number == 0:
+            monkeypatch.setattr(scoring, "CACHE_BYTES", 2.5 * files[0].stat().st_size)
+    kept = [not ItemVectors(catalogue, name * 64).missing([0]) for name in "abc"]
+    assert kept == [False, True, True]
 
 
 def test_several_tables_at_once(catalogue, rows, backbone):

@@ -14,7 +14,7 @@ from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSet
 from reccocktail.training import trainer
 from reccocktail.training.adapter import Adapter, merged
 from reccocktail.training.log import read_log
-from reccocktail.training.schedule import Length
+from reccocktail.training.schedule import Length, cosine_with_warmup
 from reccocktail.training.trainer import train
 from tests.domains import taste_domain
 from tests.pico import pico_backbone
@@ -224,6 +224,16 @@ def test_items_left_out_change_what_is_learnt(whole, domain, tmp_path):
     gone = {"tastes": frozenset(domain.train()["history"][0].to_list())}
     changed = run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP), exclude=gone)
     assert changed.sha256 != adapter.sha256
+
+
+def test_each_step_takes_the_rate_of_its_own_place(whole):
+    out, _ = whole
+    settings = recipe_with().training
+    expected = {
+        step: settings.learning_rate * cosine_with_warmup((step - 1) / STEPS, settings.warmup)
+        for step in range(1, STEPS + 1)
+    }
+    assert learning_rates(out) == pytest.approx(expected)
 
 
 # -- it goes on where it stopped --------------------------------------------------------------

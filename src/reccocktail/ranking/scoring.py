@@ -142,6 +142,7 @@ class ItemVectors:
                 save_file(
                     {"vectors": self._vectors, "items": torch.tensor(list(self._column))}, temporary
                 )
+            _prune(self._file.parent)
 
 
 def _prune(folder: Path) -> None:

@@ -243,6 +243,12 @@ class _Run(TrainerCallback):
         self._advance(100 * self._shown)
         self._length.start()
 
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        # The schedule moves right after this, before the trainer counts the step.
+        self._length.done_steps = state.global_step + 1
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
