@@ -1,0 +1,128 @@
+"""Popularity by the loss or by a prior? The sampling correction on and off, each with and without a prior.
+
+    python benchmarks/popularity.py --data PREPARED [--data PREPARED ...] --minutes 4 --out runs/popularity
+
+Trains one ingredient a domain and correction. The prior's weight is chosen on one half of the drawn
+warm validation users and judged on the other; test users are never read. Resumable: the same command
+goes on. Writes popularity.json into --out.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from reccocktail import environment
+from reccocktail.backbone import Backbone, load_backbone
+from reccocktail.data.domain import Domain
+from reccocktail.evaluation.metrics import per_user, ranks, summarise
+from reccocktail.evaluation.significance import paired_bootstrap
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
+from reccocktail.recipe import Recipe
+from reccocktail.storage import write_json
+from reccocktail.training.adapter import merged, model_sha256
+from reccocktail.training.schedule import Length
+from reccocktail.training.trainer import train
+from reccocktail.training.validation import sample_rows
+
+METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@1")
+
+
+def recipe_with(correction: float, backbone: str) -> Recipe:
+    """The default recipe with a sampling correction, and no time spent on validation."""
+    return Recipe.model_validate(
+        {
+            "backbone": backbone,
+            "dense": {"sampling_correction": correction},
+            "training": {"validations": 0},
+        }
+    )
+
+
+def judge(
+    backbone: Backbone, domain: Domain, recipe: Recipe, out: Path, minutes: float, users: int
+) -> dict[str, Any]:
+    """Train one cell and measure it on half of the drawn validation users."""
+    length = Length(minutes=minutes)
+    adapter = train("ingredient", [domain], backbone, recipe, out, length, resume=True)
+    catalogue = Catalogue.of(domain, DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense))
+    rows = sample_rows(domain.rows("valid_warm"), users, seed=0)
+    items = ItemVectors(catalogue, model_sha256(backbone, adapter.lora))
+    with merged(backbone.model, adapter.lora) as model:
+        (vectors,) = encode(model, items, catalogue, [rows], f"Judging {out.name}")
+    candidates, places = catalogue.candidates(rows), positive_columns(rows)
+    scores = vectors.scores(catalogue.ranker, candidates)
+    prior = popularity_prior(domain.train_counts())
+    choosing, judging = slice(0, None, 2), slice(1, None, 2)
+    weight = choose_weight(scores[choosing], candidates[choosing], places[choosing], prior)
+    alone = per_user(ranks(scores[judging], places[judging]))
+    mixed = with_prior(scores[judging], candidates[judging], prior, weight)
+    together = per_user(ranks(mixed, places[judging]))
+    return {
+        "steps": adapter.card.steps,
+        "weight": weight,
+        "text alone": summarise(alone),
+        "with prior": summarise(together),
+        "gain of the prior": paired_bootstrap(together, alone),
+        "per_user": together,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--users", type=int, default=600)
+    parser.add_argument("--backbone", default="smollm2-135m")
+    args = parser.parse_args()
+    backbone = load_backbone(args.backbone)
+    cells: dict[str, Any] = {}
+    for path in args.data:
+        domain = Domain.load(path)
+        found = {}
+        for correction in (0.0, 1.0):
+            recipe = recipe_with(correction, args.backbone)
+            out = args.out / f"{domain.name}-correction-{correction:g}"
+            found[f"{correction:g}"] = judge(
+                backbone, domain, recipe, out, args.minutes, args.users
+            )
+        values = {key: cell.pop("per_user") for key, cell in found.items()}
+        found["correction 0 against 1, both with prior"] = paired_bootstrap(
+            values["0"], values["1"]
+        )
+        cells[domain.name] = {"sha256": domain.sha256, "cells": found}
+        write_json(
+            args.out / "popularity.json",
+            {
+                "domains": cells,
+                "minutes": args.minutes,
+                "versions": environment.versions(),
+                "commit": environment.commit(),
+                "hardware": environment.hardware(backbone.device),
+            },
+        )
+        for key in ("0", "1"):
+            cell = found[key]
+            parts = [
+                f"{kind}: "
+                + ", ".join(
+                    f"{m} {cell[kind][m]:.3f} [{cell[kind]['ci95'][m][0]:.3f}, "
+                    f"{cell[kind]['ci95'][m][1]:.3f}]"
+                    for m in METRICS[:3]
+                )
+                for kind in ("text alone", "with prior")
+            ]
+            Console().print(
+                f"{domain.name}, correction {key}, {cell['steps']} steps, n = "
+                f"{cell['text alone']['n']}, weight {cell['weight']}: {'; '.join(parts)}",
+                markup=False,
+                soft_wrap=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
