@@ -1,10 +1,10 @@
-"""Popularity by the loss or by a prior? The sampling correction on and off, each with and without a prior.
+"""Popularity by the loss or by a prior? Sampling correction on and off, with and without a prior.
 
-    python benchmarks/popularity.py --data PREPARED [--data PREPARED ...] --minutes 4 --out runs/popularity
+    python benchmarks/popularity.py --data PREPARED [--data PREPARED ...] --minutes 4 --out RUN
 
 Trains one ingredient a domain and correction. The prior's weight is chosen on one half of the drawn
-warm validation users and judged on the other; test users are never read. Resumable: the same command
-goes on. Writes popularity.json into --out.
+warm validation users and judged on the other; test users are never read. Resumable: the same
+command goes on. Writes popularity.json into --out.
 """
 
 import argparse
