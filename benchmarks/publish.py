@@ -1,4 +1,4 @@
-"""Put an evaluation into results/: one JSON file, without user ids and paths, and its Markdown table.
+"""Put an evaluation into results/: one JSON file without user ids, and its Markdown table.
 
     python benchmarks/publish.py RUN --command "make quickstart" --out results/quickstart.json
 
