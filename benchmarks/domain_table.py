@@ -16,7 +16,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.data.prepare import prepare
 from reccocktail.evaluation.evaluate import EvaluationSettings
 from reccocktail.evaluation.results import metrics_table
-from reccocktail.mixing.cocktail import MixSettings
+from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.recipe import Recipe
 

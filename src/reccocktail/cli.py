@@ -266,8 +266,8 @@ def mix(
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
-    from reccocktail.mixing.cocktail import MixSettings
     from reccocktail.mixing.cocktail import mix as run
+    from reccocktail.mixing.measure import MixSettings
     from reccocktail.training.adapter import Adapter
 
     adapters = [Adapter.load(path) for path in adapter]

@@ -16,7 +16,8 @@ from reccocktail.data.overlap import overlapping_items
 from reccocktail.errors import RunError
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.evaluation.report import report
-from reccocktail.mixing.cocktail import MixSettings, mix
+from reccocktail.mixing.cocktail import mix
+from reccocktail.mixing.measure import MixSettings
 from reccocktail.progress import say
 from reccocktail.recipe import Recipe
 from reccocktail.schema import SCENARIOS

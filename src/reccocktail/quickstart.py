@@ -10,7 +10,7 @@ from reccocktail.data.fetch import SOURCES, fetch
 from reccocktail.data.prepare import prepare
 from reccocktail.errors import RecipeError
 from reccocktail.evaluation.evaluate import EvaluationSettings
-from reccocktail.mixing.cocktail import MixSettings
+from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.progress import say
 from reccocktail.recipe import Recipe

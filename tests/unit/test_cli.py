@@ -388,7 +388,7 @@ def no_work(monkeypatch):
         raise AssertionError("work was begun")
 
     monkeypatch.setattr(_AdapterTrainer, "train", never)
-    monkeypatch.setattr("reccocktail.mixing.cocktail.Mixer.measure", never)
+    monkeypatch.setattr("reccocktail.mixing.measure.Mixer.measure", never)
 
 
 @pytest.mark.usefixtures("no_work")

@@ -13,7 +13,8 @@ from reccocktail import errors, schema
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.evaluation.metrics import METRICS
 from reccocktail.evaluation.results import PREDICTION_SCHEMA
-from reccocktail.mixing.cocktail import MixSettings, mix
+from reccocktail.mixing.cocktail import mix
+from reccocktail.mixing.measure import MixSettings
 from reccocktail.training.adapter import Adapter, Card
 from tests.adapters import random_adapter, save
 from tests.domains import taste_domain

@@ -11,7 +11,8 @@ import pytest
 from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation import evaluate as module
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
-from reccocktail.mixing.cocktail import MixSettings, mix
+from reccocktail.mixing.cocktail import mix
+from reccocktail.mixing.measure import MixSettings
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode

@@ -9,7 +9,7 @@ from reccocktail import pipeline
 from reccocktail.errors import RunError
 from reccocktail.evaluation.evaluate import EvaluationSettings
 from reccocktail.evaluation.results import read_metrics
-from reccocktail.mixing.cocktail import MixSettings
+from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.trainer import _AdapterTrainer

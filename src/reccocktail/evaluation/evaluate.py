@@ -20,8 +20,9 @@ from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.results import PREDICTION_SCHEMA, write_evaluation
-from reccocktail.mixing.cocktail import COCKTAIL_FILE, check_compatible
+from reccocktail.mixing.cocktail import COCKTAIL_FILE
 from reccocktail.mixing.entropy import as_matrix, mean_entropy
+from reccocktail.mixing.measure import check_compatible
 from reccocktail.progress import say
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior

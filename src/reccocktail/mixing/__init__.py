@@ -1,1 +1,6 @@
-"""From several adapters to one: merging, the search for coefficients, the cocktail."""
+"""Mixing adapters into a cocktail, to be read in the order of the data.
+
+`arithmetic` merges LoRA tensors with coefficients (Eq. 6 and 7); `entropy` says how sure a model is
+(Eq. 8) and when that is not to be trusted; `search` finds coefficients that minimise it (Eq. 9);
+`measure` runs a mix on a domain's users; `cocktail` puts the four together and writes the adapter.
+"""

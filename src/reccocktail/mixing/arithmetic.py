@@ -38,7 +38,8 @@ def combine(
         method: see above.
 
     Returns:
-        One LoRA. A lone adapter with coefficient 1, the others 0, comes back as it is, bit for bit.
+        One LoRA. A lone adapter with coefficient 1, the others 0, comes back as it is, bit for bit
+        (`svd` gives it back in function).
 
     Raises:
         AdapterError: no adapters, an unknown method, coefficients that are missing or of the wrong

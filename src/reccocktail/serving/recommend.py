@@ -11,7 +11,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.titles import title_key
 from reccocktail.errors import DataError
-from reccocktail.mixing.cocktail import check_compatible
+from reccocktail.mixing.measure import check_compatible
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import choose_weight, popularity_prior
