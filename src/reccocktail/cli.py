@@ -175,6 +175,7 @@ def train(
     minutes: float | None = None,
     steps: int | None = None,
     resume: bool = False,
+    init: Path | None = None,
     recipe: Path | None = None,
     exclude_titles_of: list[Path] | None = None,
     device: str | None = None,
@@ -191,6 +192,7 @@ def train(
         minutes: length by the clock (training time only).
         steps: length in steps; the same steps and seed give the same files.
         resume: go on from the last checkpoint.
+        init: adapter folder to start from, in place of a fresh LoRA (a second round).
         recipe: YAML file with settings.
         exclude_titles_of: prepared target domains whose titles are left out of the training.
         device: cpu, cuda or mps; chosen by hardware if left out.
@@ -200,6 +202,7 @@ def train(
     from reccocktail.data.domain import Domain
     from reccocktail.data.overlap import overlapping_items
     from reccocktail.recipe import Recipe
+    from reccocktail.training.adapter import Adapter
     from reccocktail.training.schedule import Length
     from reccocktail.training.trainer import train as run
 
@@ -222,6 +225,7 @@ def train(
         exclude={d.name: frozenset(overlapping_items(d, targets)) for d in domains}
         if targets
         else None,
+        initial=Adapter.load(init) if init else None,
     )
     _output.print(f"Adapter: {out}", soft_wrap=True)
 

@@ -190,6 +190,14 @@ def test_the_same_commands_write_the_same_files(home, call, tmp_path):
             assert file.read_bytes() == (tmp_path / name / file.name).read_bytes(), file.name
 
 
+def test_a_second_round_starts_from_an_adapter(call, refused, home, tmp_path):
+    train = "train --role ingredient --data shop --recipe recipe.yaml --steps 1 --init base"
+    assert call(f"{train} --backbone pico --out {tmp_path / 'second'}")[0] == 0
+    started = Adapter.load(tmp_path / "second").card.initial_sha256
+    assert started == Adapter.load(home / "base").sha256
+    assert "base" in refused(f"{train} --backbone stranger --out {tmp_path / 'other'}")
+
+
 def test_duplicate_titles_are_fine(call, tmp_path):
     interactions, items = write_raw(tmp_path / "raw", tastes=2, users=40)
     table = pl.read_parquet(items).with_columns(title=pl.lit("the same"))

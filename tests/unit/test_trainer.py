@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reccocktail.errors import RecipeError, RunError
+from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
@@ -318,6 +318,75 @@ def test_a_finished_run_whose_adapter_is_gone_is_made_again(whole, domain, tmp_p
     mine.rmdir()
     run([domain], mine, recipe=recipe, resume=True)
     same_bytes(out, mine)
+
+
+# -- a second round ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(other, tmp_path_factory):
+    """What a second round starts from, as it is after a journey through its folder."""
+    out = tmp_path_factory.mktemp("base") / "base"
+    train("base", [other], pico_backbone(), recipe_with(), out, Length(steps=4))
+    return Adapter.load(out)
+
+
+def test_a_second_round_starts_at_the_first_ones_scores(base, domain, tmp_path):
+    """A rate of next to nothing leaves the base spirit's scores; a fresh start is elsewhere."""
+    recipe = recipe_with(learning_rate=1e-12, weight_decay=0.0)
+    second = run([domain], tmp_path / "second", steps=1, recipe=recipe, initial=base)
+    fresh = run([domain], tmp_path / "fresh", steps=1, recipe=recipe)
+    assert list(second.lora) == list(base.lora)
+    for name, factors in base.lora.items():
+        torch.testing.assert_close(second.lora[name].a, factors.a)
+        torch.testing.assert_close(second.lora[name].b, factors.b)
+        assert second.lora[name].scaling == factors.scaling
+        assert fresh.lora[name].b.abs().max() < 1e-3 * factors.b.abs().max()
+    card = Adapter.load(tmp_path / "second").card
+    assert (card.role, card.initial_sha256) == ("ingredient", base.sha256)
+    assert base.sha256[:16] in (tmp_path / "second" / "README.md").read_text()
+    assert Adapter.load(tmp_path / "fresh").card.initial_sha256 is None
+
+
+def test_a_second_round_learns_and_can_be_resumed(base, domain, tmp_path, stop_after):
+    recipe = recipe_with(**EVERY_STEP)
+    whole = run([domain], tmp_path / "whole" / "mine", recipe=recipe, initial=base)
+    assert whole.sha256 != base.sha256
+    restore = stop_after(3)
+    with pytest.raises(KeyboardInterrupt):
+        run([domain], tmp_path / "mine", recipe=recipe, initial=base)
+    restore()
+    for other_start in ({}, {"initial": whole}):
+        with pytest.raises(RunError, match="other settings or data"):
+            run([domain], tmp_path / "mine", recipe=recipe, resume=True, **other_start)
+    run([domain], tmp_path / "mine", recipe=recipe, resume=True, initial=base)
+    same_bytes(tmp_path / "whole" / "mine", tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    "lora",
+    [
+        LoraSettings(rank=3, alpha=6.0),
+        LoraSettings(rank=2, alpha=8.0),
+        LoraSettings(rank=2, alpha=4.0, target_modules=("q_proj",)),
+    ],
+)
+def test_a_start_of_another_shape_is_refused(base, domain, tmp_path, lora):
+    backbone = pico_backbone()
+    before = snapshot(backbone)
+    recipe = recipe_with().model_copy(update={"lora": lora})
+    with pytest.raises(AdapterError, match=r"'base'.*rank, alpha or modules"):
+        run([domain], tmp_path / "mine", backbone=backbone, recipe=recipe, initial=base)
+    assert_as_it_was(backbone, before)
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_start_from_elsewhere_is_refused(base, domain, tmp_path):
+    with pytest.raises(AdapterError, match="trained on backbone"):
+        run([domain], tmp_path / "mine", backbone=pico_backbone(seed=1), initial=base)
+    recipe = recipe_with().model_copy(update={"prompt": PromptSettings(max_history=5)})
+    with pytest.raises(AdapterError, match="prompt settings"):
+        run([domain], tmp_path / "mine", recipe=recipe, initial=base)
 
 
 # -- minutes ----------------------------------------------------------------------------------

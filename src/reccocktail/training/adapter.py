@@ -93,6 +93,8 @@ class Card(BaseModel):
     template_sha256: str
     data: tuple[DataCard, ...]
     steps: int | None = None
+    initial_sha256: str | None = None
+    """Hash of the adapter that training started from; None for a fresh start."""
     version: str = __version__
 
 
@@ -292,8 +294,21 @@ def lora_config(lora: Lora) -> LoraConfig:
     )
 
 
-def new_peft_model(backbone: Backbone, recipe: Recipe) -> PeftModel:
-    """Put a fresh LoRA on the backbone, A drawn with the recipe's own seed, B zero."""
+def new_peft_model(backbone: Backbone, recipe: Recipe, initial: Adapter | None = None) -> PeftModel:
+    """Put a LoRA to be trained on the backbone.
+
+    Args:
+        backbone: it is changed in place; `unload` of the returned model gives it back.
+        recipe: shape of the LoRA.
+        initial: start from its tensors; None starts afresh, A drawn with the recipe's own seed and
+            B zero.
+
+    Raises:
+        AdapterError: no layer has the recipe's names, or `initial` was made on another backbone or
+            has another shape than the recipe's; the backbone is as it was.
+    """
+    if initial is not None:
+        backbone.fingerprint.require_match(initial.card.backbone, initial.name)
     target = recipe.lora.target_modules
     config = LoraConfig(
         r=recipe.lora.rank,
@@ -305,11 +320,21 @@ def new_peft_model(backbone: Backbone, recipe: Recipe) -> PeftModel:
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(recipe.lora.init_seed)
         try:
-            return _as_peft(get_peft_model(backbone.model, config))
+            peft_model = _as_peft(get_peft_model(backbone.model, config))
         except ValueError as error:
             raise AdapterError(
                 f"No layer of {backbone.name} is named {target}; change lora.target_modules."
             ) from error
+    if initial is not None:
+        if _shape(initial.lora) != _shape(tensors_of(peft_model)):
+            peft_model.unload()
+            backbone.model.requires_grad_(False).train(False)
+            raise AdapterError(
+                f"The LoRA of '{initial.name}' differs from the recipe's in rank, alpha or "
+                "modules; train with the recipe that it was made with."
+            )
+        _set_tensors(peft_model, initial.lora)
+    return peft_model
 
 
 def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
@@ -317,12 +342,22 @@ def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
     check_shapes(model, lora)
     with quiet_transformers():
         peft_model = _as_peft(get_peft_model(model, lora_config(lora)))
+    _set_tensors(peft_model, lora)
+    return peft_model.eval()
+
+
+def _set_tensors(peft_model: PeftModel, lora: Lora) -> None:
+    """Copy LoRA tensors into a PEFT model of their shapes."""
     state = {}
     for module, (a, b, _) in lora.items():
         state[f"{_PREFIX}{module}.lora_A.weight"] = a
         state[f"{_PREFIX}{module}.lora_B.weight"] = b
     set_peft_model_state_dict(peft_model, state)
-    return peft_model.eval()
+
+
+def _shape(lora: Lora) -> dict[str, tuple[object, ...]]:
+    """Shapes and scaling of each module; a scaling that went through a file may lose a last bit."""
+    return {name: (f.a.shape, f.b.shape, round(f.scaling, 6)) for name, f in lora.items()}
 
 
 def base_model(peft_model: PeftModel) -> PreTrainedModel:

@@ -12,6 +12,11 @@ def adapter_readme(name: str, card: Card, body: str = "") -> str:
         f"- {d.name}: {d.users:,} training users, {d.items:,} items (SHA-256 `{d.sha256[:16]}`)"
         for d in card.data
     )
+    start = (
+        f"\nTraining went on from the adapter with SHA-256 `{card.initial_sha256[:16]}`.\n"
+        if card.initial_sha256
+        else ""
+    )
     return f"""---
 library_name: peft
 base_model: {backbone.name}
@@ -25,7 +30,7 @@ A LoRA adapter of RecCocktail {card.version} for the `{recipe.ranker}` ranker on
 Made with:
 
 {data}
-
+{start}
 Histories are read up to their last {recipe.prompt.max_history} titles, titles up to
 {recipe.prompt.title_tokens} tokens, template `{recipe.prompt.template}`
 (SHA-256 `{card.template_sha256[:16]}`).

@@ -25,7 +25,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.data.domain import Domain
-from reccocktail.errors import RunError
+from reccocktail.errors import AdapterError, RunError
 from reccocktail.progress import Advance, bar, say
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.dense import DenseRanker
@@ -63,6 +63,7 @@ def train(
     *,
     resume: bool = False,
     exclude: Mapping[str, frozenset[str]] | None = None,
+    initial: Adapter | None = None,
 ) -> Adapter:
     """Fine-tune a LoRA on the domains' training histories (paper, Eq. 4 and 5); write it to `out`.
 
@@ -79,10 +80,13 @@ def train(
         resume: go on from the last checkpoint; a finished run with the same settings is taken as it
             is.
         exclude: domain name -> item ids left out of its histories (titles that a target shares).
+        initial: adapter whose tensors are the start, such as a base spirit in a second round of
+            fine-tuning; it keeps its rank, alpha and modules. None starts afresh.
 
     Raises:
         RunError: an unfinished run stands there and `resume` is off, or its settings differ.
-        AdapterError: `out` holds something that is not an adapter.
+        AdapterError: `out` holds something that is not an adapter, or `initial` does not fit the
+            backbone or the recipe.
     """
     require_adapter_dir(out)
     run_folder = out.with_name(out.name + ".training")
@@ -97,8 +101,12 @@ def train(
             for d in domains
         ),
     )
+    if initial is not None:
+        _check_initial(initial, card)
     left_out = {name: sorted(items) for name, items in sorted((exclude or {}).items())}
-    identity = sha256_json([card.model_dump(mode="json"), length.steps, length.minutes, left_out])
+    settings_card = card.model_dump(mode="json", exclude={"initial_sha256"})
+    start = [initial.sha256] if initial else []  # runs from before there was a choice stay theirs
+    identity = sha256_json([settings_card, length.steps, length.minutes, left_out, *start])
     checkpoint = _checkpoint(run_folder, out, identity, resume)
     if checkpoint == "finished":
         say(f"{out.name}: finished before, taken as it is.")
@@ -109,7 +117,7 @@ def train(
     ]
     settings = recipe.training
     batches = TrainingBatches(windows, ranker, settings, length.steps or _UNBOUNDED)
-    module = RankerModule(new_peft_model(backbone, recipe), ranker)
+    module = RankerModule(new_peft_model(backbone, recipe, initial), ranker)
     step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
     log = RunLog(run_folder, step)
     if checkpoint:
@@ -144,7 +152,11 @@ def train(
         log.close()
         module.model.unload()
         backbone.model.requires_grad_(False).train(False)
-    adapter = Adapter(out.name, lora, card.model_copy(update={"steps": trainer.state.global_step}))
+    done = {
+        "steps": trainer.state.global_step,
+        "initial_sha256": initial.sha256 if initial else None,
+    }
+    adapter = Adapter(out.name, lora, card.model_copy(update=done))
     adapter.save(out, adapter_readme(out.name, adapter.card))
     seconds = length.elapsed
     write_json(run_folder / _RUN_FILE, {"identity": identity, "finished": True, "seconds": seconds})
@@ -293,6 +305,21 @@ class _Run(TrainerCallback):
             self._log.write(step, {"seconds": round(self._length.elapsed, 3), **found})
             self._advance(0)
         self._length.start()
+
+
+def _check_initial(initial: Adapter, card: Card) -> None:
+    """Refuse to go on from an adapter that learned to read other prompts."""
+    card.backbone.require_match(initial.card.backbone, initial.name)
+    for what, ours, theirs in (
+        ("ranker", card.recipe.ranker, initial.card.recipe.ranker),
+        ("prompt template", card.template_sha256, initial.card.template_sha256),
+        ("prompt settings", card.recipe.prompt, initial.card.recipe.prompt),
+    ):
+        if ours != theirs:
+            raise AdapterError(
+                f"'{initial.name}' has another {what} than the recipe; "
+                "train with the recipe that it was made with."
+            )
 
 
 def _checkpoint(run_folder: Path, out: Path, identity: str, resume: bool) -> str | None:
