@@ -116,7 +116,7 @@ def prepare(
         test_from,
     )
     interactions, items, out = Path(interactions), Path(items), Path(out)
-    _check_out(out, (interactions, items))
+    check_out(out, (interactions, items))
     events = as_interactions(
         read_table(interactions),
         interactions.name,
@@ -169,8 +169,8 @@ def prepare(
     )
     title_counts["duplicate titles kept"] = kept.height - kept[TITLE].n_unique()
     with atomic_dir(out) as folder:
-        _write(kept, folder / "items.parquet")
-        _write(_table(parts, parts.train, users, kept[ITEM]), folder / "train.parquet")
+        write_table(kept, folder / "items.parquet")
+        write_table(_table(parts, parts.train, users, kept[ITEM]), folder / "train.parquet")
         for number, table in enumerate(EVALUATION_TABLES, 1):
             rows = parts.tables[table]
             # A test item is part of no validation row, not even as a negative.
@@ -197,7 +197,7 @@ def prepare(
                 if len(rows)
                 else pl.Series(CANDIDATES, [], dtype=pl.List(pl.String)),
             )
-            _write(frame, folder / f"{table}.parquet")
+            write_table(frame, folder / f"{table}.parquet")
         manifest = {
             "format": FORMAT,
             "name": name,
@@ -229,7 +229,8 @@ def _table(split: Split, rows: Rows, users: pl.Series, item_ids: pl.Series) -> p
     return pl.DataFrame([users.gather(rows.user).alias(USER), history])
 
 
-def _write(frame: pl.DataFrame, path: Path) -> None:
+def write_table(frame: pl.DataFrame, path: Path) -> None:
+    """Write one table of a prepared folder; the same table gives the same bytes."""
     frame.write_parquet(
         path, compression="zstd", compression_level=3, statistics=False, row_group_size=250_000
     )
@@ -288,7 +289,7 @@ def _check(
             raise DataError(f"{message[0].upper()}{message[1:]}.")
 
 
-def _check_out(out: Path, inputs: tuple[Path, ...]) -> None:
+def check_out(out: Path, inputs: tuple[Path, ...]) -> None:
     """Never replace a folder that `prepare` did not write, or one that holds the inputs."""
     if out.exists() and not (
         out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))
