@@ -7,6 +7,7 @@ import numpy.typing as npt
 import polars as pl
 
 from reccocktail.baselines.popularity import Popularity
+from reccocktail.baselines.text_similarity import TextSimilarity
 
 if TYPE_CHECKING:
     from reccocktail.data.domain import Domain
@@ -28,7 +29,10 @@ class Baseline(Protocol):
         """Score the whole catalogue for every row, (rows, items) in the order of the items."""
 
 
-BASELINES: dict[str, type[Baseline]] = {Popularity.name: Popularity}
+BASELINES: dict[str, type[Baseline]] = {
+    Popularity.name: Popularity,
+    TextSimilarity.name: TextSimilarity,
+}
 """Name on the command line -> class; a class is made without arguments, then fitted."""
 
-__all__ = ["BASELINES", "Baseline", "Popularity"]
+__all__ = ["BASELINES", "Baseline", "Popularity", "TextSimilarity"]
