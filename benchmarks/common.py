@@ -1,4 +1,4 @@
-"""What the benchmarks share: clocks, spreads, memory and a description of the machine."""
+"""What the benchmarks share: clocks, spreads, memory, finished cells, and the machine."""
 
 import contextlib
 import ctypes
@@ -16,6 +16,9 @@ from torch import nn
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, versions
+from reccocktail.errors import RunError
+from reccocktail.evaluation.metrics import FloatArray, distinct_rows, resampled_means
+from reccocktail.storage import read_json
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -43,6 +46,40 @@ def ratio_of_pairs(numerators: Sequence[float], denominators: Sequence[float]) -
     drawn = np.random.default_rng(0).integers(0, len(ratios), size=(2000, len(ratios)))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
     return {"median": float(np.median(ratios)), "low": float(low), "high": float(high)}
+
+
+def ratio_of_means(
+    numerators: FloatArray, denominators: FloatArray, resamples: int = 10_000
+) -> dict[str, float | None]:
+    """Ratio of two means over the same users, with its 95 % interval from resampled users.
+
+    A bound is None where the denominator's resampled mean is 0.
+    """
+    values, counts = distinct_rows({"above": numerators, "below": denominators})
+    draws = np.concatenate(list(resampled_means(values, counts, resamples, seed=0)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        observed = numerators.mean() / denominators.mean()
+        # An actual draw, because nothing lies between a number and infinity.
+        bounds = np.nanquantile(draws[:, 0] / draws[:, 1], (0.025, 0.975), method="nearest")
+    named = zip(("ratio", "low", "high"), (observed, *bounds), strict=True)
+    return {name: float(value) if np.isfinite(value) else None for name, value in named}
+
+
+def finished(file: Path, identity: str) -> dict[str, Any] | None:
+    """What a finished cell wrote, or None if the cell is still to be done.
+
+    Raises:
+        RunError: the cell was made with other settings or data.
+    """
+    if not file.exists():
+        return None
+    found: dict[str, Any] = read_json(file)
+    if found["identity"] != identity:
+        raise RunError(
+            f"{file.parent} was made with other settings or data; "
+            "give the same ones, or another --out."
+        )
+    return found
 
 
 def tensor_bytes(tensors: Sequence[torch.Tensor]) -> int:

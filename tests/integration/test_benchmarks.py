@@ -9,17 +9,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
+from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.arithmetic import combine
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.training.adapter import Adapter, Card, Factors, merged
 from reccocktail.training.batches import DomainWindows
+from reccocktail.training.schedule import Length
+from reccocktail.training.trainer import train
+from tests.adapters import pico_recipe
 from tests.domains import taste_domain
 from tests.pico import pico_model, pico_tokenizer
 
@@ -310,3 +316,74 @@ def test_a_run_with_the_project_loaded_is_no_stock_run(
     monkeypatch.setattr(stock_peft, "stock_scores", lambda *_: {("t", "u"): [1.0]})
     with pytest.raises(SystemExit, match="reccocktail was imported"):
         stock_peft.main(["--adapter", "a", "--data", "d", "--backbone", "b"])
+
+
+# -- studies of the base spirit ---------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(folder: Path) -> Path:
+    """A base spirit of few steps, trained on another domain than the target."""
+    other = taste_domain(folder, name="other", tastes=2, users=60)
+    recipe = pico_recipe(str(folder / "backbone"), validations=0)
+    backbone = load_backbone(recipe.backbone, device="cpu")
+    train("base", [other], backbone, recipe, folder / "spirit", Length(steps=6))
+    return folder / "spirit"
+
+
+def study(folder: Path, base: Path, out: Path, *more: str) -> list[str]:
+    places = ["--target", folder / "tastes", "--base", base, "--out", out]
+    return [*map(str, places), "--device", "cpu", *more]
+
+
+def test_zero_shot_compares_what_needs_no_training(
+    folder: Path,
+    base: Path,
+    domain: Domain,
+    tmp_path: Path,
+    benchmark: Any,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    zero_shot = benchmark("zero_shot")
+    arguments = study(folder, base, tmp_path, "--users", "40", "--validation-users", "20")
+    zero_shot.main(arguments)
+    result = json.loads((tmp_path / "zero_shot.json").read_text())
+    models = {"text-similarity", "popularity", "backbone", "base_spirit"}
+    for scenario in ("warm", "cold"):
+        cell = result["targets"]["tastes"]["scenarios"][scenario]
+        assert cell["users"] == 40
+        for view in ("text alone", "with prior"):
+            assert set(cell["models"][view]) == models
+            means = {name: found["ndcg@10"] for name, found in cell["models"][view].items()}
+            for other, paired in cell["base_spirit_minus"][view].items():
+                difference = means["base_spirit"] - means[other]
+                assert paired["ndcg@10"]["difference"] == pytest.approx(difference)
+        assert set(cell["full_catalogue"]) == models
+    assert str(folder) not in (tmp_path / "zero_shot.json").read_text()
+    assert "| tastes | cold (40) | base_spirit |" in capsys.readouterr().out
+    # What was taken off is the prior: an evaluation without one gives the same metrics.
+    settings = EvaluationSettings(users=40, prior=False, full_catalogue=False)
+    loaded = Adapter.load(base)
+    backbone = load_backbone(str(folder / "backbone"), device="cpu")
+    plain = evaluate(domain, [(loaded, base)], backbone, tmp_path / "plain", settings=settings)
+    for scenario in ("warm", "cold"):
+        cell = result["targets"]["tastes"]["scenarios"][scenario]
+        for ours, name in (("base_spirit", "spirit"), ("backbone", "backbone")):
+            assert cell["models"]["text alone"][ours] == plain["models"][name][scenario]
+    # Finished cells are taken as they are, and never under other settings.
+    monkeypatch.setattr(zero_shot, "evaluate", None)
+    zero_shot.main(arguments)
+    with pytest.raises(RunError, match="other settings"):
+        zero_shot.main([*arguments, "--seed", "1"])
+
+
+def test_a_ratio_of_means_and_its_interval(benchmark: Any) -> None:
+    ratio_of_means = benchmark("common").ratio_of_means
+    below = np.array([1.0, 0.0] * 200)
+    found = ratio_of_means(np.ones(400), below)
+    assert found["ratio"] == pytest.approx(2.0)
+    assert 1.7 < found["low"] < 2.0 < found["high"] < 2.4
+    assert ratio_of_means(below, below) == {"ratio": 1.0, "low": 1.0, "high": 1.0}
+    assert ratio_of_means(np.ones(5), np.zeros(5)) == {"ratio": None, "low": None, "high": None}
+    assert ratio_of_means(np.ones(3), np.array([1.0, 0.0, 0.0]))["high"] is None
