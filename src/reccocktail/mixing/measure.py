@@ -236,7 +236,7 @@ def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
         raise AdapterError("Nothing to mix: give at least two adapters.")
     first = adapters[0]
     for adapter in adapters:
-        adapter.card.backbone.require_match(backbone.fingerprint, adapter.name)
+        backbone.fingerprint.require_match(adapter.card.backbone, adapter.name)
         ours, theirs = first.card, adapter.card
         for what, a, b in (
             ("ranker", ours.recipe.ranker, theirs.recipe.ranker),
