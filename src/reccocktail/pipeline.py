@@ -6,7 +6,7 @@ goes on.
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,12 @@ from reccocktail.errors import RunError
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.evaluation.report import report
 from reccocktail.mixing.cocktail import mix
-from reccocktail.mixing.measure import MixSettings
+from reccocktail.mixing.measure import MixSettings, check_compatible
 from reccocktail.progress import say
 from reccocktail.recipe import Recipe
 from reccocktail.schema import SCENARIOS
 from reccocktail.storage import read_json, sha256_json, write_json
-from reccocktail.training.adapter import Adapter
+from reccocktail.training.adapter import Adapter, Card
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 
@@ -35,7 +35,8 @@ class Plan:
     """The sizes of a run.
 
     Attributes:
-        base: length of the base spirit's training, as keywords of `Length`.
+        base: length of the base spirit's training, as keywords of `Length`; empty where a finished
+            one is given.
         ingredient: the same for the ingredient.
         mix: settings of both cocktails.
         evaluation: settings of the evaluation.
@@ -50,7 +51,7 @@ class Plan:
 
 
 def run_pipeline(
-    sources: Sequence[Domain],
+    base: Sequence[Domain] | Path,
     target: Domain,
     backbone: Backbone,
     recipe: Recipe,
@@ -59,39 +60,39 @@ def run_pipeline(
 ) -> dict[str, Any]:
     """Train, mix, evaluate and report into `out`; finished steps are taken as they are.
 
-    Items of the sources whose titles occur in the target are left out of the base spirit's
-    training.
-
     Args:
-        sources: domains of the base spirit.
+        base: domains to train the base spirit on, without the items whose titles occur in the
+            target; or the folder of a finished base spirit, such as a shipped one. That one is
+            taken as it is, under the name `base_spirit`, and if its card lists the target, the
+            output and the report say so.
         target: domain of the ingredient, the cocktails and the evaluation.
         backbone: frozen language model.
-        recipe: settings of both trainings.
+        recipe: settings of both trainings. With a finished base spirit only `training` counts: the
+            rest is the base spirit's own, or the two could not be mixed.
         plan: lengths and sizes.
-        out: folder; gains base_spirit/, ingredient/, average/, cocktail_warm/, cocktail_cold/,
-            evaluation/, report.html.
+        out: folder; gains base_spirit/ (if it is trained), ingredient/, average/, cocktail_warm/,
+            cocktail_cold/, evaluation/, report.html.
 
     Returns:
         The content of metrics.json.
 
     Raises:
         RunError: `out` holds a run with other data or settings.
+        AdapterError: the base spirit is damaged, or was made on another backbone.
     """
-    state = _State.open(out, [sources, target, backbone, recipe, plan])
-    exclude = {source.name: frozenset(overlapping_items(source, [target])) for source in sources}
-    for name, items in exclude.items():
-        say(f"{name}: {len(items)} items share a title with {target.name} and are left out.")
-    with state.step("train base spirit"):
-        base = train(
-            "base",
-            sources,
-            backbone,
-            recipe,
-            out / BASE,
-            Length(**plan.base),
-            resume=True,
-            exclude=exclude,
-        )
+    notes = []
+    if isinstance(base, Path):
+        finished = replace(Adapter.load(base), name=BASE)
+        check_compatible([finished], backbone)
+        recipe = finished.card.recipe.model_copy(update={"training": recipe.training})
+        state = _State.open(out, [finished.sha256], target, backbone, recipe, plan)
+        if note := familiar(finished.card, target):
+            say(note)
+            notes.append(note)
+        spirit = (finished, base)
+    else:
+        state = _State.open(out, [d.sha256 for d in base], target, backbone, recipe, plan)
+        spirit = (_base_spirit(base, target, backbone, recipe, plan, out / BASE, state), out / BASE)
     with state.step("train ingredient"):
         ingredient = train(
             "ingredient",
@@ -102,7 +103,7 @@ def run_pipeline(
             Length(**plan.ingredient),
             resume=True,
         )
-    pair = [base, ingredient]
+    pair = [spirit[0], ingredient]
     for scenario in SCENARIOS:
         folder = out / f"cocktail_{scenario}"
         if not folder.exists():
@@ -112,22 +113,63 @@ def run_pipeline(
     if not average.exists():
         with state.step("average"):
             mix(pair, backbone, target, "warm", average, plan.mix, coefficients=(0.5, 0.5))
-    folders = [out / BASE, out / INGREDIENT, average, *(out / f"cocktail_{s}" for s in SCENARIOS)]
+    folders = [out / INGREDIENT, average, *(out / f"cocktail_{s}" for s in SCENARIOS)]
     if not (out / EVALUATION / "metrics.json").exists():
         with state.step("evaluate"):
             evaluate(
                 target,
-                [(Adapter.load(folder), folder) for folder in folders],
+                [spirit, *((Adapter.load(folder), folder) for folder in folders)],
                 backbone,
                 out / EVALUATION,
                 baselines=plan.baselines,
                 settings=plan.evaluation,
             )
         run = read_json(out / EVALUATION / "run.json")
-        write_json(out / EVALUATION / "run.json", run | {"seconds": run["seconds"] | state.seconds})
+        run = run | {"seconds": run["seconds"] | state.seconds, "notes": notes}
+        write_json(out / EVALUATION / "run.json", run)
     report([out], out / REPORT)
     metrics: dict[str, Any] = read_json(out / EVALUATION / "metrics.json")
     return metrics
+
+
+def familiar(card: Card, target: Domain) -> str | None:
+    """One sentence if an adapter's card lists the target, None if it does not.
+
+    Listed is a domain of the same hash, or whose name is the target's or ends in it after `_`.
+    """
+    for data in card.data:
+        same_name = data.name == target.name or data.name.endswith(f"_{target.name}")
+        if same_name or data.sha256 == target.sha256:
+            return (
+                f"The base spirit was trained on {data.name}, by its card: {target.name} is not a "
+                "new domain to it, and its figures here say nothing of unseen domains."
+            )
+    return None
+
+
+def _base_spirit(
+    sources: Sequence[Domain],
+    target: Domain,
+    backbone: Backbone,
+    recipe: Recipe,
+    plan: Plan,
+    out: Path,
+    state: "_State",
+) -> Adapter:
+    exclude = {source.name: frozenset(overlapping_items(source, [target])) for source in sources}
+    for name, items in exclude.items():
+        say(f"{name}: {len(items)} items share a title with {target.name} and are left out.")
+    with state.step("train base spirit"):
+        return train(
+            "base",
+            sources,
+            backbone,
+            recipe,
+            out,
+            Length(**plan.base),
+            resume=True,
+            exclude=exclude,
+        )
 
 
 class _State:
@@ -139,11 +181,19 @@ class _State:
         self._started = 0.0
 
     @classmethod
-    def open(cls, out: Path, parts: Sequence[Any]) -> "_State":
-        sources, target, backbone, recipe, plan = parts
+    def open(
+        cls,
+        out: Path,
+        base: list[str],
+        target: Domain,
+        backbone: Backbone,
+        recipe: Recipe,
+        plan: Plan,
+    ) -> "_State":
+        """Start or go on; `base` are the hashes of the base spirit or of its domains."""
         identity = sha256_json(
             [
-                [source.sha256 for source in sources],
+                base,
                 target.sha256,
                 backbone.fingerprint.sha256,
                 recipe.sha256,

@@ -6,14 +6,15 @@ from dataclasses import replace
 import pytest
 
 from reccocktail import pipeline
-from reccocktail.errors import RunError
+from reccocktail.errors import AdapterError, RunError
 from reccocktail.evaluation.evaluate import EvaluationSettings
 from reccocktail.evaluation.results import read_metrics
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, run_pipeline
+from reccocktail.recipe import LoraSettings, PromptSettings, Recipe
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.trainer import _AdapterTrainer
-from tests.adapters import pico_recipe
+from tests.adapters import pico_recipe, random_adapter, save
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
 from tests.pico import pico_backbone
@@ -187,3 +188,67 @@ def test_a_backbone_that_changed_is_refused(sources, target, run, no_work):
     no_work()
     with pytest.raises(RunError, match="other data or settings"):
         run_pipeline(sources, target, pico_backbone(seed=5), pico_recipe(), PLAN, run.out)
+
+
+# -- with a base spirit that is there already --------------------------------------------------
+
+GIVEN = replace(PLAN, base={})
+
+
+def finished(folder, backbone, domain, name="a_base", **changes):
+    """A base spirit with a recipe of its own, in a folder of another name."""
+    recipe = pico_recipe().model_copy(
+        update={
+            "prompt": PromptSettings(max_history=3),
+            "lora": LoraSettings(rank=3, alpha=6.0),
+        }
+    )
+    adapter = random_adapter(backbone, domain, name, "base", recipe=recipe)
+    return save(replace(adapter, card=adapter.card.model_copy(update=changes)), folder)
+
+
+def test_a_finished_base_spirit_is_taken_as_it_is(
+    sources, target, backbone, run, tmp_path, monkeypatch, capfd
+):
+    base = finished(tmp_path, backbone, sources[0])
+    before = files(base)
+    monkeypatch.setattr(pipeline, "overlapping_items", None)  # no audit: it has been trained
+    metrics = run(data=base, plan=GIVEN, recipe=Recipe(training=pico_recipe().training))
+    assert files(base) == before and not (run.out / "base_spirit").exists()
+    assert list(metrics["models"]) == ["popularity", "backbone", *FOLDERS]
+    ingredient = Adapter.load(run.out / "ingredient").card.recipe
+    theirs = Adapter.load(base).card.recipe
+    assert ingredient == theirs.model_copy(update={"training": pico_recipe().training})
+    sheet = json.loads((run.out / "cocktail_cold" / "cocktail.json").read_text())
+    assert [a["name"] for a in sheet["adapters"]] == ["base_spirit", "ingredient"]
+    assert sheet["adapters"][0]["sha256"] == Adapter.load(base).sha256
+    facts = json.loads((run.out / "evaluation" / "run.json").read_text())
+    assert facts["models"]["base_spirit"]["kind"] == "base" and facts["notes"] == []
+    assert "train base spirit" not in facts["seconds"]
+    assert "new domain" not in capfd.readouterr().err
+
+
+def test_the_report_says_if_the_base_spirit_knows_the_target(
+    target, backbone, run, tmp_path, capfd
+):
+    run(data=finished(tmp_path, backbone, target), plan=GIVEN)
+    (note,) = json.loads((run.out / "evaluation" / "run.json").read_text())["notes"]
+    assert note == pipeline.familiar(Adapter.load(tmp_path / "a_base").card, target)
+    assert "narrow is not a new domain" in one_sentence(note)
+    assert note in " ".join(capfd.readouterr().err.split())
+    assert note in (run.out / "report.html").read_text()
+
+
+def test_another_base_spirit_is_refused(sources, backbone, run, tmp_path, no_work):
+    """One for another backbone before any work, and a changed one in the place of the first."""
+    stranger = pico_backbone(seed=5)
+    no_work()
+    with pytest.raises(
+        AdapterError, match=r"on backbone 'pico-llama-5'.* on 'pico-llama-0'"
+    ) as error:
+        run(data=finished(tmp_path, stranger, sources[0], "stranger"), plan=GIVEN)
+    assert "'base_spirit'" in one_sentence(error.value) and not run.out.exists()
+    with pytest.raises(AssertionError, match="done again"):  # training begins
+        run(data=finished(tmp_path, backbone, sources[0]), plan=GIVEN)
+    with pytest.raises(RunError, match="other data or settings"):
+        run(data=sources, plan=GIVEN)

@@ -1,0 +1,296 @@
+"""Put a trained base spirit into the package: float16 tensors, and a card with all that is known.
+
+    python benchmarks/ship.py --adapter RUN/base_spirit --data PREPARED ... \
+        --exclude-titles-of PREPARED ... [--figures FILES.json] [--licence NAME=NOTE ...]
+
+The run's log must lie beside the adapter, in RUN/base_spirit.training. `--data` are the domains
+that it was trained on and `--exclude-titles-of` the targets, as `train` was given them: hashes are
+compared with the adapter's card, and the audit of shared titles is counted anew. FILES.json holds
+figures by domain, each the `models` of an evaluation's metrics.json:
+
+    {"office": {"base_spirit": {"warm": {"n": 500, "ndcg@1": 0.2, "ndcg@10": 0.4, "ci95": ...}}}}
+
+The folder is src/reccocktail/spirits/<backbone>/<ranker>/base_spirit, replaced as a whole; the same
+inputs write the same bytes.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from reccocktail import spirits
+from reccocktail.data.domain import Domain
+from reccocktail.data.overlap import overlapping_items
+from reccocktail.data.registry import AMAZON_TERMS, COMPLETE_JOURNEY, GROUPLENS_TERMS
+from reccocktail.errors import AdapterError, DataError, RunError
+from reccocktail.progress import say
+from reccocktail.recipe import Recipe
+from reccocktail.storage import read_json
+from reccocktail.training.adapter import TENSORS_FILE, Adapter, Factors
+from reccocktail.training.card import adapter_readme
+from reccocktail.training.log import read_log
+
+LIMIT_BYTES = 10_000_000
+FACTS_FILE = "spirit.json"
+RECIPE_FILE = "recipe.json"  # JSON is YAML: `train --recipe` reads it
+SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@10", "mrr")
+
+_JOURNEY = COMPLETE_JOURNEY.licence
+# Pattern of a domain's name -> on what terms its data may be had. The first that fits counts.
+LICENCES = {
+    "amazon*": AMAZON_TERMS,
+    "beauty": AMAZON_TERMS,
+    "books": AMAZON_TERMS,
+    "clothing": AMAZON_TERMS,
+    "electronics": AMAZON_TERMS,
+    "health": AMAZON_TERMS,
+    "industrial": AMAZON_TERMS,
+    "office": AMAZON_TERMS,
+    "pantry": AMAZON_TERMS,
+    "completejourney_*": _JOURNEY,
+    "*grocery": _JOURNEY,
+    "*drug_gm": _JOURNEY,
+    "*fresh": _JOURNEY,
+    "food*": "Food.com recipes and reviews (Majumder et al., 2019): research use",
+    "lastfm": "HetRec 2011 Last.FM (Cantador et al.): research use, not commercial",
+    "movielens*": GROUPLENS_TERMS,
+    "yelp": "Yelp Open Dataset: academic use, no redistribution",
+}
+
+
+def ship(
+    adapter: Path,
+    domains: Sequence[Domain],
+    targets: Sequence[Domain],
+    *,
+    figures: Mapping[str, Any] | None = None,
+    licences: Mapping[str, str] | None = None,
+    root: Path = spirits.ROOT,
+) -> Path:
+    """Write the base spirit's folder under `root` and give it.
+
+    Raises:
+        AdapterError: no base spirit, one that only this machine can use, or too large.
+        DataError: domains that the adapter's card does not list, or without a licence note.
+        RunError: the run's log is missing.
+    """
+    source = Adapter.load(adapter)
+    _check(source, adapter)
+    _check_domains(source, domains, adapter)
+    log = read_log(adapter.with_name(adapter.name + ".training"))
+    if not log:
+        raise RunError(f"{adapter}.training holds no log; copy the whole run.")
+    lora = {
+        module: Factors(a.half(), b.half(), scaling)
+        for module, (a, b, scaling) in source.lora.items()
+    }
+    if not all(torch.isfinite(half).all() for f in lora.values() for half in (f.a, f.b)):
+        raise AdapterError(f"A tensor of {adapter} does not fit into float16; train it again.")
+    half = Adapter(spirits.NAME, lora, source.card)
+    notes = dict(licences or {})
+    facts = {
+        "format": 1,
+        "sha256": half.sha256,
+        "sha256_before_float16": source.sha256,
+        "steps": source.card.steps,
+        "minutes": round(max(row["seconds"] for row in log) / 60, 1),
+        "targets": [{"name": t.name, "sha256": t.sha256} for t in targets],
+        "data": [
+            {
+                "name": domain.name,
+                "sha256": domain.sha256,
+                "users": domain.train().height,
+                "items": len(domain.item_ids),
+                "left_out": {t.name: len(overlapping_items(domain, [t])) for t in targets},
+                "left_out_in_all": len(overlapping_items(domain, targets)),
+                "prepared_with": domain.manifest["settings"] | {"seed": domain.manifest["seed"]},
+                "licence": _licence(domain.name, notes),
+            }
+            for domain in domains
+        ],
+        "validations": [row for row in log if "ndcg@10" in row],
+        "figures": dict(figures or {}),
+    }
+    backbone, ranker = source.card.backbone.name, source.card.recipe.ranker
+    out = spirits.folder(backbone, ranker, root)
+    readme = adapter_readme(spirits.NAME, source.card, _body(facts, source, out.relative_to(root)))
+    extra = {FACTS_FILE: facts, RECIPE_FILE: source.card.recipe.model_dump(mode="json")}
+    with TemporaryDirectory() as scratch:
+        half.save(Path(scratch) / spirits.NAME, readme, extra)
+        size = (Path(scratch) / spirits.NAME / TENSORS_FILE).stat().st_size
+    if size > LIMIT_BYTES:
+        raise AdapterError(
+            f"{adapter} takes {size / 1e6:.1f} MB in float16, and {LIMIT_BYTES / 1e6:.0f} MB "
+            "may ship; train one of a lower rank."
+        )
+    half.save(out, readme, extra)
+    return out
+
+
+def _check(adapter: Adapter, path: Path) -> None:
+    card = adapter.card
+    if card.role != "base":
+        raise AdapterError(f"{path} is of the role '{card.role}'; only a base spirit ships.")
+    if card.backbone.source not in ("wheel", "hub"):
+        raise AdapterError(
+            f"{path} was trained on the backbone {card.backbone.summary()} out of a "
+            f"{card.backbone.source}, which others do not have; train on a hub id or the default."
+        )
+    if card.recipe.prompt.template != Recipe().prompt.template:
+        raise AdapterError(
+            f"{path} reads the template '{card.recipe.prompt.template}', which does not ship."
+        )
+
+
+def _check_domains(adapter: Adapter, domains: Sequence[Domain], path: Path) -> None:
+    ours = [(d.name, d.sha256) for d in domains]
+    theirs = [(d.name, d.sha256) for d in adapter.card.data]
+    if sorted(ours) != sorted(theirs):
+        named = ", ".join(name for name, _ in theirs)
+        odd = ", ".join(sorted({name for name, _ in set(ours) ^ set(theirs)}))
+        raise DataError(
+            f"{path} was trained on {named}, and the folders of --data differ in {odd}; "
+            "give the prepared folders that it was trained on."
+        )
+
+
+def _licence(name: str, notes: Mapping[str, str]) -> str:
+    fitting = (note for pattern, note in LICENCES.items() if fnmatch(name, pattern))
+    found = notes.get(name) or next(fitting, None)
+    if found is None:
+        raise DataError(f"No licence note is known for '{name}'; give --licence '{name}=NOTE'.")
+    return found
+
+
+def _body(facts: Mapping[str, Any], adapter: Adapter, place: Path) -> str:
+    """The card's sections, in Markdown."""
+    card = adapter.card
+    targets = [target["name"] for target in facts["targets"]]
+    kept = " ".join(f"--exclude-titles-of {name}" for name in targets)
+    data = " ".join(f"--data {domain['name']}" for domain in facts["data"])
+    start = "an adapter (`--init`, see above)" if card.initial_sha256 else "a fresh LoRA"
+    left_out = sum(domain["left_out_in_all"] for domain in facts["data"])
+    audit = (
+        "Items that share their title with an item of a target were left out of the training "
+        f"({left_out:,} in all), so that a cold item of a target is new to this adapter. Titles "
+        "are compared without case, accents and punctuation."
+        if targets
+        else "No target was audited: items of any target may have been seen in training."
+    )
+    sections = [
+        "## Training\n\n"
+        f"{facts['steps']:,} steps in {facts['minutes']:g} minutes of training, from {start}, by "
+        f"the loss of the `{card.recipe.ranker}` ranker (see `{RECIPE_FILE}`). Stored in float16: "
+        f"SHA-256 of the update `{facts['sha256']}`; before rounding "
+        f"`{facts['sha256_before_float16']}`. Backbone: SHA-256 `{card.backbone.sha256}`, "
+        f"{card.backbone.revision}.",
+        "## Data, audit and licences\n\n"
+        + _table(
+            ["domain", "training users", "items", *(f"shared with {t}" for t in targets), "terms"],
+            [
+                [
+                    domain["name"],
+                    f"{domain['users']:,}",
+                    f"{domain['items']:,}",
+                    *(f"{domain['left_out'][target]:,}" for target in targets),
+                    domain["licence"],
+                ]
+                for domain in facts["data"]
+            ],
+        ),
+        audit,
+        "The adapter holds weights, no titles and no users. The data's terms bind whoever uses the "
+        "data; whether they reach weights that were trained on it is not settled, so look into it "
+        "before commercial use.",
+    ]
+    if facts["validations"]:
+        sections.append(_validation(facts["validations"], card.recipe.training.validation_users))
+    if facts["figures"]:
+        sections.append(_figures(facts["figures"]))
+    sections.append(
+        "## To make it again\n\n"
+        f"Prepare the domains under these names with the settings in `{FACTS_FILE}` "
+        "(`prepared_with`), then\n\n"
+        "```bash\n"
+        f"reccocktail train --role base --recipe {RECIPE_FILE} {data} {kept} "
+        f"--steps {facts['steps']} --out base_spirit\n"
+        "```\n\n"
+        "A run by the clock (`--minutes`) and one by steps differ a little in their learning "
+        f"rates. It is known to RecCocktail as `{place.parent.as_posix()}`."
+    )
+    return "\n" + "\n\n".join(sections) + "\n"
+
+
+def _validation(rows: Sequence[Mapping[str, Any]], users: int) -> str:
+    last, best = rows[-1], max(rows, key=lambda row: row["ndcg@10"])
+    domains = [key for key in last if key.startswith("ndcg@10/")]
+    table = _table(
+        ["domain", "first", "best mean", "last"],
+        [
+            [
+                key.partition("/")[2] or "mean",
+                *(f"{row[key]:.3f}" for row in (rows[0], best, last)),
+            ]
+            for key in [*domains, "ndcg@10"]
+        ],
+    )
+    return (
+        "## Validation while training\n\n"
+        f"NDCG@10 of warm validation users, at most {users} a domain, at steps "
+        f"{rows[0]['step']:,}, {best['step']:,} and {last['step']:,}. All of them are in "
+        f"`{FACTS_FILE}`.\n\n{table}"
+    )
+
+
+def _figures(figures: Mapping[str, Any]) -> str:
+    rows = []
+    for domain, models in figures.items():
+        for model, scenarios in models.items():
+            for scenario, cell in scenarios.items():
+                found = [_with_interval(cell, metric) for metric in SHOWN]
+                rows.append([domain, model, scenario, f"{cell['n']:,}", *found])
+    return "## Figures\n\nOn test users, 95 % intervals.\n\n" + _table(
+        ["domain", "model", "scenario", "n", *(metric.upper() for metric in SHOWN)], rows
+    )
+
+
+def _with_interval(cell: Mapping[str, Any], metric: str) -> str:
+    if metric not in cell:
+        return ""
+    interval = (cell.get("ci95") or {}).get(metric)
+    text = f"{cell[metric]:.3f}"
+    return text if interval is None else f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--adapter", type=Path, required=True)
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--exclude-titles-of", type=Path, action="append", default=[])
+    parser.add_argument("--figures", type=Path)
+    parser.add_argument("--licence", action="append", default=[], metavar="NAME=NOTE")
+    args = parser.parse_args()
+    out = ship(
+        args.adapter,
+        [Domain.load(path) for path in args.data],
+        [Domain.load(path) for path in args.exclude_titles_of],
+        figures=read_json(args.figures) if args.figures else None,
+        licences=dict(pair.split("=", 1) for pair in args.licence),
+    )
+    say(f"Shipped: {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What a quickstart's minutes pay for: how long to train, how thoroughly to mix and to judge.
+
+All of its numbers stand here.
+"""
+
+import math
+from dataclasses import dataclass
+
+from reccocktail.evaluation.evaluate import EvaluationSettings
+from reccocktail.mixing.measure import MixSettings
+from reccocktail.schema import SCENARIOS
+
+
+@dataclass(frozen=True)
+class Share:
+    """How the minutes are spent: the rest of them goes to mixing and evaluation."""
+
+    base: float
+    ingredient: float
+
+
+MINUTES_WITH_SPIRIT, SHARE_WITH_SPIRIT = 8.0, Share(base=0.0, ingredient=0.35)
+MINUTES_WITHOUT, SHARE_WITHOUT = 12.0, Share(base=0.2, ingredient=0.2)
+
+
+@dataclass(frozen=True)
+class Level:
+    """How thoroughly a cocktail is mixed and judged.
+
+    Attributes:
+        grid: values of lambda_1 that are tried; with 0.5, so that the plain average costs nothing.
+        users: unlabelled users that a cocktail adapts to.
+        validation_users: labelled users of the curve and of the prior's weight.
+        full_catalogue: rank the whole catalogue too, which gives the report its examples.
+        least: scored users a scenario below which the next level is better.
+    """
+
+    grid: tuple[float, ...]
+    users: int
+    validation_users: int
+    full_catalogue: bool
+    least: int
+
+
+FINE, COARSE = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.5, 1.0)
+LEVELS = (
+    Level(FINE, 50, 50, True, least=100),
+    Level(COARSE, 50, 30, True, least=40),
+    Level(COARSE, 50, 20, False, least=40),
+    Level(COARSE, 25, 10, False, least=20),
+)
+# What is left for these levels is counted in tokens. The rate is SmolLM2-135M's on 2 cores, by the
+# seconds of mixing and evaluation in results/quickstart.json.
+TOKENS_PER_SECOND = 1000
+FIXED_SECONDS = 30.0  # loading, validation, drawing the report
+MODELS = 4  # backbone, base spirit, ingredient, average; a cocktail is often one of these
+CANDIDATES = 30  # of one user, as `prepare` draws them
+ITEM_WORDS = 4  # tokens of the template around a title
+
+
+def sizes(
+    budget: float, items: int, title_tokens: float, max_history: int
+) -> tuple[MixSettings, EvaluationSettings]:
+    """The most thorough level that a budget pays for, and how many users it leaves to be scored.
+
+    Args:
+        budget: tokens that may be read for two cocktails and their evaluation.
+        items: size of the catalogue.
+        title_tokens: mean tokens of a title.
+        max_history: titles read of a history.
+    """
+    for level in LEVELS:
+        scored = _affordable(budget, level, items, title_tokens, max_history)
+        if scored >= level.least:
+            break
+    return (
+        MixSettings(
+            users=level.users,
+            validation_users=level.validation_users,
+            grid=level.grid,
+            refinements=0,
+        ),
+        EvaluationSettings(
+            users=max(scored, level.least),
+            validation_users=level.validation_users,
+            full_catalogue=level.full_catalogue,
+        ),
+    )
+
+
+def _affordable(
+    budget: float, level: Level, items: int, title_tokens: float, max_history: int
+) -> int:
+    """The most scored users a scenario that the budget pays for at a level."""
+    low, high = 0, 100_000
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = _cost(middle, level, items, title_tokens, max_history) <= budget
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def _cost(scored: int, level: Level, items: int, title_tokens: float, max_history: int) -> float:
+    """Tokens that are read; each item is read once by each model, whoever asks for it."""
+    item, user = title_tokens + ITEM_WORDS, max_history * (title_tokens + 1)
+    mixed_rows = len(SCENARIOS) * (level.users + level.validation_users)
+    judged_rows = len(SCENARIOS) * (scored + level.validation_users)
+    mixed = _covered(mixed_rows * CANDIDATES, items)
+    judged = _covered((mixed_rows + len(SCENARIOS) * scored) * CANDIDATES, items)
+    if level.full_catalogue:
+        judged = items
+    mixing = len(level.grid) * (mixed * item + mixed_rows * user)
+    # Of the four models, three stand on the grid and have read the candidates of mixing.
+    judging = MODELS * (judged * item + judged_rows * user) - (MODELS - 1) * mixed * item
+    return mixing + judging
+
+
+def _covered(draws: int, items: int) -> float:
+    """How many different items so many draws are expected to give."""
+    return items * -math.expm1(-draws / items)
