@@ -1,64 +1,112 @@
 """The main job on data and a language model that any machine can get: from nothing to a report."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reccocktail.backbone import SMOLLM2, load_backbone
+from reccocktail import spirits
+from reccocktail.backbone import SMOLLM2, Backbone, load_backbone
+from reccocktail.budget import (
+    FIXED_SECONDS,
+    MINUTES_WITH_SPIRIT,
+    MINUTES_WITHOUT,
+    SHARE_WITH_SPIRIT,
+    SHARE_WITHOUT,
+    TOKENS_PER_SECOND,
+    Share,
+    sizes,
+)
 from reccocktail.data.domain import Domain
 from reccocktail.data.fetch import SOURCES, fetch
 from reccocktail.data.prepare import prepare
-from reccocktail.errors import RecipeError
-from reccocktail.evaluation.evaluate import EvaluationSettings
-from reccocktail.mixing.measure import MixSettings
+from reccocktail.errors import DataError, RecipeError
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.progress import say
-from reccocktail.recipe import Recipe
+from reccocktail.prompting.encoding import DenseEncoder
+from reccocktail.prompting.template import load_template
+from reccocktail.recipe import PromptSettings, Recipe
+from reccocktail.training.adapter import Adapter
 
-MINUTES = 12.0
-TARGET = "movielens-1m"
 DEPARTMENTS = ("grocery", "drug_gm", "fresh")
+# Domain -> what `fetch` calls its source, and the folder in it.
+RAW = {"movielens-1m": ("movielens-1m", "")} | {
+    name: ("complete-journey", name) for name in DEPARTMENTS
+}
 
 
 @dataclass(frozen=True)
-class Share:
-    """How the minutes are spent: the rest of them goes to mixing and evaluation."""
+class Target:
+    """A domain that the quickstart knows by name.
 
-    base: float = 0.2
-    ingredient: float = 0.2
+    Attributes:
+        name: the domain, a key of `RAW`.
+        what: the word for it in messages.
+        sources: domains of the base spirit that is trained where none is shipped.
+        min_count: k-core; groceries are cut to those that many households buy, because the titles
+            of a large catalogue cost the most time.
+    """
+
+    name: str
+    what: str
+    sources: tuple[str, ...]
+    min_count: int = 5
 
 
-def quickstart(out: Path, minutes: float = MINUTES, share: Share | None = None) -> dict[str, Any]:
-    """Fetch, prepare, train a base spirit on groceries and an ingredient on films, mix, report.
+TARGETS = {
+    "films": Target("movielens-1m", "films", DEPARTMENTS),
+    "groceries": Target("grocery", "groceries", ("movielens-1m",), min_count=20),
+}
+
+
+def quickstart(
+    out: Path,
+    minutes: float | None = None,
+    share: Share | None = None,
+    *,
+    domain: str = "films",
+    root: Path = spirits.ROOT,
+) -> dict[str, Any]:
+    """Fetch, prepare, train an ingredient beside the shipped base spirit, mix, evaluate, report.
+
+    Where no base spirit is shipped for SmolLM2-135M, one is trained first, on other domains.
 
     Args:
         out: folder of the run; a second call goes on where the first one stopped.
-        minutes: what the whole should take on 2 cores after the downloads, at least 2.
+        minutes: what the whole should take on 2 cores after the downloads, at least 2; 8 with a
+            shipped base spirit and 12 without if None.
         share: how the minutes are divided.
+        domain: `films`, `groceries`, or a folder with two tables, `interactions.*` and `items.*`.
+        root: folder of the shipped base spirits.
 
     Returns:
         The content of metrics.json.
 
     Raises:
         RecipeError: too few minutes.
+        DataError: no such domain, or a folder without its two tables.
         FetchError: a download failed.
     """
-    share = share or Share()
+    spirit = spirits.default(root)
+    if minutes is None:
+        minutes = MINUTES_WITH_SPIRIT if spirit else MINUTES_WITHOUT
+    share = share or (SHARE_WITH_SPIRIT if spirit else SHARE_WITHOUT)
     if not 2 <= minutes < float("inf"):
         raise RecipeError(
             f"The quickstart needs at least 2 minutes, not {minutes:g}; raise --minutes."
         )
-    say(
-        "Quickstart: a base spirit from groceries, an ingredient from films, and their cocktail, "
-        "on SmolLM2-135M.\n"
-        f"It downloads about 140 MB once and then takes about {minutes:g} minutes on 2 cores. "
-        f"Interrupt it at any time; the same command goes on."
+    known = TARGETS.get(domain)
+    tables = None if known else _tables(Path(domain))
+    sources = () if spirit else (known.sources if known else DEPARTMENTS)
+    _introduce(
+        known.what if known else Path(domain).resolve().name, known, spirit, minutes, sources
     )
-    for name in (TARGET, "complete-journey", SMOLLM2):
-        say(f"{name}: {SOURCES[name].description} ({SOURCES[name].licence})")
-    films = _prepared(fetch(TARGET), TARGET, out)
-    groceries = fetch("complete-journey")
-    sources = [_prepared(groceries / name, name, out) for name in DEPARTMENTS]
+    if known:
+        target = _prepared(known.name, out, known.min_count)
+    else:
+        assert tables is not None
+        target = _prepared_tables(*tables, Path(domain).resolve().name, out)
+    base: Path | Sequence[Domain] = spirit or [_prepared(name, out) for name in sources]
     backbone = load_backbone(SMOLLM2)
     recipe = Recipe.model_validate(
         {
@@ -66,19 +114,88 @@ def quickstart(out: Path, minutes: float = MINUTES, share: Share | None = None) 
             "training": {"validation_users": 8, "validations": 1, "checkpoint_minutes": 1.0},
         }
     )
-    scored = max(20, round(15 * minutes))
-    plan = Plan(
-        base={"minutes": share.base * minutes},
-        ingredient={"minutes": share.ingredient * minutes},
-        mix=MixSettings(users=50, validation_users=50, refinements=0),
-        evaluation=EvaluationSettings(users=scored, validation_users=50),
+    prompt = Adapter.load(spirit).card.recipe.prompt if spirit else recipe.prompt
+    seconds = 60 * minutes * (1 - share.base - share.ingredient) - FIXED_SECONDS
+    mixing, evaluation = sizes(
+        seconds * TOKENS_PER_SECOND,
+        len(target.item_ids),
+        _title_tokens(target, backbone, prompt),
+        prompt.max_history,
     )
-    return run_pipeline(sources, films, backbone, recipe, plan, out)
+    plan = Plan(
+        base={} if spirit else {"minutes": share.base * minutes},
+        ingredient={"minutes": share.ingredient * minutes},
+        mix=mixing,
+        evaluation=evaluation,
+    )
+    return run_pipeline(base, target, backbone, recipe, plan, out)
 
 
-def _prepared(raw: Path, name: str, out: Path) -> Domain:
+def default_out(domain: str) -> Path:
+    """Where a quickstart goes if it is not told: one folder a domain."""
+    name = "quickstart" if domain == "films" else f"quickstart-{Path(domain).resolve().name}"
+    return Path("runs") / name
+
+
+def _title_tokens(domain: Domain, backbone: Backbone, prompt: PromptSettings) -> float:
+    encoder = DenseEncoder(backbone.tokenizer, load_template(prompt.template), prompt.title_tokens)
+    lengths = [len(title) for title in encoder.titles(domain.titles)]
+    return sum(lengths) / len(lengths)
+
+
+def _introduce(
+    what: str, known: Target | None, spirit: Path | None, minutes: float, sources: Sequence[str]
+) -> None:
+    names = ([known.name] if known else []) + list(sources)
+    needed = [*dict.fromkeys(RAW[name][0] for name in names), SMOLLM2]
+    size = sum(SOURCES[name].bytes or 0 for name in needed)
+    base = (
+        "the base spirit that ships with the package"
+        if spirit
+        else "a base spirit from " + ", ".join(sources)
+    )
+    say(
+        f"Quickstart: {base}, an ingredient from {what}, and their cocktail, on SmolLM2-135M.\n"
+        f"It downloads about {round(size / 1e7) * 10} MB once and then takes about "
+        f"{minutes:g} minutes on 2 cores. "
+        f"Interrupt it at any time; the same command goes on."
+    )
+    for name in needed:
+        say(f"{name}: {SOURCES[name].description} ({SOURCES[name].licence})")
+
+
+def _tables(folder: Path) -> tuple[Path, Path]:
+    """The two tables of a user's own folder."""
+    if not folder.is_dir():
+        raise DataError(
+            f"'{folder}' is neither {' nor '.join(TARGETS)} nor a folder; "
+            "give --domain a folder with interactions.* and items.*."
+        )
+    found = []
+    for name in ("interactions", "items"):
+        files = [path for path in sorted(folder.glob(f"{name}.*")) if path.is_file()]
+        if len(files) != 1:
+            raise DataError(
+                f"{folder} must hold one file {name}.* (Parquet, CSV, TSV or JSON lines) and holds "
+                f"{len(files)}; put the domain's two tables there."
+            )
+        found.append(files[0])
+    return found[0], found[1]
+
+
+def _prepared(name: str, out: Path, min_count: int = 5) -> Domain:
+    source, part = RAW[name]
+    raw = fetch(source) / part
+    return _prepared_tables(
+        raw / "interactions.parquet", raw / "items.parquet", name, out, min_count
+    )
+
+
+def _prepared_tables(
+    interactions: Path, items: Path, name: str, out: Path, min_count: int = 5
+) -> Domain:
     folder = out / "data" / name
     if (folder / "manifest.json").exists():
         return Domain.load(folder)
     say(f"Preparing {name} ...")
-    return prepare(raw / "interactions.parquet", raw / "items.parquet", name, folder)
+    return prepare(interactions, items, name, folder, min_count=min_count)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import yaml
 
-from reccocktail import cli
+from reccocktail import cli, spirits
 from reccocktail.cli import main
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.trainer import _AdapterTrainer
@@ -19,8 +19,9 @@ from tests.helpers import one_sentence
 from tests.pico import pico_backbone, pico_model, pico_tokenizer
 
 COMMANDS = [
-    [], ["quickstart"], ["data"], ["data", "list"], ["data", "fetch"], ["data", "prepare"],
-    ["data", "overlap"], ["train"], ["mix"], ["evaluate"], ["recommend"], ["report"],
+    [], ["quickstart"], ["spirits"], ["data"], ["data", "list"], ["data", "fetch"],
+    ["data", "prepare"], ["data", "overlap"], ["train"], ["mix"], ["evaluate"],
+    ["recommend"], ["report"],
 ]  # fmt: skip
 
 
@@ -209,6 +210,56 @@ def test_duplicate_titles_are_fine(call, tmp_path):
     assert code == 0 and "test_warm" in out
 
 
+# -- shipped base spirits ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def shipped(home, tmp_path, monkeypatch):
+    """The package ships `base` as its base spirit for SmolLM2; gives the folder of spirits."""
+    root = tmp_path / "spirits"
+    place = spirits.folder("smollm2-135m", "dense", root)
+    shutil.copytree(home / "base", place)
+    for function in (spirits.resolve, spirits.default, spirits.shipped):
+        monkeypatch.setattr(function, "__defaults__", (root,))
+    return root
+
+
+def test_a_shipped_base_spirit_is_an_adapter_by_name(shipped, home, call, tmp_path):
+    out = tmp_path / "cocktail"
+    mix = "mix --adapter base_spirit --adapter ingredient --data shop --scenario warm"
+    code, _, err = call(f"{mix} --users 6 --validation-users 6 --backbone pico --out {out}")
+    assert code == 0, err
+    first = json.loads((out / "cocktail.json").read_text())["adapters"][0]
+    assert first["name"] == "base_spirit" and first["sha256"] == Adapter.load(home / "base").sha256
+    evaluate = "evaluate --data shop --adapter smollm2-135m/dense --users 6 --backbone pico"
+    assert call(f"{evaluate} --no-prior --out {tmp_path / 'e'}")[0] == 0
+    metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert list(metrics["models"]) == ["backbone", "base_spirit"]
+    train = "train --role ingredient --data shop --recipe recipe.yaml --backbone pico --steps 1"
+    assert call(f"{train} --init base_spirit --out {tmp_path / 'second'}")[0] == 0
+    recommend = ["recommend", "--adapter", "base_spirit", "--data", "shop", "--backbone", "pico"]
+    assert call([*recommend, "--history", "red apple"])[0] == 0
+
+
+def test_a_shipped_base_spirit_on_the_wrong_backbone(shipped, refused):
+    said = refused("recommend --adapter base_spirit --data shop --user u1 --backbone stranger")
+    assert re.search(r"'base_spirit' was trained on .*'pico'.* cannot be used on 'stranger'", said)
+
+
+def test_spirits_are_listed(shipped, call):
+    code, out, _ = call("spirits")
+    assert code == 0
+    for word in ("smollm2-135m/dense (base_spirit)", "pico", "dense", "MB", " 3 ", "mall, shop"):
+        assert word in out, word
+    shutil.rmtree(shipped)
+    assert "ships no base spirit" in call("spirits")[1]
+
+
+def test_a_name_that_is_not_shipped(shipped, refused):
+    said = refused("recommend --adapter gpt/dense --data shop --user u1")
+    assert "'gpt/dense'" in said and "(shipped: base_spirit, smollm2-135m/dense)" in said
+
+
 # -- help and version -------------------------------------------------------------------------
 
 
@@ -365,6 +416,7 @@ def test_bad_flags_and_values(refused, tmp_path):
         "data prepare --name x": "--interactions",
         "report --out r.html": "evaluation folder",
         "quickstart --minutes 1": "2 minutes",
+        "quickstart --domain flowers": "flowers",
         "stir": "stir",
         "data stir": "stir",
     }

@@ -1,5 +1,7 @@
 """The quickstart on tiny raw files of the true layout and a pico backbone: to the report, once."""
 
+import shutil
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
@@ -7,14 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from reccocktail import pipeline, quickstart
+from reccocktail import pipeline, quickstart, spirits
+from reccocktail.budget import Share
 from reccocktail.data.domain import Domain
 from reccocktail.data.sources import convert
-from reccocktail.errors import RecipeError
-from reccocktail.quickstart import DEPARTMENTS, Share
-from reccocktail.quickstart import quickstart as run
+from reccocktail.errors import DataError, RecipeError
+from reccocktail.quickstart import DEPARTMENTS, TARGETS, default_out
+from reccocktail.quickstart import quickstart as start
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.trainer import _AdapterTrainer
+from tests.adapters import pico_recipe, random_adapter, save
+from tests.domains import write_raw
 from tests.helpers import one_sentence
 from tests.pico import WORDS, pico_backbone
 
@@ -72,6 +77,11 @@ def groceries(raw, folder):
         bought, schema=["household_id", "product_id", "transaction_timestamp"], orient="row"
     ).write_parquet(raw / "transactions.parquet")
     convert(raw, "complete_journey", folder)
+
+
+def run(out, minutes=None, share=None, **named):
+    """The quickstart of an installation that ships no base spirit, unless `root` says otherwise."""
+    return start(out, minutes, share, **({"root": out / "no-spirits"} | named))
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +188,95 @@ def test_more_minutes_buy_longer_training_and_more_users(offline, tmp_path, monk
         assert shorter.evaluation.users < longer.evaluation.users
     for minutes, plan in zip((2, 12, 60), plans, strict=True):
         assert plan.base["minutes"] + plan.ingredient["minutes"] < minutes
+
+
+# -- with a shipped base spirit ---------------------------------------------------------------
+
+
+@pytest.fixture
+def root(offline, fetched, tmp_path, monkeypatch):
+    """An installation that ships a base spirit, trained on the grocery department and more."""
+    few = replace(TARGETS["groceries"], min_count=5)  # no tiny item is bought by many
+    monkeypatch.setitem(TARGETS, "groceries", few)
+    raw = fetched / "complete-journey" / "grocery"
+    domain = quickstart.prepare(
+        raw / "interactions.parquet", raw / "items.parquet", "cj_grocery", tmp_path / "seen"
+    )
+    adapter = random_adapter(
+        pico_backbone(), domain, "base_spirit", "base", recipe=pico_recipe("smollm2-135m")
+    )
+    place = spirits.folder("smollm2-135m", "dense", tmp_path / "spirits")
+    save(adapter, place.parent)
+    return tmp_path / "spirits"
+
+
+def models_of(metrics):
+    return [name for name in metrics["models"] if name not in ("popularity", "backbone")]
+
+
+def test_a_shipped_base_spirit_saves_its_training(root, offline, tmp_path, capfd):
+    out = tmp_path / "out"
+    metrics = run(out, 2, Share(base=0.0, ingredient=0.004), root=root)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "the base spirit that ships with the package, an ingredient from films" in said
+    assert "downloads about 110 MB" in said and "complete-journey" not in offline
+    assert "not a new domain" not in said
+    assert models_of(metrics) == [
+        "base_spirit", "ingredient", "average", "cocktail_warm", "cocktail_cold"
+    ]  # fmt: skip
+    assert not (out / "base_spirit").exists() and (out / "report.html").exists()
+    ingredient = Adapter.load(out / "ingredient").card
+    assert ingredient.recipe.prompt == pico_recipe().prompt
+    assert [path.name for path in (out / "data").iterdir()] == ["movielens-1m"]
+
+
+def test_groceries_are_said_to_be_known_to_the_base_spirit(root, offline, tmp_path, capfd):
+    out = tmp_path / "out"
+    run(out, 2, Share(base=0.0, ingredient=0.004), domain="groceries", root=root)
+    said = " ".join(capfd.readouterr().err.split())
+    assert "trained on cj_grocery, by its card: grocery is not a new domain" in said
+    assert "grocery is not a new domain" in (out / "report.html").read_text()
+    assert "movielens-1m" not in offline
+
+
+def test_groceries_without_a_shipped_base_spirit_come_with_one_from_films(
+    offline, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(TARGETS, "groceries", replace(TARGETS["groceries"], min_count=5))
+    monkeypatch.setattr(quickstart, "run_pipeline", lambda *a: [[d.name for d in a[0]], a[1].name])
+    assert run(tmp_path / "out", 2, domain="groceries") == [["movielens-1m"], "grocery"]
+
+
+def test_two_tables_of_ones_own_are_a_domain(root, tmp_path, capfd):
+    folder = tmp_path / "my shop"
+    interactions, _ = write_raw(folder, tastes=2, users=60)
+    pl.read_parquet(interactions).write_csv(folder / "interactions.csv")
+    interactions.unlink()
+    out = tmp_path / "out"
+    metrics = run(out, 2, Share(base=0.0, ingredient=0.004), domain=str(folder), root=root)
+    assert models_of(metrics)[0] == "base_spirit"
+    assert Domain.load(out / "data" / "my shop").name == "my shop"
+    said = " ".join(capfd.readouterr().err.split())
+    assert "an ingredient from my shop" in said and "downloads about 90 MB" in said
+
+    shutil.copy(folder / "interactions.csv", folder / "interactions.tsv")
+    with pytest.raises(DataError, match=r"one file interactions\.\* .* and holds 2") as error:
+        run(out, 2, domain=str(folder), root=root)
+    one_sentence(error.value)
+    with pytest.raises(DataError, match="neither films nor groceries nor a folder") as error:
+        run(out, 2, domain="flowers", root=root)
+    one_sentence(error.value)
+
+
+def test_how_long_it_takes_if_nothing_is_said(root, tmp_path, monkeypatch):
+    plans = []
+    monkeypatch.setattr(quickstart, "run_pipeline", lambda *a: plans.append(a[4]) or {})
+    run(tmp_path / "with", root=root)
+    run(tmp_path / "without")
+    assert plans[0].base == {} and plans[0].ingredient == {"minutes": pytest.approx(0.35 * 8)}
+    assert plans[1].base == plans[1].ingredient == {"minutes": pytest.approx(0.2 * 12)}
+
+
+def test_every_domain_has_a_folder_of_its_own(tmp_path):
+    outs = [default_out(name).as_posix() for name in ("films", "groceries", str(tmp_path / "a b"))]
+    assert outs == ["runs/quickstart", "runs/quickstart-groceries", "runs/quickstart-a b"]
