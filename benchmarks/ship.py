@@ -81,7 +81,7 @@ def ship(
     """
     source = Adapter.load(adapter)
     _check(source, adapter)
-    _check_domains(source, domains, adapter)
+    domains = _in_order(source, domains, adapter)
     log = read_log(adapter.with_name(adapter.name + ".training"))
     if not log:
         raise RunError(f"{adapter}.training holds no log; copy the whole run.")
@@ -147,16 +147,18 @@ def _check(adapter: Adapter, path: Path) -> None:
         )
 
 
-def _check_domains(adapter: Adapter, domains: Sequence[Domain], path: Path) -> None:
-    ours = [(d.name, d.sha256) for d in domains]
+def _in_order(adapter: Adapter, domains: Sequence[Domain], path: Path) -> list[Domain]:
+    """The domains in the card's order, on which the order of the batches depends."""
+    ours = {(d.name, d.sha256): d for d in domains}
     theirs = [(d.name, d.sha256) for d in adapter.card.data]
-    if sorted(ours) != sorted(theirs):
+    if set(ours) != set(theirs):
         named = ", ".join(name for name, _ in theirs)
         odd = ", ".join(sorted({name for name, _ in set(ours) ^ set(theirs)}))
         raise DataError(
             f"{path} was trained on {named}, and the folders of --data differ in {odd}; "
             "give the prepared folders that it was trained on."
         )
+    return [ours[key] for key in theirs]
 
 
 def _licence(name: str, notes: Mapping[str, str]) -> str:

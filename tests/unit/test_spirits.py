@@ -129,8 +129,17 @@ def test_the_card_tells_all(root, domains):
         assert text in card, text
 
 
+def test_domains_stand_in_the_order_of_the_training(backbone, domains, tmp_path):
+    run = tmp_path / "base"
+    train("base", [domains[1], domains[0]], backbone, pico_recipe(), run, Length(steps=1))
+    terms = TERMS | {"narrow": "none"}
+    out = ship(run, domains, [], licences=terms, root=tmp_path / "spirits")
+    facts = json.loads((out / "spirit.json").read_text())
+    assert [domain["name"] for domain in facts["data"]] == ["narrow", "wide"]
+    assert "--data narrow --data wide" in (out / "README.md").read_text()
+
+
 def test_shipping_again_writes_the_same_bytes(root, trained, domains, tmp_path):
-    """Domains may come in another order than the card's, targets may be none."""
     again = ship(trained, domains[:1], domains[1:], licences=TERMS, root=tmp_path)
     once = {path.name: path.read_bytes() for path in again.iterdir()}
     ship(trained, domains[:1], domains[1:], licences=TERMS, root=tmp_path)
