@@ -28,6 +28,7 @@ from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import positive_columns
 from reccocktail.schema import CANDIDATES, SCENARIOS, Scenario
+from reccocktail.spirits import resolve
 from reccocktail.storage import atomic_file, read_json, sha256_json, write_json
 from reccocktail.training.adapter import Adapter
 
@@ -147,7 +148,7 @@ def ratios(targets: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", type=Path, action="append", required=True)
-    parser.add_argument("--base", type=Path, required=True, help="the base spirit's folder")
+    parser.add_argument("--base", type=Path, required=True, help="the base spirit's folder or name")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--users", type=int, default=2000, help="at most so many a scenario")
     parser.add_argument("--validation-users", type=int, default=200)
@@ -156,7 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    base = replace(Adapter.load(args.base), name=BASE)
+    folder = resolve(args.base)
+    base = replace(Adapter.load(folder), name=BASE)
     backbone = load_backbone(args.backbone or base.card.recipe.backbone, device=args.device)
     settings = EvaluationSettings(
         users=args.users,
@@ -170,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         machine = environment(backbone, target)
         found = {
             scenario: judge(
-                target, scenario, base, args.base, backbone, settings,
+                target, scenario, base, folder, backbone, settings,
                 args.out / target.name / scenario,
             )
             for scenario in SCENARIOS

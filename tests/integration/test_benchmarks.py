@@ -2,7 +2,9 @@
 
 import importlib
 import json
+import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -387,3 +390,165 @@ def test_a_ratio_of_means_and_its_interval(benchmark: Any) -> None:
     assert ratio_of_means(below, below) == {"ratio": 1.0, "low": 1.0, "high": 1.0}
     assert ratio_of_means(np.ones(5), np.zeros(5)) == {"ratio": None, "low": None, "high": None}
     assert ratio_of_means(np.ones(3), np.array([1.0, 0.0, 0.0]))["high"] is None
+
+
+FEW_SHOT = (
+    "--fractions 0 0.1 1 --seeds 0 1 --steps 6 --epochs 2 "
+    "--users 30 --validation-users 12 --adaptation-users 10"
+).split()
+UNTRAINED = {"text-similarity", "backbone", "base_spirit"}
+TRAINED = {"ingredient", "second_round", "average", "cocktail", "cocktail_validation"}
+
+
+@pytest.fixture(scope="module")
+def few_shot_run(
+    folder: Path, base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """A whole study of one target: two seeds, two shares, and no target data at all."""
+    out = tmp_path_factory.mktemp("few-shot")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        importlib.import_module("few_shot").main(study(folder, base, out, *FEW_SHOT))
+    return out, json.loads((out / "few_shot.json").read_text())["targets"]["tastes"]
+
+
+def test_few_shot_judges_every_share_alike(
+    few_shot_run: tuple[Path, dict[str, Any]], folder: Path, base: Path, domain: Domain
+) -> None:
+    out, found = few_shot_run
+    cells = {(cell["share"], cell.get("seed")): cell for cell in found["cells"]}
+    assert set(cells) == {(0.0, None), (0.1, 0), (1.0, 0), (0.1, 1), (1.0, 1)}
+    assert set(cells[0.0, None]["models"]) == UNTRAINED
+    for (share, seed), cell in cells.items():
+        if share == 0.0:
+            continue
+        assert set(cell["models"]) == UNTRAINED | TRAINED
+        assert cell["training_users"] == round(share * domain.train().height)
+        assert 1 <= cell["steps"] <= 6
+        for scenario in ("warm", "cold"):
+            text = {m: cell["models"][m][scenario]["text alone"] for m in cell["models"]}
+            assert all(values["n"] == 30 for values in text.values())
+            # What sees no target data scores the same rows the same way in every cell.
+            for model in UNTRAINED:
+                zero = cells[0.0, None]["models"][model][scenario]
+                assert text[model] == zero["text alone"] == zero["with prior"]
+            for chooser, model in (("entropy", "cocktail"), ("validation", "cocktail_validation")):
+                first, second = cell["coefficients"][scenario][chooser]
+                assert first + second == 1 and first in (0.0, 0.25, 0.5, 0.75, 1.0)
+                alone = {0.0: "ingredient", 0.5: "average", 1.0: "base_spirit"}.get(first)
+                if alone:
+                    assert text[model] == text[alone]
+        place = out / "tastes" / f"seed-{seed}" / f"{share:g}"
+        assert not (place / "cocktail_warm").exists()
+        second = Adapter.load(place / "second_round")
+        assert second.card.initial_sha256 == Adapter.load(base).sha256
+        assert second.card.steps == Adapter.load(place / "ingredient").card.steps == cell["steps"]
+    assert cells[0.1, 0]["steps"] < cells[1.0, 0]["steps"] == 6  # passes bound the small share
+    assert str(folder) not in (out / "few_shot.json").read_text()
+    for plot in ("few_shot.png", "few_shot_prior.png", "coefficients.png"):
+        assert (out / plot).read_bytes().startswith(b"\x89PNG")
+
+
+def test_few_shot_scores_are_those_of_evaluate(
+    few_shot_run: tuple[Path, dict[str, Any]], domain: Domain, backbone: Backbone, tmp_path: Path
+) -> None:
+    """The kept predictions of an ingredient, against the project's own evaluation of it."""
+    cell = few_shot_run[0] / "tastes" / "seed-1" / "0.1"
+    kept = pl.read_parquet(cell / "predictions.parquet").filter(pl.col("model") == "ingredient")
+    share = Domain.load(cell / "data")
+    settings = EvaluationSettings(prior=False, full_catalogue=False)
+    adapters = [(Adapter.load(cell / "ingredient"), cell / "ingredient")]
+    evaluate(share, adapters, backbone, tmp_path, settings=settings)
+    theirs = pl.read_parquet(tmp_path / "predictions.parquet")
+    both = kept.join(theirs, on=["model", "scenario", "user_id", "target", "candidates"])
+    assert both.height == kept.height == 60
+    for ours, other in both.select("scores", "scores_right").iter_rows():
+        assert ours == pytest.approx(other, abs=1e-5)
+
+
+def test_few_shot_means_are_over_users_and_seeds(
+    few_shot_run: tuple[Path, dict[str, Any]],
+) -> None:
+    _, found = few_shot_run
+    for entry in found["means"]:
+        assert entry["seeds"] == (1 if entry["share"] == 0.0 else 2)
+        values = [
+            cell["models"][entry["model"]][entry["scenario"]][entry["view"]]["ndcg@10"]
+            for cell in found["cells"]
+            if cell["share"] == entry["share"]
+        ]
+        assert entry["ndcg@10"] == pytest.approx(sum(values) / len(values))
+        low, high = entry["ci95"]["ndcg@10"]
+        assert low <= entry["ndcg@10"] <= high
+    means = {
+        (e["share"], e["scenario"], e["view"], e["model"]): e["ndcg@10"] for e in found["means"]
+    }
+    assert len(found["differences"]) == 2 * 2 * 2 * 2 * 5
+    for entry in found["differences"]:
+        where = (entry["share"], entry["scenario"], entry["view"])
+        difference = means[*where, entry["model"]] - means[*where, entry["against"]]
+        assert entry["ndcg@10"] == pytest.approx(difference, abs=1e-12)
+
+
+def test_few_shot_goes_on_and_takes_what_is_finished(
+    few_shot_run: tuple[Path, dict[str, Any]],
+    folder: Path,
+    base: Path,
+    benchmark: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    few_shot = benchmark("few_shot")
+    whole, _ = few_shot_run
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    cell = out / "tastes" / "seed-1" / "1"
+    (cell / "cell.json").unlink()
+    (cell / "cocktail_cold.json").unlink()
+    mixed = []
+    mix = few_shot.mix
+    monkeypatch.setattr(few_shot, "mix", lambda *a: mixed.append(a[3]) or mix(*a))
+    few_shot.main(study(folder, base, out, *FEW_SHOT))
+    assert mixed == ["cold"]  # the rest of the cell was there
+    again = json.loads((cell / "cell.json").read_text())
+    former = json.loads((whole / "tastes" / "seed-1" / "1" / "cell.json").read_text())
+    assert {**again, "seconds": None} == {**former, "seconds": None}
+    monkeypatch.setattr(few_shot, "mix", None)
+    few_shot.main(study(folder, base, out, *FEW_SHOT))
+    with pytest.raises(RunError, match="other settings"):
+        few_shot.main(study(folder, base, out, *FEW_SHOT, "--users", "20"))
+
+
+def test_minutes_are_turned_into_steps_once(
+    folder: Path, base: Path, tmp_path: Path, benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few_shot = benchmark("few_shot")
+    domain = Domain.load(folder / "tastes")
+    adapter = Adapter.load(base)
+    backbone = load_backbone(adapter.card.recipe.backbone, device="cpu")
+    sizes = few_shot.Sizes(3.0, 0.01, None, 10, 4, 4)
+    target = few_shot.Target(domain, adapter, backbone, adapter.card.recipe, sizes)
+    clock = tmp_path / "clock.json"
+    few_shot._steps(target, domain, clock)
+    assert json.loads(clock.read_text())["seconds_per_step"] > 0
+    assert not (tmp_path / "clock").exists()
+    monkeypatch.setattr(few_shot, "train", None)
+    clock.write_text('{"seconds_per_step": 0.1}')
+    assert few_shot._steps(target, domain, clock) == 6  # 0.6 seconds
+    clock.write_text('{"seconds_per_step": 1e-6}')
+    targets = sum(len(history) - 1 for history in domain.train()["history"])
+    assert few_shot._steps(target, domain, clock) == math.ceil(3 * targets / 32)
+
+
+def test_an_interval_over_users_and_seeds(benchmark: Any) -> None:
+    two_way = benchmark("few_shot_report").two_way
+    rng = np.random.default_rng(0)
+    users = rng.normal(size=(400, 1, 1))
+    mean, low, high = two_way(np.repeat(users, 3, axis=1))  # seeds that agree add no certainty
+    one = two_way(users)
+    assert mean[0] == pytest.approx(users.mean())
+    assert high[0] - low[0] == pytest.approx(one[2][0] - one[1][0], rel=0.1)
+    assert high[0] - low[0] == pytest.approx(2 * 1.96 * users.std() / 20, rel=0.1)
+    apart = np.repeat(users, 2, axis=1) + np.array([-1.0, 1.0])[None, :, None]
+    _, low, high = two_way(apart)
+    assert high[0] - low[0] > 1.9  # seeds that differ count, however many users there are

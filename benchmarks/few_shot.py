@@ -1,0 +1,274 @@
+"""How much target data does each way of using a base spirit need?
+
+    python benchmarks/few_shot.py --target PREPARED [--target ...] --base ADAPTER \
+        --minutes 10 --out RUN
+
+For each target, seed and share of the target's training users: an ingredient, a second round of
+fine-tuning of the base spirit (the same steps on the same data), their plain average, the cocktail
+whose coefficient entropy finds without labels, and the one that labelled validation users find;
+beside them the base spirit alone, the bare backbone and text similarity. Warm and cold, candidates
+ranked by text alone and with the popularity prior of the share's own counts.
+
+A cell is a target, seed and share, in RUN/TARGET/SEED/SHARE; finished cells are taken as they are,
+and a cell that was stopped goes on. Writes few_shot.json, few_shot.png, few_shot_prior.png and
+coefficients.png into RUN after every cell.
+"""
+
+import argparse
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common import environment, finished
+from few_shot_report import (
+    AVERAGE,
+    BACKBONE,
+    BASE,
+    COCKTAIL,
+    COCKTAIL_VALIDATION,
+    INGREDIENT,
+    SECOND_ROUND,
+    SIMILARITY,
+    write_report,
+)
+from few_shot_target import Scores, Sizes, Target, read_scores, write_cell
+from reccocktail.backbone import load_backbone
+from reccocktail.baselines import TextSimilarity
+from reccocktail.data.domain import Domain
+from reccocktail.data.subset import subset
+from reccocktail.mixing.arithmetic import combine
+from reccocktail.mixing.cocktail import COCKTAIL_FILE, mix
+from reccocktail.mixing.measure import MixSettings
+from reccocktail.progress import bar
+from reccocktail.recipe import Recipe
+from reccocktail.schema import USER, Scenario
+from reccocktail.spirits import resolve
+from reccocktail.storage import read_json, write_json
+from reccocktail.training.adapter import Adapter, Lora, lora_sha256
+from reccocktail.training.batches import DomainWindows
+from reccocktail.training.log import read_log
+from reccocktail.training.schedule import Length
+from reccocktail.training.trainer import train
+
+_CLOCK_STEPS = 6
+
+
+def zero_cell(target: Target, out: Path) -> dict[str, Scores]:
+    """Scores of the models that see no target data: computed once, kept, used by every cell."""
+    models = {BACKBONE: None, BASE: target.base.lora}
+    identity = target.identity("zero")
+    if not finished(out / "cell.json", identity):
+        scores = {
+            name: target.scores(lora, target.scenarios, name) for name, lora in models.items()
+        }
+        similarity = TextSimilarity().fit(target.domain)
+        scores[SIMILARITY] = {name: similarity.scores(rows) for name, rows in target.rows.items()}
+        # Nobody has bought anything yet, so the prior is 0 for every item.
+        counts = np.zeros(len(target.domain.item_ids), dtype=np.int64)
+        write_cell(target, out, scores, counts, {"identity": identity, "share": 0.0})
+    return {name: read_scores(out, name) for name in (SIMILARITY, *models)}
+
+
+def cell(target: Target, zero: dict[str, Scores], share: float, seed: int, out: Path) -> bool:
+    """Train, mix and judge one share of one seed; False if it was done before."""
+    identity = target.identity(share, seed)
+    if finished(out / "cell.json", identity):
+        return False
+    seconds: dict[str, float] = {}
+    domain = subset(target.domain, share, out / "data", seed)
+    steps = _steps(target, domain, out.parents[1] / "clock.json")
+    recipe = _without_validation(target.recipe, seed)
+    trained = {}
+    for name, initial in ((INGREDIENT, None), (SECOND_ROUND, target.base)):
+        with _timed(seconds, name):
+            trained[name] = train(
+                "ingredient",
+                [domain],
+                target.backbone,
+                recipe,
+                out / name,
+                Length(steps=steps),
+                resume=True,
+                initial=initial,
+            )
+    pair = [target.base, trained[INGREDIENT]]
+    loras: dict[str, tuple[Lora, Sequence[Scenario]]] = {
+        name: (adapter.lora, target.scenarios) for name, adapter in trained.items()
+    }
+    loras[AVERAGE] = (_mixed(pair, [0.5, 0.5]), target.scenarios)
+    found: dict[str, dict[str, Any]] = {}
+    parts: list[tuple[str, Lora, Scenario]] = []
+    for scenario in target.scenarios:
+        with _timed(seconds, f"mix {scenario}"):
+            sheet = _cocktail(target, pair, domain, scenario, out)
+        found[scenario] = chosen = _coefficients(sheet)
+        for name, coefficients in ((COCKTAIL, "entropy"), (COCKTAIL_VALIDATION, "validation")):
+            if chosen[coefficients] is not None:
+                parts.append((name, _mixed(pair, chosen[coefficients]), scenario))
+    with _timed(seconds, "judge"):
+        # A mix at lambda 0, 1/2 or 1 is a model that was scored already.
+        known: dict[str, Scores] = {lora_sha256(target.base.lora): zero[BASE]}
+        scores: dict[str, Scores] = dict(zero)
+        every = [(name, lora, s) for name, (lora, ss) in loras.items() for s in ss] + parts
+        for name, lora, scenario in every:
+            memory = known.setdefault(lora_sha256(lora), {})
+            if f"test_{scenario}" not in memory:
+                memory |= target.scores(lora, [scenario], f"{name} ({scenario})")
+            tables = (f"test_{scenario}", f"valid_{scenario}")
+            scores.setdefault(name, {}).update({t: memory[t] for t in tables})
+    write_cell(
+        target,
+        out,
+        scores,
+        domain.train_counts(),
+        {
+            "identity": identity,
+            "share": share,
+            "seed": seed,
+            "training_users": domain.train().height,
+            "training_interactions": domain.manifest["train_interactions"],
+            "steps": steps,
+            "coefficients": found,
+            "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        },
+    )
+    return True
+
+
+def _cocktail(
+    target: Target, pair: list[Adapter], domain: Domain, scenario: Scenario, out: Path
+) -> dict[str, Any]:
+    """Sheet of the cocktail that `mix` makes; the adapter itself follows from it and is dropped."""
+    file = out / f"cocktail_{scenario}.json"
+    if not file.exists():
+        sizes = target.sizes
+        settings = MixSettings(
+            users=sizes.adaptation_users, validation_users=sizes.validation_users, refinements=0
+        )
+        folder = out / f"cocktail_{scenario}"
+        mix(pair, target.backbone, domain, scenario, folder, settings)
+        write_json(file, read_json(folder / COCKTAIL_FILE))
+        shutil.rmtree(folder)
+    sheet: dict[str, Any] = read_json(file)
+    scored = {user for s in target.scenarios for user in target.rows[f"test_{s}"][USER].to_list()}
+    assert scored.isdisjoint(sheet["adaptation"]["user_ids"])
+    return sheet
+
+
+def _coefficients(sheet: dict[str, Any]) -> dict[str, Any]:
+    """What entropy chose, what labelled validation rows choose of the same mixes, and the curve."""
+    labelled = [point for point in sheet["curve"] if point["log_loss"] is not None]
+    best = min(labelled, key=lambda point: float(point["log_loss"]), default=None)
+    return {
+        "entropy": sheet["coefficients"]["all"],
+        "validation": best["coefficients"] if best else None,
+        "collapse": sheet["collapse"],
+        "curve": sheet["curve"],
+    }
+
+
+def _mixed(pair: Sequence[Adapter], coefficients: Sequence[float]) -> Lora:
+    return combine([adapter.lora for adapter in pair], torch.tensor(coefficients))
+
+
+def _steps(target: Target, domain: Domain, clock: Path) -> int:
+    """Steps of a share: `epochs` passes over it, at most what `minutes` or `steps` allow."""
+    windows = DomainWindows.build(domain, target.catalogue.ranker)
+    targets = sum(len(window) - 1 for window in windows.windows)
+    passes = ceil(target.sizes.epochs * targets / target.recipe.training.targets_per_batch)
+    if target.sizes.steps is not None:
+        return max(1, min(passes, target.sizes.steps))
+    assert target.sizes.minutes is not None
+    if not clock.exists():
+        # Measured once, then kept: a resumed study must not change its lengths.
+        folder = clock.with_name("clock")
+        recipe = _without_validation(target.recipe, 0)
+        length = Length(steps=_CLOCK_STEPS)
+        train("ingredient", [target.domain], target.backbone, recipe, folder, length, resume=True)
+        log = read_log(folder.with_name("clock.training"))
+        # The first step pays for what is set up once.
+        pace = (log[-1]["seconds"] - log[0]["seconds"]) / (len(log) - 1)
+        write_json(clock, {"seconds_per_step": pace})
+        shutil.rmtree(folder)
+    allowed = 60 * target.sizes.minutes / float(read_json(clock)["seconds_per_step"])
+    return max(1, min(passes, round(allowed)))
+
+
+def _without_validation(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with no time spent on validation, and this seed's order of batches."""
+    training = recipe.training.model_copy(update={"validations": 0, "seed": seed})
+    return recipe.model_copy(update={"training": training})
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - started
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", type=Path, action="append", required=True)
+    parser.add_argument("--base", type=Path, required=True, help="the base spirit's folder or name")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0, 0.01, 0.05, 0.2, 1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=float, default=3.0, help="passes over a share, at most")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--minutes", type=float, help="of each training, at most")
+    length.add_argument("--steps", type=int, help="of each training, at most; repeats exactly")
+    parser.add_argument("--users", type=int, default=500, help="scored users a scenario")
+    parser.add_argument("--validation-users", type=int, default=100)
+    parser.add_argument("--adaptation-users", type=int, default=50)
+    parser.add_argument("--backbone", help="where the backbone is, if not where it was")
+    parser.add_argument("--device")
+    args = parser.parse_args(arguments)
+    if not all(0 <= share <= 1 for share in args.fractions):
+        parser.error("--fractions must lie in [0, 1]")
+    base = Adapter.load(resolve(args.base))
+    backbone = load_backbone(args.backbone or base.card.recipe.backbone, device=args.device)
+    names = ("epochs", "minutes", "steps", "users", "validation_users", "adaptation_users")
+    sizes = Sizes(**{name: getattr(args, name) for name in names})
+    machine = environment(backbone, Domain.load(args.target[0]))
+    del machine["data"]
+    more = {
+        "base_spirit": {"sha256": base.sha256, "steps": base.card.steps},
+        "settings": asdict(sizes) | {"fractions": args.fractions, "seeds": args.seeds},
+        **machine,
+    }
+    shares = sorted(set(args.fractions) - {0.0})
+    done: dict[str, tuple[dict[str, Any], list[Path]]] = {}
+    cells = len(args.target) * (1 + len(args.seeds) * len(shares))
+    with bar("Few-shot cells", cells) as advance:
+        for path in args.target:
+            domain = Domain.load(path)
+            target = Target(domain, base, backbone, base.card.recipe, sizes)
+            out = args.out / domain.name
+            zero = zero_cell(target, out / "zero")
+            data = {"sha256": domain.sha256, "training_users": domain.train().height}
+            done[domain.name] = (data, [out / "zero"])
+            advance(1, f"Few-shot cells ({domain.name})")
+            for seed in args.seeds:
+                for share in shares:
+                    folder = out / f"seed-{seed}" / f"{share:g}"
+                    new = cell(target, zero, share, seed, folder)
+                    done[domain.name][1].append(folder)
+                    if new:  # so that a long study can be looked at while it runs
+                        write_report(args.out, done, more)
+                    advance(1)
+    write_report(args.out, done, more)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""From the cells of `few_shot.py` to means over seeds, intervals, differences and plots."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from reccocktail.evaluation.metrics import FloatArray, per_user, summarise
+from reccocktail.evaluation.plots import ACCENT, COOL, INK, LINE, MUTED
+from reccocktail.schema import USER
+from reccocktail.storage import atomic_file, read_json, write_json
+
+SIMILARITY, BACKBONE, BASE = "text-similarity", "backbone", "base_spirit"
+INGREDIENT, SECOND_ROUND, AVERAGE = "ingredient", "second_round", "average"
+COCKTAIL, COCKTAIL_VALIDATION = "cocktail", "cocktail_validation"
+UNTRAINED = (SIMILARITY, BACKBONE, BASE)
+"""What no target data has shaped."""
+METHODS = (*UNTRAINED, INGREDIENT, SECOND_ROUND, AVERAGE, COCKTAIL, COCKTAIL_VALIDATION)
+OPPONENTS = (SIMILARITY, BASE, INGREDIENT, SECOND_ROUND, AVERAGE)
+METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@1", "mrr")
+VIEWS = {"text alone": "rank", "with prior": "rank_with_prior"}
+RANKS_FILE = "ranks.parquet"
+
+_STYLE: dict[Any, Any] = {
+    "font.size": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.edgecolor": LINE,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "legend.frameon": False,
+}
+_LINES: dict[str, dict[str, Any]] = {
+    SIMILARITY: {"color": MUTED, "linestyle": "-."},
+    BACKBONE: {"color": MUTED, "linestyle": ":"},
+    BASE: {"color": COOL, "linestyle": "--"},
+    INGREDIENT: {"color": INK, "linestyle": "--"},
+    SECOND_ROUND: {"color": "#7a5195"},
+    AVERAGE: {"color": "#6f8f3a"},
+    COCKTAIL: {"color": ACCENT, "linewidth": 2.0},
+    COCKTAIL_VALIDATION: {"color": ACCENT, "linestyle": ":"},
+}
+
+
+def cell_metrics(placed: pl.DataFrame) -> dict[str, Any]:
+    """Model -> scenario -> view -> means with intervals over the cell's users.
+
+    Args:
+        placed: `model`, `scenario`, `user_id`, `rank` and `rank_with_prior`.
+    """
+    found: dict[str, Any] = {}
+    for (model, scenario), rows in placed.group_by("model", "scenario", maintain_order=True):
+        views = {
+            view: summarise(_chosen(rows[column].to_numpy())) for view, column in VIEWS.items()
+        }
+        found.setdefault(str(model), {})[str(scenario)] = views
+    return found
+
+
+def two_way(values: FloatArray, resamples: int = 2000) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Means over users and seeds with their 95 % percentile intervals.
+
+    Users and seeds are drawn anew, each on its own: a user's values move together over seeds, and
+    a seed's over users. Few seeds cannot tell their spread well; the interval is then too narrow
+    rather than too wide.
+
+    Args:
+        values: (users, seeds, metrics).
+        resamples: bootstrap resamples.
+
+    Returns:
+        Means, lower and upper bounds, each (metrics,).
+    """
+    users, seeds, metrics = values.shape
+    generator = np.random.default_rng(0)
+    by_user = generator.multinomial(users, np.full(users, 1 / users), size=resamples) / users
+    by_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    means = (by_user @ values.reshape(users, -1)).reshape(resamples, seeds, metrics)
+    draws = np.einsum("rsm,rs->rm", means, by_seed)
+    low, high = np.quantile(draws, (0.025, 0.975), axis=0)
+    return values.mean(axis=(0, 1)), low, high
+
+
+def summary(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]]) -> dict[str, Any]:
+    """Means over users and seeds of one target, and what the cocktails gain over the others.
+
+    Args:
+        cells: sheet and ranks of each finished cell.
+    """
+    means: list[dict[str, Any]] = []
+    differences: list[dict[str, Any]] = []
+    for share in sorted({sheet["share"] for sheet, _ in cells}):
+        placed = [ranks for sheet, ranks in cells if sheet["share"] == share]
+        for scenario in placed[0]["scenario"].unique(maintain_order=True).to_list():
+            for view, column in VIEWS.items():
+                values = {
+                    model: _stacked(placed, model, scenario, column)
+                    for model in METHODS
+                    if (placed[0]["model"] == model).any()
+                }
+                where = {"share": share, "scenario": scenario, "view": view}
+                means += [
+                    where | {"model": model} | _described(found) for model, found in values.items()
+                ]
+                for model in (COCKTAIL, COCKTAIL_VALIDATION):
+                    differences += [
+                        where
+                        | {"model": model, "against": other}
+                        | _described(values[model] - values[other])
+                        for other in OPPONENTS
+                        if model in values
+                    ]
+    return {"means": means, "differences": differences}
+
+
+def write_report(
+    out: Path, targets: Mapping[str, tuple[dict[str, Any], Sequence[Path]]], more: dict[str, Any]
+) -> None:
+    """Write few_shot.json and the plots of what is finished.
+
+    Args:
+        out: folder.
+        targets: name -> what is said of the data, and the folders of the finished cells.
+        more: settings and machine.
+    """
+    found: dict[str, Any] = {}
+    for name, (data, folders) in targets.items():
+        cells = [(read_json(f / "cell.json"), pl.read_parquet(f / RANKS_FILE)) for f in folders]
+        sheets = [sheet for sheet, _ in cells]
+        found[name] = {"data": data, "cells": sheets} | summary(cells)
+    write_json(out / "few_shot.json", {"targets": found, **more})
+    with rc_context(_STYLE):
+        _save(quality_figure(found, "text alone"), out / "few_shot.png")
+        _save(quality_figure(found, "with prior"), out / "few_shot_prior.png")
+        _save(coefficients_figure(found), out / "coefficients.png")
+
+
+def quality_figure(targets: Mapping[str, Any], view: str, metric: str = "ndcg@10") -> Figure:
+    """Quality against the share of the training users: targets by rows, warm and cold beside."""
+    figure = Figure(figsize=(7.2, 0.7 + 2.4 * len(targets)), layout="constrained")
+    axes = figure.subplots(len(targets), 2, squeeze=False)
+    for row, (name, found) in zip(axes, targets.items(), strict=True):
+        shares = sorted({entry["share"] for entry in found["means"]})
+        for axis, scenario in zip(row, ("warm", "cold"), strict=True):
+            axis.set_title(f"{name}, {scenario} ({view})")
+            axis.set_xticks(range(len(shares)), [_percent(share) for share in shares])
+            axis.set_xlabel("share of the training users")
+            axis.set_ylabel(metric.upper())
+            for place, model in enumerate(METHODS):
+                points = [
+                    entry
+                    for entry in found["means"]
+                    if (entry["model"], entry["scenario"], entry["view"]) == (model, scenario, view)
+                ]
+                if not points:
+                    continue
+                # A little apart, so that intervals do not hide one another.
+                x = [shares.index(p["share"]) + 0.04 * (place - 3) for p in points]
+                y = np.array([p[metric] for p in points])
+                bounds = np.array([p["ci95"][metric] for p in points]).T
+                error = np.abs(bounds - y)
+                style = {"marker": "o", "markersize": 3, "linewidth": 1.2} | _LINES[model]
+                label = model.replace("_", " ").replace("-", " ")
+                axis.errorbar(x, y, error, elinewidth=0.6, label=label, **style)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def coefficients_figure(targets: Mapping[str, Any]) -> Figure:
+    """The base spirit's coefficient against the share; a dot a seed, a line through their means."""
+    figure = Figure(figsize=(7.2, 0.7 + 2.4 * ((len(targets) + 1) // 2)), layout="constrained")
+    axes = figure.subplots((len(targets) + 1) // 2, 2, squeeze=False).ravel()
+    for axis in axes[len(targets) :]:
+        axis.set_visible(False)
+    for axis, (name, found) in zip(axes, targets.items(), strict=False):
+        shares = sorted({cell["share"] for cell in found["cells"]} - {0.0})
+        axis.set_title(name)
+        axis.set_ylim(-0.05, 1.05)
+        axis.set_xticks(range(len(shares)), [_percent(share) for share in shares])
+        axis.set_xlabel("share of the training users")
+        axis.set_ylabel("coefficient of the base spirit")
+        for scenario, colour in (("warm", ACCENT), ("cold", COOL)):
+            for chooser, line in (("entropy", "-"), ("validation", ":")):
+                points = [
+                    (shares.index(cell["share"]), pair[0])
+                    for cell in found["cells"]
+                    if (pair := cell.get("coefficients", {}).get(scenario, {}).get(chooser))
+                ]
+                if not points:
+                    continue
+                x, y = np.array(points).T
+                axis.plot(x, y, ".", color=colour, alpha=0.4)
+                places = np.unique(x)
+                means = [y[x == place].mean() for place in places]
+                axis.plot(places, means, line, color=colour, label=f"{scenario}, {chooser}")
+    handles, labels = axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _stacked(placed: Sequence[pl.DataFrame], model: str, scenario: str, column: str) -> FloatArray:
+    """(users, seeds, metrics) of one model; the users of every cell are the same."""
+    parts = [
+        ranks.filter((pl.col("model") == model) & (pl.col("scenario") == scenario))
+        for ranks in placed
+    ]
+    assert all(part[USER].equals(parts[0][USER]) for part in parts)
+    chosen = [_chosen(part[column].to_numpy()) for part in parts]
+    return np.stack([np.column_stack(list(values.values())) for values in chosen], axis=1)
+
+
+def _chosen(ranks: Any) -> dict[str, FloatArray]:
+    values = per_user(ranks)
+    return {metric: values[metric] for metric in METRICS}
+
+
+def _described(values: FloatArray) -> dict[str, Any]:
+    mean, low, high = two_way(values)
+    users, seeds, _ = values.shape
+    return (
+        {"n": users, "seeds": seeds}
+        | {metric: float(mean[j]) for j, metric in enumerate(METRICS)}
+        | {"ci95": {m: [float(low[j]), float(high[j])] for j, m in enumerate(METRICS)}}
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_file(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150, facecolor="white")

@@ -1,0 +1,170 @@
+"""One target of `few_shot.py`: whom every cell is judged on, and what models score there."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from few_shot_report import RANKS_FILE, cell_metrics
+from reccocktail.backbone import Backbone
+from reccocktail.data.domain import Domain
+from reccocktail.evaluation.metrics import FloatArray, ranks
+from reccocktail.evaluation.results import PREDICTION_SCHEMA, PREDICTIONS_FILE
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
+from reccocktail.recipe import Recipe
+from reccocktail.schema import CANDIDATES, SCENARIOS, TARGET, USER, Scenario
+from reccocktail.storage import atomic_file, sha256_json, write_json
+from reccocktail.training.adapter import Adapter, Lora, merged, model_sha256
+from reccocktail.training.validation import sample_rows
+
+FILES = {"test": PREDICTIONS_FILE, "valid": "validation.parquet"}
+
+Scores = dict[str, list[FloatArray]]
+"""Table (such as `test_warm`) -> scores of each row's candidates, by text alone."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long is trained, and on how many users is looked at what."""
+
+    epochs: float
+    minutes: float | None
+    steps: int | None
+    users: int
+    validation_users: int
+    adaptation_users: int
+
+
+class Target:
+    """One target domain: the rows that every cell is judged on, and the models' scores on them."""
+
+    def __init__(
+        self, domain: Domain, base: Adapter, backbone: Backbone, recipe: Recipe, sizes: Sizes
+    ) -> None:
+        """Draw the rows: the same in every cell, without the users that cocktails adapt to."""
+        self.domain, self.base, self.backbone = domain, base, backbone
+        self.recipe, self.sizes = recipe, sizes
+        ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+        self.catalogue = Catalogue.of(domain, ranker)
+        self.scenarios: list[Scenario] = [
+            s for s in SCENARIOS if domain.rows(f"test_{s}").height > 2
+        ]
+        adapted: set[str] = set()
+        for scenario in self.scenarios:
+            rows = domain.rows(f"test_{scenario}")
+            drawn = sample_rows(rows, min(sizes.adaptation_users, rows.height // 2), seed=0)
+            adapted |= set(drawn[USER].to_list())
+        self.rows: dict[str, pl.DataFrame] = {}
+        for scenario in self.scenarios:
+            test = domain.rows(f"test_{scenario}").filter(~pl.col(USER).is_in(sorted(adapted)))
+            self.rows[f"test_{scenario}"] = sample_rows(test, sizes.users, seed=0)
+            self.rows[f"valid_{scenario}"] = sample_rows(
+                domain.rows(f"valid_{scenario}"), sizes.validation_users, seed=0
+            )
+
+    def identity(self, *more: object) -> str:
+        """Hash of all that decides a cell."""
+        return sha256_json(
+            [
+                self.domain.sha256,
+                self.base.sha256,
+                self.backbone.fingerprint.sha256,
+                self.recipe.sha256,
+                asdict(self.sizes),
+                *more,
+            ]
+        )
+
+    def scores(self, lora: Lora | None, scenarios: Sequence[Scenario], label: str) -> Scores:
+        """Text scores of one model on the test and validation rows of the scenarios."""
+        items = ItemVectors(self.catalogue, model_sha256(self.backbone, lora))
+        names = [f"{part}_{s}" for s in scenarios for part in ("test", "valid")]
+        tables = [self.rows[name] for name in names]
+        with merged(self.backbone.model, lora) as model:
+            vectors = encode(model, items, self.catalogue, tables, label)
+        return {
+            name: found.scores(self.catalogue.ranker, self.catalogue.candidates(rows))
+            for name, rows, found in zip(names, tables, vectors, strict=True)
+        }
+
+    def placed(
+        self, scores: Scores, counts: NDArray[np.int64], scenario: Scenario
+    ) -> tuple[float, dict[str, Any]]:
+        """Ranks on the test rows, by text alone and with the prior that validation rows choose.
+
+        Returns:
+            The prior's weight, and the columns of the ranks.
+        """
+        prior = popularity_prior(counts)
+        test, valid = self.rows[f"test_{scenario}"], self.rows[f"valid_{scenario}"]
+        candidates = self.catalogue.candidates(valid)
+        known = scores[f"valid_{scenario}"]
+        weight = choose_weight(known, candidates, positive_columns(valid), prior)
+        text, places = scores[f"test_{scenario}"], positive_columns(test)
+        together = with_prior(text, self.catalogue.candidates(test), prior, weight)
+        found = {"rank": ranks(text, places), "rank_with_prior": ranks(together, places)}
+        return weight, {USER: test[USER], **found}
+
+
+def write_cell(
+    target: Target,
+    out: Path,
+    scores: dict[str, Scores],
+    counts: NDArray[np.int64],
+    sheet: dict[str, Any],
+) -> None:
+    """Write predictions by text alone, ranks, and last the sheet, which makes the cell whole.
+
+    `counts` are the training interactions of each item that the prior may know.
+    """
+    placed = []
+    weights: dict[str, dict[str, float]] = {}
+    for name, tables in scores.items():
+        for scenario in target.scenarios:
+            if f"test_{scenario}" in tables:
+                weight, found = target.placed(tables, counts, scenario)
+                weights.setdefault(name, {})[scenario] = weight
+                labels = {"model": pl.lit(name), "scenario": pl.lit(scenario)}
+                placed.append(pl.DataFrame(found).with_columns(**labels))
+    out.mkdir(parents=True, exist_ok=True)
+    files = {RANKS_FILE: pl.concat(placed)}
+    for part, file in FILES.items():
+        files[file] = pl.concat(
+            _frame(target.rows[f"{part}_{scenario}"], name, scenario, tables[f"{part}_{scenario}"])
+            for name, tables in scores.items()
+            for scenario in target.scenarios
+            if f"{part}_{scenario}" in tables
+        )
+    for file, frame in files.items():
+        with atomic_file(out / file) as temporary:
+            frame.write_parquet(temporary)
+    metrics = cell_metrics(files[RANKS_FILE])
+    write_json(out / "cell.json", sheet | {"prior_weight": weights, "models": metrics})
+
+
+def _frame(rows: pl.DataFrame, model: str, scenario: str, scores: list[FloatArray]) -> pl.DataFrame:
+    columns = {
+        "model": [model] * rows.height,
+        "scenario": [scenario] * rows.height,
+        "user_id": rows[USER],
+        "target": rows[TARGET],
+        "candidates": rows[CANDIDATES],
+        "scores": [row.tolist() for row in scores],
+    }
+    return pl.DataFrame(columns, schema=PREDICTION_SCHEMA)
+
+
+def read_scores(folder: Path, model: str) -> Scores:
+    """The scores of one model that `write_cell` kept."""
+    found: Scores = {}
+    for part, file in FILES.items():
+        kept = pl.read_parquet(folder / file).filter(pl.col("model") == model)
+        for (scenario,), rows in kept.group_by("scenario", maintain_order=True):
+            found[f"{part}_{scenario}"] = [row.to_numpy() for row in rows["scores"]]
+    return found
