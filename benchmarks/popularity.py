@@ -1,10 +1,10 @@
 """Popularity by the loss or by a prior? Sampling correction on and off, with and without a prior.
 
-    python benchmarks/popularity.py --data PREPARED [--data PREPARED ...] --minutes 4 --out RUN
+    python benchmarks/popularity.py --data PREPARED [--data PREPARED ...] --steps 150 --out RUN
 
-Trains one ingredient a domain and correction. The prior's weight is chosen on one half of the drawn
-warm validation users and judged on the other; test users are never read. Resumable: the same
-command goes on. Writes popularity.json into --out.
+Trains one ingredient a domain and correction, with the same steps and the same batches. The prior's
+weight is chosen on one half of the drawn warm validation users and judged on the other; test users
+are never read. Resumable: the same command goes on. Writes popularity.json into --out.
 """
 
 import argparse
@@ -31,22 +31,22 @@ from reccocktail.training.validation import sample_rows
 METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@1")
 
 
-def recipe_with(correction: float, backbone: str) -> Recipe:
+def recipe_with(correction: float, backbone: str, compiled: bool) -> Recipe:
     """The default recipe with a sampling correction, and no time spent on validation."""
     return Recipe.model_validate(
         {
             "backbone": backbone,
             "dense": {"sampling_correction": correction},
-            "training": {"validations": 0},
+            "training": {"validations": 0, "compile": compiled},
         }
     )
 
 
 def judge(
-    backbone: Backbone, domain: Domain, recipe: Recipe, out: Path, minutes: float, users: int
+    backbone: Backbone, domain: Domain, recipe: Recipe, out: Path, steps: int, users: int
 ) -> dict[str, Any]:
     """Train one cell and measure it on half of the drawn validation users."""
-    length = Length(minutes=minutes)
+    length = Length(steps=steps)
     adapter = train("ingredient", [domain], backbone, recipe, out, length, resume=True)
     catalogue = Catalogue.of(domain, DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense))
     rows = sample_rows(domain.rows("valid_warm"), users, seed=0)
@@ -75,9 +75,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--users", type=int, default=600)
     parser.add_argument("--backbone", default="smollm2-135m")
+    parser.add_argument("--compile", action="store_true", help="see training.compile")
     args = parser.parse_args()
     backbone = load_backbone(args.backbone)
     cells: dict[str, Any] = {}
@@ -85,11 +86,9 @@ def main() -> None:
         domain = Domain.load(path)
         found = {}
         for correction in (0.0, 1.0):
-            recipe = recipe_with(correction, args.backbone)
+            recipe = recipe_with(correction, args.backbone, args.compile)
             out = args.out / f"{domain.name}-correction-{correction:g}"
-            found[f"{correction:g}"] = judge(
-                backbone, domain, recipe, out, args.minutes, args.users
-            )
+            found[f"{correction:g}"] = judge(backbone, domain, recipe, out, args.steps, args.users)
         values = {key: cell.pop("per_user") for key, cell in found.items()}
         found["correction 0 against 1, both with prior"] = paired_bootstrap(
             values["0"], values["1"]
@@ -99,7 +98,7 @@ def main() -> None:
             args.out / "popularity.json",
             {
                 "domains": cells,
-                "minutes": args.minutes,
+                "steps": args.steps,
                 "versions": environment.versions(),
                 "commit": environment.commit(),
                 "hardware": environment.hardware(backbone.device),

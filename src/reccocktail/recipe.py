@@ -44,6 +44,12 @@ class LoraSettings(_Settings):
 class DenseSettings(_Settings):
     """The two-tower ranker."""
 
+    depth: int | None = Field(
+        None, ge=1, description="Lowest layers that are read; null reads all of them."
+    )
+    pooling: Literal["last", "mean"] = Field(
+        "last", description="A text's vector: the state of its last token, or the mean of all."
+    )
     temperature: float = Field(
         0.05, gt=0, description="Cosines are divided by it before the softmax."
     )
@@ -70,6 +76,12 @@ class TrainingSettings(_Settings):
         ge=0,
         le=1,
         description="Domains are drawn in proportion to size ** this: 0 evenly, 1 by size.",
+    )
+    int8: bool = Field(
+        True, description="Multiply by the frozen weights in int8, on CPUs where that is faster."
+    )
+    compile: bool = Field(
+        False, description="Compile the layers: faster after a minute; needs a C++ compiler."
     )
     seed: int = Field(0, ge=0, description="Order of batches and dropout.")
     validation_users: int = Field(64, ge=0, description="Users per domain of the validation NDCG.")

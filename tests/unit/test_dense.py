@@ -232,3 +232,41 @@ def test_entropy_is_that_of_the_scores_and_within_its_bounds(ranker, tokens, mod
     torch.testing.assert_close(entropy, -(p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
     assert entropy.shape == (2,)
     assert (entropy >= 0).all() and (entropy <= math.log(4) + 1e-6).all()
+
+
+def test_a_depth_gives_the_states_of_the_lowest_layers(model):
+    ids = torch.tensor([[8, 9, 10, 11]])
+    states = model.get_decoder()(
+        input_ids=ids, use_cache=False, output_hidden_states=True
+    ).hidden_states
+    wanted = model.get_decoder().norm(states[1])
+    torch.testing.assert_close(hidden_states(model, ids, 1), wanted)
+    assert len(model.get_decoder().layers) == 2
+    torch.testing.assert_close(hidden_states(model, ids, 9), hidden_states(model, ids))
+
+
+def test_a_pooled_state_is_the_mean_of_the_unit_states_after_the_prefix(llama, tokens):
+    pooled = make_ranker(pooling="mean")
+    device = torch.device("cpu")
+    found = pooled.item_vectors(llama, tokens, device)
+    for title, vector in zip(tokens, found, strict=True):
+        ids = torch.tensor([pooled.encoder.item(title)])
+        states = hidden_states(llama, ids)[0, pooled.encoder.item_start :]
+        mean = torch.nn.functional.normalize(states, dim=-1).mean(dim=0)
+        torch.testing.assert_close(vector, mean / mean.norm(), atol=1e-5, rtol=0)
+    history, positions = pooled.encoder.history(tokens[:3])
+    states = hidden_states(llama, torch.tensor([history]))[0]
+    states = torch.nn.functional.normalize(states, dim=-1)
+    mean = states[pooled.encoder.history_start : positions[-1] + 1].mean(dim=0)
+    user = pooled.user_vectors(llama, [tokens[:3]], device)[0]
+    torch.testing.assert_close(user, mean / mean.norm(), atol=1e-5, rtol=0)
+
+
+def test_pooled_places_of_a_packed_history_read_nothing_that_comes_later(llama, tokens):
+    pooled = make_ranker(pooling="mean")
+    batch = pooled.encoder.histories_batch([tokens[:3], tokens[3:5]], every=True)
+    states = pooled._users(llama, batch.input_ids, batch.positions)
+    for row, history in ((0, tokens[:3]), (1, tokens[3:5])):
+        for place in range(len(history)):
+            alone = pooled.user_vectors(llama, [history[: place + 1]], torch.device("cpu"))[0]
+            torch.testing.assert_close(states[row, place], alone, atol=1e-5, rtol=0)

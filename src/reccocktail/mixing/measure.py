@@ -242,6 +242,8 @@ def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
             ("ranker", ours.recipe.ranker, theirs.recipe.ranker),
             ("prompt template", ours.template_sha256, theirs.template_sha256),
             ("prompt settings", ours.recipe.prompt, theirs.recipe.prompt),
+            ("depth", ours.recipe.dense.depth, theirs.recipe.dense.depth),
+            ("pooling", ours.recipe.dense.pooling, theirs.recipe.dense.pooling),
             ("score temperature", ours.recipe.dense.temperature, theirs.recipe.dense.temperature),
         ):
             if a != b:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from reccocktail.mixing.arithmetic import Method, combine
 from reccocktail.progress import bar
+from reccocktail.ranking.base import first_layers
 from reccocktail.training.adapter import Factors, Lora, attach, base_model
 
 Granularity = Literal["global", "layer", "module"]
@@ -122,17 +123,29 @@ class FunctionalModel:
                 scaling / layer.scaling["default"]
             )
 
-    def get_decoder(self) -> Any:
+    def get_decoder(self) -> "_FunctionalDecoder":
         """Decoder that runs on the given tensors."""
-
-        def run(**inputs: Any) -> Any:
-            return functional_call(self._decoder, self._tensors, (), inputs)
-
-        return run
+        return _FunctionalDecoder(self._decoder, self._tensors)
 
     def parameters(self) -> Any:
         """The backbone's parameters."""
         return self._peft.parameters()
+
+
+class _FunctionalDecoder:
+    """A decoder, or its lowest layers, with LoRA tensors from outside."""
+
+    def __init__(self, decoder: nn.Module, tensors: dict[str, Tensor]) -> None:
+        self._decoder = decoder
+        self._tensors = tensors
+
+    def first_layers(self, depth: int) -> "_FunctionalDecoder":
+        decoder = first_layers(self._decoder, depth)
+        kept = {name for name, _ in decoder.named_parameters()}
+        return _FunctionalDecoder(decoder, {n: t for n, t in self._tensors.items() if n in kept})
+
+    def __call__(self, **inputs: Any) -> Any:
+        return functional_call(self._decoder, self._tensors, (), inputs)
 
 
 @dataclass(frozen=True)

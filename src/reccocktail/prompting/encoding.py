@@ -47,6 +47,16 @@ class DenseEncoder:
             self._tokens([piece])[0] for piece in pieces
         )
 
+    @property
+    def history_start(self) -> int:
+        """Number of tokens before a history's first title."""
+        return len(self._history_prefix)
+
+    @property
+    def item_start(self) -> int:
+        """Number of tokens before an item's title."""
+        return len(self._item_prefix)
+
     def _tokens(self, texts: Sequence[str]) -> list[TokenIds]:
         # split_special_tokens: a title is data, so "<|im_end|>" inside one stays ordinary text.
         found = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)

@@ -1,5 +1,6 @@
 """What a ranker is: how training losses, scores and entropies come out of a language model."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -37,13 +38,28 @@ class Ranker(Protocol):
         ...
 
 
-def hidden_states(model: Model, input_ids: Tensor) -> Tensor:
+def hidden_states(model: Model, input_ids: Tensor, depth: int | None = None) -> Tensor:
     """Last hidden states (sequences, tokens, width) of right-padded ids (sequences, tokens).
 
     No attention mask is given: padding stands to the right, where causal attention never looks.
+    With a `depth`, only so many of the lowest layers are run, and the final norm after them.
     """
-    output: Tensor = model.get_decoder()(input_ids=input_ids, use_cache=False).last_hidden_state
+    decoder = first_layers(model.get_decoder(), depth)
+    output: Tensor = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
     return output
+
+
+def first_layers(decoder: Any, depth: int | None) -> Any:
+    """The decoder without the layers above `depth`; the layers that stay are shared, not copied."""
+    if depth is None:
+        return decoder
+    if not isinstance(decoder, nn.Module):  # tensors come from outside (mixing.search)
+        return decoder.first_layers(depth)
+    layers = decoder.layers
+    assert isinstance(layers, nn.ModuleList)
+    shallow = copy.copy(decoder)
+    shallow._modules = {**decoder._modules, "layers": layers[:depth]}
+    return shallow
 
 
 def entropy_of(scores: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The `dense` ranker: one vector for a history, one for an item, and their cosine.
 
-The hidden state after a history's last title is the user; the hidden state after an item's title is
-the item. Every position of a packed history is a training example, and the whole catalogue is
-ranked with one matrix product.
+The states of a history's tokens up to a place are the user at that moment, the states of a title's
+tokens are the item: their mean, or the last one. Every position of a packed history is a training
+example, and the whole catalogue is ranked with one matrix product.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedTokenizerBase
 
-from reccocktail.prompting.encoding import DenseEncoder, Encoded, TokenIds, length_batches, pad
+from reccocktail.prompting.encoding import DenseEncoder, TokenIds, length_batches, pad
 from reccocktail.prompting.template import DenseTemplate, load_template
 from reccocktail.ranking.base import Batch, Model, entropy_of, hidden_states
 from reccocktail.recipe import DenseSettings, PromptSettings
@@ -101,8 +101,8 @@ class DenseRanker:
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Cross-entropy of each next item against the batch's items that its user never touched."""
-        users = self._states(model, batch["history_ids"], batch["positions"])  # (B, L, d)
-        items = self._states(model, batch["item_ids"], batch["item_positions"])[:, 0]  # (U, d)
+        users = self._users(model, batch["history_ids"], batch["positions"])  # (B, L, d)
+        items = self._items(model, batch["item_ids"], batch["item_positions"])  # (U, d)
         targets = batch["targets"]  # (B, L)
         rows, _ = (targets >= 0).nonzero(as_tuple=True)
         wanted = targets[targets >= 0]  # (P,)
@@ -114,8 +114,8 @@ class DenseRanker:
 
     def scores(self, model: Model, batch: Batch) -> Tensor:
         """Logits (users, candidates): cosine over temperature."""
-        users = self._states(model, batch["history_ids"], batch["positions"])[:, 0]  # (B, d)
-        items = self._states(model, batch["item_ids"], batch["item_positions"])[:, 0]  # (U, d)
+        users = self._users(model, batch["history_ids"], batch["positions"])[:, 0]  # (B, d)
+        items = self._items(model, batch["item_ids"], batch["item_positions"])  # (U, d)
         return self.logits(users, items[batch["candidates"]])
 
     def entropy(self, model: Model, batch: Batch) -> Tensor:
@@ -139,7 +139,13 @@ class DenseRanker:
         tick: Callable[[int], object] = int,
     ) -> Tensor:
         """Unit vectors (items, d) of titles; `tick(n)` is told of every n items done."""
-        return self._vectors(model, [[title] for title in titles], self._encode_items, device, tick)
+        rows = [[title] for title in titles]
+
+        def run(some: Sequence[Sequence[TokenIds]]) -> Tensor:
+            batch = self.encoder.items_batch([row[0] for row in some])
+            return self._items(model, batch.input_ids.to(device), batch.positions.to(device))
+
+        return self._vectors(rows, run, tick)
 
     @torch.no_grad()
     def user_vectors(
@@ -151,37 +157,45 @@ class DenseRanker:
     ) -> Tensor:
         """Unit vectors (users, d) of histories (at least one item each)."""
         recent = [self.recent(history) for history in histories]
-        return self._vectors(model, recent, self._encode_users, device, tick)
 
-    def _encode_items(self, rows: Sequence[Sequence[TokenIds]]) -> Encoded:
-        return self.encoder.items_batch([row[0] for row in rows])
+        def run(some: Sequence[Sequence[TokenIds]]) -> Tensor:
+            batch = self.encoder.histories_batch(some, every=False)
+            return self._users(model, batch.input_ids.to(device), batch.positions.to(device))[:, 0]
 
-    def _encode_users(self, rows: Sequence[Sequence[TokenIds]]) -> Encoded:
-        return self.encoder.histories_batch(rows, every=False)
+        return self._vectors(recent, run, tick)
 
     def _vectors(
         self,
-        model: Model,
         rows: Sequence[Sequence[TokenIds]],
-        encode: Callable[[Sequence[Sequence[TokenIds]]], Encoded],
-        device: torch.device,
+        run: Callable[[Sequence[Sequence[TokenIds]]], Tensor],
         tick: Callable[[int], object],
     ) -> Tensor:
         lengths = [sum(len(title) + 1 for title in row) + 2 for row in rows]
         out: Tensor | None = None
         for batch in length_batches(lengths, INFERENCE_TOKENS):
-            encoded = encode([rows[index] for index in batch])
-            found = self._states(model, encoded.input_ids.to(device), encoded.positions.to(device))[
-                :, 0
-            ]
+            found = run([rows[index] for index in batch])
             if out is None:
                 out = torch.empty(len(rows), found.shape[-1], dtype=torch.float32)
             out[torch.tensor(batch)] = found.cpu()
             tick(len(batch))
         return out if out is not None else torch.empty(0, 0)
 
-    def _states(self, model: Model, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Unit states (sequences, states, d) in float32 at `positions`; what -1 gives is masked."""
-        hidden = hidden_states(model, input_ids)
+    def _users(self, model: Model, input_ids: Tensor, positions: Tensor) -> Tensor:
+        return self._states(model, input_ids, positions, self.encoder.history_start)
+
+    def _items(self, model: Model, input_ids: Tensor, positions: Tensor) -> Tensor:
+        return self._states(model, input_ids, positions, self.encoder.item_start)[:, 0]
+
+    def _states(self, model: Model, input_ids: Tensor, positions: Tensor, start: int) -> Tensor:
+        """Unit states (sequences, states, d) in float32 at `positions`; what -1 gives is masked.
+
+        Pooled, a state is the mean of the tokens from `start` (the end of the prefix) up to its
+        position.
+        """
+        hidden = hidden_states(model, input_ids, self.dense.depth)
         index = positions.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
+        if self.dense.pooling == "mean":
+            # A sum over the tokens needs float32. The division by their number falls to normalize.
+            hidden = normalize(hidden.float(), dim=-1)[:, start:].cumsum(dim=1)
+            index = (index - start).clamp(min=0)
         return normalize(hidden.gather(1, index).float(), dim=-1)

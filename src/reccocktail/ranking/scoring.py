@@ -88,7 +88,9 @@ class ItemVectors:
         self._vectors: Tensor | None = None
         self._file: Path | None = None
         if model_sha256 is not None:
-            prompt = [catalogue.ranker.template.sha256, catalogue.tokens]
+            ranker = catalogue.ranker
+            reading = [ranker.dense.depth, ranker.dense.pooling]
+            prompt = [ranker.template.sha256, catalogue.tokens, reading]
             self._file = (
                 cache_dir() / "vectors" / f"{sha256_json([model_sha256, prompt])}.safetensors"
             )

@@ -320,7 +320,9 @@ def new_peft_model(backbone: Backbone, recipe: Recipe, initial: Adapter | None =
     with torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.manual_seed(recipe.lora.init_seed)
         try:
-            peft_model = _as_peft(get_peft_model(backbone.model, config))
+            # Layers above the depth are not run and carry no LoRA.
+            with _without_layers_above(backbone.model, recipe.dense.depth):
+                peft_model = _as_peft(get_peft_model(backbone.model, config))
         except ValueError as error:
             raise AdapterError(
                 f"No layer of {backbone.name} is named {target}; change lora.target_modules."
@@ -335,6 +337,17 @@ def new_peft_model(backbone: Backbone, recipe: Recipe, initial: Adapter | None =
             )
         _set_tensors(peft_model, initial.lora)
     return peft_model
+
+
+@contextmanager
+def _without_layers_above(model: PreTrainedModel, depth: int | None) -> Iterator[None]:
+    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
+    whole = decoder.layers
+    try:
+        decoder.layers = whole if depth is None else whole[:depth]
+        yield
+    finally:
+        decoder.layers = whole
 
 
 def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:

@@ -27,7 +27,7 @@ from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RunError
 from reccocktail.progress import Advance, bar, say
-from reccocktail.ranking.base import Ranker
+from reccocktail.ranking.base import Ranker, first_layers
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
@@ -46,6 +46,7 @@ from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.card import adapter_readme
 from reccocktail.training.log import RunLog, read_log
 from reccocktail.training.schedule import Length, cosine_with_warmup
+from reccocktail.training.speed import fast_layers
 from reccocktail.training.validation import Validation
 
 _UNBOUNDED = 10**7  # steps of a run whose end the clock decides
@@ -146,7 +147,10 @@ def train(
                 ],
             )
             trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
-            trainer.train(resume_from_checkpoint=checkpoint)
+            whole = base_model(module.model).get_decoder()  # type: ignore[no-untyped-call]
+            decoder = first_layers(whole, recipe.dense.depth)
+            with fast_layers(decoder, settings, backbone.device):
+                trainer.train(resume_from_checkpoint=checkpoint)
         lora = tensors_of(module.model)
     finally:  # an interrupted run gives the backbone back as well
         log.close()
@@ -314,6 +318,8 @@ def _check_initial(initial: Adapter, card: Card) -> None:
         ("ranker", card.recipe.ranker, initial.card.recipe.ranker),
         ("prompt template", card.template_sha256, initial.card.template_sha256),
         ("prompt settings", card.recipe.prompt, initial.card.recipe.prompt),
+        ("depth", card.recipe.dense.depth, initial.card.recipe.dense.depth),
+        ("pooling", card.recipe.dense.pooling, initial.card.recipe.dense.pooling),
     ):
         if ours != theirs:
             raise AdapterError(

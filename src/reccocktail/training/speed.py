@@ -1,0 +1,65 @@
+"""What makes a training step shorter on a CPU without changing what is trained."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+from reccocktail.errors import RecipeError
+from reccocktail.progress import say
+from reccocktail.recipe import TrainingSettings
+from reccocktail.training.int8 import int8_layers
+
+
+@contextmanager
+def fast_layers(
+    decoder: nn.Module, settings: TrainingSettings, device: torch.device
+) -> Iterator[None]:
+    """Round and compile the decoder's layers as the settings ask, for the time of the block.
+
+    Args:
+        decoder: the stack of layers, with LoRA.
+        settings: `int8` is used on CPUs with VNNI and left aside elsewhere; `compile` needs a C++
+            compiler and a minute at the start.
+        device: where the decoder is.
+
+    Raises:
+        RecipeError: `compile` without a C++ compiler.
+    """
+    with ExitStack() as stack:
+        if settings.int8 and int8_is_fast(device):
+            stack.enter_context(int8_layers(decoder))
+        if settings.compile:
+            stack.enter_context(_compiled(decoder))
+        yield
+
+
+def int8_is_fast(device: torch.device) -> bool:
+    """Whether the device multiplies int8 faster than float32 here: CPUs with VNNI."""
+    found = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(
+        found.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
+    )
+
+
+@contextmanager
+def _compiled(decoder: nn.Module) -> Iterator[None]:
+    """Compile each layer for any length; layers of one kind share what was compiled."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl")):
+        raise RecipeError(
+            "Setting 'training.compile' needs a C++ compiler; install g++ or clang, "
+            "or set it to false."
+        )
+    stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
+    blocks = [block for stack in stacks for block in stack]
+    say("Compiling the layers; this takes a minute the first time ...")
+    try:
+        for block in blocks:
+            block.compile(dynamic=True)
+        yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None
