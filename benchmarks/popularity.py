@@ -71,7 +71,7 @@ def judge(
     }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=600)
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--compile", action="store_true", help="see training.compile")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     backbone = load_backbone(args.backbone)
     cells: dict[str, Any] = {}
     for path in args.data:

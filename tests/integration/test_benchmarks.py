@@ -552,3 +552,47 @@ def test_an_interval_over_users_and_seeds(benchmark: Any) -> None:
     apart = np.repeat(users, 2, axis=1) + np.array([-1.0, 1.0])[None, :, None]
     _, low, high = two_way(apart)
     assert high[0] - low[0] > 1.9  # seeds that differ count, however many users there are
+
+
+def test_learning_judges_trials_on_users_that_no_trial_trained_on(
+    folder: Path, tmp_path: Path, benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning = benchmark("learning")
+    monkeypatch.setattr(learning, "SHARE", 0.8)
+    data = str(folder / "tastes")
+    common = ["--data", data, "--backbone", str(folder / "backbone"), "--out", str(tmp_path)]
+    trials = [
+        "--trial",
+        "backbone",
+        "--trial",
+        "short: prompt.max_history=3 training.compile=false",
+    ]
+    learning.main([*common, *trials, "--minutes", "0.02"])
+    result = json.loads((tmp_path / "learning.json").read_text())["trials"]
+    assert result["backbone"]["minutes"] == 0 and "steps" not in result["backbone"]
+    assert result["short"]["steps"] == len(result["short"]["curve"]) > 0
+    for found in result.values():
+        low, high = found["ci95"]["mrr"]
+        assert 0 < low <= found["mrr"] <= high <= 1
+        assert found["n"] == found["domains"]["tastes"]["n"] > 0
+    whole, part = Domain.load(folder / "tastes"), Domain.load(tmp_path / "data" / "tastes")
+    ranker = DenseRanker(pico_tokenizer(), Recipe().prompt, Recipe().dense)
+    windows = learning.held_out(whole, part, ranker)
+    users = whole.train()["user_id"].to_list()
+    judged = {users[owner] for owner in windows.owner}
+    assert judged and not judged & set(part.train()["user_id"].to_list())
+    monkeypatch.setattr(learning, "run_trial", None)
+    learning.main([*common, *trials])  # finished trials are taken as they are
+
+
+def test_popularity_compares_equal_steps(folder: Path, tmp_path: Path, benchmark: Any) -> None:
+    data = str(folder / "tastes")
+    common = ["--data", data, "--backbone", str(folder / "backbone"), "--out", str(tmp_path)]
+    benchmark("popularity").main([*common, "--steps", "3", "--users", "20"])
+    cells = json.loads((tmp_path / "popularity.json").read_text())["domains"]["tastes"]["cells"]
+    assert [cells[key]["steps"] for key in ("0", "1")] == [3, 3]
+    for key in ("0", "1"):
+        alone, together = cells[key]["text alone"], cells[key]["with prior"]
+        gain = cells[key]["gain of the prior"]["ndcg@10"]["difference"]
+        assert alone["n"] == together["n"] == 10
+        assert together["ndcg@10"] - alone["ndcg@10"] == pytest.approx(gain)

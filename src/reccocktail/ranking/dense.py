@@ -101,6 +101,14 @@ class DenseRanker:
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Cross-entropy of each next item against the batch's items that its user never touched."""
+        logits, wanted = self.contrast(model, batch)
+        return cross_entropy(logits, wanted)
+
+    def contrast(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Logits (places, items) of a training batch and the column of each place's next item.
+
+        Items that a place's user touched, but for the next one itself, have the logit -inf.
+        """
         users = self._users(model, batch["history_ids"], batch["positions"])  # (B, L, d)
         items = self._items(model, batch["item_ids"], batch["item_positions"])  # (U, d)
         targets = batch["targets"]  # (B, L)
@@ -110,7 +118,7 @@ class DenseRanker:
         logits = logits - self.dense.sampling_correction * batch["log_q"]
         false_negatives = batch["known"][rows]  # (P, U)
         false_negatives = false_negatives.scatter(1, wanted[:, None], False)
-        return cross_entropy(logits.masked_fill(false_negatives, float("-inf")), wanted)
+        return logits.masked_fill(false_negatives, float("-inf")), wanted
 
     def scores(self, model: Model, batch: Batch) -> Tensor:
         """Logits (users, candidates): cosine over temperature."""

@@ -1,0 +1,189 @@
+"""What makes learning per minute better? Trials of a base spirit's settings, on held-out users.
+
+    python benchmarks/learning.py --data PREPARED [--data PREPARED ...] --minutes 4 \
+        --trial reference --trial "long titles: prompt.title_tokens=20" --out RUN
+
+A trial is a name and, after a colon, settings of the recipe that differ from --recipe (or from the
+default). Each trains an adapter for the same minutes on 98 % of the training users of each domain.
+The others' packed histories judge it, in batches of one domain: each next item is ranked among the
+batch's items that its user never touched. Evaluation tables are never read. Resumable: the same
+command goes on. Writes learning.json into --out.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from common import environment
+from reccocktail.backbone import Backbone, load_backbone
+from reccocktail.data.domain import Domain
+from reccocktail.data.subset import subset
+from reccocktail.progress import bar
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.recipe import Recipe
+from reccocktail.schema import USER
+from reccocktail.storage import read_json, write_json
+from reccocktail.training.adapter import merged
+from reccocktail.training.batches import DomainWindows
+from reccocktail.training.log import read_log
+from reccocktail.training.schedule import Length
+from reccocktail.training.trainer import train
+
+SHARE = 0.98
+TARGETS = 96  # in one judging batch
+MEASURES = ("loss", "mrr", "ndcg@10")
+
+
+def settings_of(base: Recipe, changes: str) -> Recipe:
+    """A recipe with dotted settings changed: `dense.temperature=0.1 lora.rank=8`."""
+    values = base.model_dump(mode="json")
+    for change in changes.split():
+        name, _, value = change.partition("=")
+        *folders, last = name.split(".")
+        place = values
+        for folder in folders:
+            place = place[folder]
+        place[last] = yaml.safe_load(value)
+    return Recipe.model_validate(values)
+
+
+def held_out(domain: Domain, training: Domain, ranker: DenseRanker) -> DomainWindows:
+    """Packed histories of the training users that `training` leaves out."""
+    windows = DomainWindows.build(domain, ranker)
+    taken = set(training.train()[USER].to_list())
+    users = domain.train()[USER].to_list()
+    kept = [i for i, owner in enumerate(windows.owner) if users[owner] not in taken]
+    windows.windows = [windows.windows[i] for i in kept]
+    windows.owner = [windows.owner[i] for i in kept]
+    return windows
+
+
+@torch.no_grad()
+def judge(model: Any, ranker: DenseRanker, windows: DomainWindows, batches: int) -> np.ndarray:
+    """Loss, reciprocal rank and NDCG@10 (targets, 3) over some batches of one domain."""
+    order = np.random.default_rng(0).permutation(len(windows.windows)).tolist()
+    found = []
+    for _ in range(batches):
+        chosen: list[int] = []
+        while order and sum(len(windows.windows[i]) - 1 for i in chosen) < TARGETS:
+            chosen.append(order.pop())
+        if len(chosen) < 2:
+            break
+        batch = ranker.training_batch(
+            [windows.windows[i] for i in chosen],
+            [windows.known[windows.owner[i]] for i in chosen],
+            windows.titles,
+            windows.log_q,
+        )
+        logits, wanted = ranker.contrast(model, batch)
+        target = logits.gather(1, wanted[:, None])
+        loss = torch.logsumexp(logits, dim=1) - target[:, 0]
+        rank = (logits >= target).sum(dim=1).double()
+        gain = torch.where(rank <= 10, 1 / torch.log2(rank + 1), 0.0)
+        found.append(torch.stack([loss.double(), 1 / rank, gain], dim=1).numpy())
+    return np.concatenate(found)
+
+
+def run_trial(
+    backbone: Backbone,
+    domains: list[Domain],
+    training: list[Domain],
+    recipe: Recipe,
+    out: Path,
+    minutes: float,
+    batches: int,
+) -> dict[str, Any]:
+    """Train for some minutes (none: the bare backbone) and judge."""
+    trained: dict[str, Any] = {}
+    lora = None
+    if minutes > 0:
+        adapter = train(
+            "base", training, backbone, recipe, out, Length(minutes=minutes), resume=True
+        )
+        log = [row for row in read_log(out.with_name(out.name + ".training")) if "loss" in row]
+        trained = {
+            "steps": adapter.card.steps,
+            "targets": recipe.training.targets_per_batch * len(log),
+            "curve": [
+                [row["step"], round(row["seconds"], 1), round(row["loss"], 4)] for row in log
+            ],
+        }
+        lora = adapter.lora
+    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    values = {}
+    with (
+        merged(backbone.model, lora) as model,
+        bar(f"Judging {out.name}", len(domains)) as advance,
+    ):
+        for whole, part in zip(domains, training, strict=True):
+            values[whole.name] = judge(model, ranker, held_out(whole, part, ranker), batches)
+            advance(1)
+    every = np.concatenate(list(values.values()))
+    drawn = np.random.default_rng(0).integers(0, len(every), size=(1000, len(every)))
+    low, high = np.percentile(every[drawn].mean(axis=1), [2.5, 97.5], axis=0)
+    return {
+        "n": len(every),
+        **{m: float(every[:, i].mean()) for i, m in enumerate(MEASURES)},
+        "ci95": {m: [float(low[i]), float(high[i])] for i, m in enumerate(MEASURES)},
+        "domains": {
+            name: {"n": len(v)} | {m: float(v[:, i].mean()) for i, m in enumerate(MEASURES)}
+            for name, v in values.items()
+        },
+        "recipe_sha256": recipe.sha256,
+        **trained,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--trial", action="append", required=True)
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--batches", type=int, default=2, help="judging batches a domain")
+    parser.add_argument("--backbone", default="smollm2-135m")
+    parser.add_argument("--recipe", type=Path)
+    args = parser.parse_args(arguments)
+    base = Recipe.load(args.recipe) if args.recipe else Recipe()
+    base = settings_of(base, f"backbone={args.backbone} training.validations=0")
+    domains = [Domain.load(path) for path in args.data]
+    training = [
+        Domain.load(folder)
+        if (folder := args.out / "data" / domain.name).exists()
+        else subset(domain, SHARE, folder)
+        for domain in domains
+    ]
+    backbone = load_backbone(args.backbone)
+    file = args.out / "learning.json"
+    result = read_json(file) if file.exists() else {"trials": {}}
+    for trial in args.trial:
+        name, _, changes = (part.strip() for part in trial.partition(":"))
+        recipe = settings_of(base, changes)
+        former = result["trials"].get(name)
+        if former is None or former["recipe_sha256"] != recipe.sha256:
+            minutes = 0.0 if name == "backbone" else args.minutes
+            folder = args.out / name.replace(" ", "_")
+            found = run_trial(backbone, domains, training, recipe, folder, minutes, args.batches)
+            result["trials"][name] = {"changes": changes, "minutes": minutes, **found}
+            result |= environment(backbone, domains[0]) | {
+                "data": [{"name": d.name, "sha256": d.sha256} for d in domains]
+            }
+            write_json(file, result)
+    table = Table("trial", "changes", "steps", "loss", "MRR", "NDCG@10")
+    for name, found in result["trials"].items():
+        cells = [
+            f"{found[m]:.3f} [{found['ci95'][m][0]:.3f}, {found['ci95'][m][1]:.3f}]"
+            for m in MEASURES
+        ]
+        table.add_row(name, found["changes"], str(found.get("steps", 0)), *cells)
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    main()
