@@ -22,7 +22,7 @@ class PromptSettings(_Settings):
     template: str = Field(
         "titles", description="A template shipped in prompting/templates, or a YAML file."
     )
-    title_tokens: int = Field(12, ge=1, description="Tokens kept of each title.")
+    title_tokens: int = Field(16, ge=1, description="Tokens kept of each title.")
     max_history: int = Field(10, ge=1, description="Most recent items of a history that are read.")
 
 
@@ -71,6 +71,9 @@ class TrainingSettings(_Settings):
         1.0, gt=0, description="Gradients are clipped to this L2 norm."
     )
     targets_per_batch: int = Field(64, ge=2, description="Targets (history positions) in one step.")
+    bank: int = Field(
+        0, ge=0, description="Vectors of items seen lately, a domain, kept as further negatives."
+    )
     domain_temperature: float = Field(
         0.5,
         ge=0,

@@ -270,3 +270,26 @@ def test_pooled_places_of_a_packed_history_read_nothing_that_comes_later(llama, 
         for place in range(len(history)):
             alone = pooled.user_vectors(llama, [history[: place + 1]], torch.device("cpu"))[0]
             torch.testing.assert_close(states[row, place], alone, atol=1e-5, rtol=0)
+
+
+def test_lent_vectors_are_further_negatives_unless_their_user_touched_them():
+    ranker, model, tokens = one_word_items("apple", "bread", "milk", "tea")
+    windows, known = [[0, 1], [3, 2]], [{0, 1}, {3, 2}]
+    batch = ranker.training_batch(windows, known, tokens, torch.zeros(4))
+    assert batch["items"].tolist() == [1, 2]
+    assert batch["touched"].tolist() == [[0, 1], [2, 3]]
+    v = unit(model, tokens)
+    lent = {
+        "bank_vectors": v[[0, 3]],
+        "bank_log_q": torch.zeros(2),
+        "bank_known": torch.tensor([[True, False], [False, True]]),
+    }
+    logits = v @ v.T / 0.5
+    by_hand = [
+        -torch.log_softmax(logits[0, [1, 2, 3]], 0)[0],
+        -torch.log_softmax(logits[3, [2, 1, 0]], 0)[0],
+    ]
+    found = ranker.loss(model, batch | lent)
+    assert found.item() == pytest.approx(float(sum(by_hand) / 2), abs=1e-6)
+    ranker.loss(model, batch)
+    torch.testing.assert_close(batch["item_vectors"], v[[1, 2]])

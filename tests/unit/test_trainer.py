@@ -38,6 +38,7 @@ def recipe_with(**training):
         "targets_per_batch": 32,
         "validation_users": 6,
         "validations": 2,
+        "bank": 10,
     }
     return Recipe(
         backbone="pico",

@@ -54,7 +54,8 @@ class DenseRanker:
 
         Returns:
             history_ids (B, T), positions (B, L), targets (B, L; column of `item_ids`, -1 = none),
-            item_ids (U, T'), item_positions (U, 1), known (B, U), log_q (U,).
+            item_ids (U, T'), item_positions (U, 1), known (B, U), log_q (U,), items (U,; item
+            numbers), touched (B, longest; `known` as item numbers, padded with -1).
         """
         unique = sorted({item for window in windows for item in window[1:]})
         column = {item: index for index, item in enumerate(unique)}
@@ -70,6 +71,8 @@ class DenseRanker:
             "item_positions": items.positions,
             "known": torch.tensor([[item in touched for item in unique] for touched in known]),
             "log_q": log_q[torch.tensor(unique)],
+            "items": torch.tensor(unique),
+            "touched": pad([sorted(touched) for touched in known], -1),
         }
 
     def ranking_batch(
@@ -107,7 +110,9 @@ class DenseRanker:
     def contrast(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """Logits (places, items) of a training batch and the column of each place's next item.
 
-        Items that a place's user touched, but for the next one itself, have the logit -inf.
+        Items that a place's user touched, but for the next one itself, have the logit -inf. A batch
+        with `bank_vectors` (see `training.bank`) has their items behind its own; the batch gains
+        the vectors of its own items as `item_vectors`.
         """
         users = self._users(model, batch["history_ids"], batch["positions"])  # (B, L, d)
         items = self._items(model, batch["item_ids"], batch["item_positions"])  # (U, d)
@@ -118,7 +123,15 @@ class DenseRanker:
         logits = logits - self.dense.sampling_correction * batch["log_q"]
         false_negatives = batch["known"][rows]  # (P, U)
         false_negatives = false_negatives.scatter(1, wanted[:, None], False)
-        return logits.masked_fill(false_negatives, float("-inf")), wanted
+        logits = logits.masked_fill(false_negatives, float("-inf"))
+        batch["item_vectors"] = items.detach()
+        if "bank_vectors" in batch:
+            more = users[targets >= 0] @ batch["bank_vectors"].T / self.dense.temperature
+            more = more - self.dense.sampling_correction * batch["bank_log_q"]
+            logits = torch.cat(
+                [logits, more.masked_fill(batch["bank_known"][rows], float("-inf"))], dim=1
+            )
+        return logits, wanted
 
     def scores(self, model: Model, batch: Batch) -> Tensor:
         """Logits (users, candidates): cosine over temperature."""

@@ -137,12 +137,13 @@ class TrainingBatches(Dataset[Batch]):
         windows = domain.batch(
             batch_number, self._settings.targets_per_batch, self._settings.seed + domain_number
         )
-        return self._ranker.training_batch(
+        batch = self._ranker.training_batch(
             [domain.windows[window] for window in windows],
             [domain.known[domain.owner[window]] for window in windows],
             domain.titles,
             domain.log_q,
         )
+        return batch | {"domain": torch.tensor(domain_number)}
 
     def draw(self, step: int) -> tuple[int, int]:
         """Domain number of a step, and the number of that batch within its domain."""

@@ -102,7 +102,7 @@ def _product(rows: Tensor, columns: Tensor, scales: Tensor) -> Tensor:
     largest = torch.linalg.vector_norm(flat, ord=torch.inf, dim=1, keepdim=True)
     row_scales = largest.clamp_min(1e-12) / _LEVELS
     rounded = (flat / row_scales).round_().to(torch.int8)
-    product = (torch._int_mm(rounded, columns) * row_scales).mul_(scales)
+    product: Tensor = (torch._int_mm(rounded, columns) * row_scales).mul_(scales)
     return product.view(*rows.shape[:-1], -1)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
@@ -42,6 +42,7 @@ from reccocktail.training.adapter import (
     require_adapter_dir,
     tensors_of,
 )
+from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.card import adapter_readme
 from reccocktail.training.log import RunLog, read_log
@@ -52,6 +53,7 @@ from reccocktail.training.validation import Validation
 _UNBOUNDED = 10**7  # steps of a run whose end the clock decides
 _CLOCK_FILE = "clock.json"
 _RUN_FILE = "run.json"
+_BANK_FILE = "bank.safetensors"
 
 
 def train(
@@ -118,12 +120,15 @@ def train(
     ]
     settings = recipe.training
     batches = TrainingBatches(windows, ranker, settings, length.steps or _UNBOUNDED)
-    module = RankerModule(new_peft_model(backbone, recipe, initial), ranker)
+    bank = ItemBank(settings.bank) if settings.bank else None
+    module = RankerModule(new_peft_model(backbone, recipe, initial), ranker, bank)
     step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
     log = RunLog(run_folder, step)
     if checkpoint:
         length.start(float(read_json(Path(checkpoint) / _CLOCK_FILE)["seconds"]))
         length.pause()
+        if bank is not None:
+            bank.restore(load_file(Path(checkpoint) / _BANK_FILE), backbone.device)
         say(f"{out.name}: going on from step {step}.")
     write_json(run_folder / _RUN_FILE, {"identity": identity, "finished": False})
     try:
@@ -182,15 +187,21 @@ class RankerModule(nn.Module):
 
     _keys_to_ignore_on_save: list[str] | None = None  # read by Trainer when a checkpoint is loaded
 
-    def __init__(self, model: PeftModel, ranker: Ranker) -> None:
-        """Wrap; only the LoRA tensors are trainable."""
+    def __init__(self, model: PeftModel, ranker: Ranker, bank: ItemBank | None = None) -> None:
+        """Wrap; only the LoRA tensors are trainable. A `bank` lends each batch more negatives."""
         super().__init__()
         self.model = model
         self.ranker = ranker
+        self.bank = bank
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Loss of one batch, as `Trainer` reads it."""
-        return {"loss": self.ranker.loss(base_model(self.model), batch)}
+        if self.bank is None:
+            return {"loss": self.ranker.loss(base_model(self.model), batch)}
+        batch |= self.bank.negatives(batch)
+        loss = self.ranker.loss(base_model(self.model), batch)
+        self.bank.put(batch)
+        return {"loss": loss}
 
 
 class _AdapterTrainer(Trainer):
@@ -223,6 +234,9 @@ class _AdapterTrainer(Trainer):
             if p.requires_grad
         }
         save_file(trainable, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+        bank = self.model.bank
+        if isinstance(bank, ItemBank):
+            save_file(bank.state(), folder / _BANK_FILE)
         write_json(folder / _CLOCK_FILE, {"seconds": self._length.elapsed})
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
