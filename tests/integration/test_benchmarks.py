@@ -596,3 +596,19 @@ def test_popularity_compares_equal_steps(folder: Path, tmp_path: Path, benchmark
         gain = cells[key]["gain of the prior"]["ndcg@10"]["difference"]
         assert alone["n"] == together["n"] == 10
         assert together["ndcg@10"] - alone["ndcg@10"] == pytest.approx(gain)
+
+
+def test_step_speed_gives_every_variant_the_same_batches(
+    folder: Path, tmp_path: Path, benchmark: Any
+) -> None:
+    out = tmp_path / "speed.json"
+    data = ["--data", str(folder / "tastes"), "--backbone", str(folder / "backbone")]
+    variants = ["--variant", "float32", "--variant", "int8"]
+    size = ["--steps", "2", "--rounds", "2", "--warm-up", "1"]
+    benchmark("step_speed").main([*data, *variants, *size, "--out", str(out)])
+    found = json.loads(out.read_text())["variants"]
+    assert found["float32"]["times_faster"]["median"] == 1
+    assert len(found["int8"]["seconds"]) == 2 and min(found["int8"]["seconds"]) > 0
+    # Rounding moves the loss a little; on a CPU without it both are the same.
+    assert found["int8"]["largest_loss_difference"] < 0.1
+    assert found["float32"]["largest_loss_difference"] == 0
