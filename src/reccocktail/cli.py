@@ -207,6 +207,7 @@ def train(
     steps: int | None = None,
     resume: bool = False,
     init: Path | None = None,
+    beside: Path | None = None,
     recipe: Path | None = None,
     exclude_titles_of: list[Path] | None = None,
     device: str | None = None,
@@ -225,6 +226,8 @@ def train(
         resume: go on from the last checkpoint.
         init: adapter folder, or shipped base spirit, to start from in place of a fresh LoRA (a
             second round).
+        beside: adapter folder, or shipped base spirit, that is at work, frozen, while the new one
+            is trained; mix both with --coefficients 1 --coefficients 1.
         recipe: YAML file with settings.
         exclude_titles_of: prepared target domains whose titles are left out of the training.
         device: cpu, cuda or mps; chosen by hardware if left out.
@@ -259,6 +262,7 @@ def train(
         if targets
         else None,
         initial=Adapter.load(resolve(init)) if init else None,
+        beside=Adapter.load(resolve(beside)) if beside else None,
     )
     _output.print(f"Adapter: {out}", soft_wrap=True)
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from reccocktail import cli, spirits
 from reccocktail.cli import main
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.trainer import _AdapterTrainer
+from reccocktail.training.loop import AdapterTrainer
 from tests.adapters import pico_recipe
 from tests.domains import write_raw
 from tests.helpers import one_sentence
@@ -398,7 +398,7 @@ def test_bad_flags_and_values(refused, tmp_path):
         f"{mix} --scenario warm --users many": "many",
         f"{mix} --scenario warm --validation-users -1": "validation users",
         f"{mix} --scenario warm --seed -1": "seed",
-        f"{mix} --scenario warm --coefficients 0.9 --coefficients 0.9": "coefficients",
+        f"{mix} --scenario warm --coefficients 0 --coefficients 0": "coefficients",
         f"{mix} --scenario warm --coefficients 1": "coefficients",
         mix: "--scenario",
         f"mix --adapter base --data shop --scenario warm --out {tmp_path}/c": "two adapters",
@@ -449,7 +449,7 @@ def no_work(monkeypatch):
     def never(*_, **__):
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr(_AdapterTrainer, "train", never)
+    monkeypatch.setattr(AdapterTrainer, "train", never)
     monkeypatch.setattr("reccocktail.mixing.measure.Mixer.measure", never)
 
 
@@ -491,17 +491,17 @@ def test_an_unfinished_run(call, refused, tmp_path, monkeypatch):
         "train --role ingredient --data shop --recipe recipe.yaml --backbone pico --steps 3 "
         f"--out {tmp_path / 'ingredient'}"
     )
-    training = _AdapterTrainer.train
+    training = AdapterTrainer.train
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_AdapterTrainer, "train", interrupted)
+    monkeypatch.setattr(AdapterTrainer, "train", interrupted)
     code, _, err = call(train)
     assert code == 130
     assert "Interrupted" in err and "Traceback" not in err
     assert not (tmp_path / "ingredient").exists()
-    monkeypatch.setattr(_AdapterTrainer, "train", training)
+    monkeypatch.setattr(AdapterTrainer, "train", training)
     assert "--resume" in refused(train)
     assert "other settings" in refused(f"{train.replace('--steps 3', '--steps 4')} --resume")
     code, _, _ = call(f"{train} --resume")

@@ -98,12 +98,20 @@ def test_given_coefficients_take_no_users_away(backbone, domain, pair, tmp_path)
     assert len(sheet["curve"]) == 1 and sheet["curve"][0]["coefficients"] == [0.5, 0.5]
 
 
+def test_given_coefficients_may_leave_the_simplex(backbone, domain, pair, tmp_path):
+    mixed = mix(pair, backbone, domain, "cold", tmp_path / "sum", SMALL, (1.0, 1.0))
+    wanted = combine([a.lora for a in pair], torch.tensor([1.0, 1.0]))
+    for name, factors in wanted.items():
+        torch.testing.assert_close(mixed.lora[name], factors)
+    assert sheet_of(tmp_path / "sum")["coefficients"] == {"all": [1.0, 1.0]}
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [(1.0,), (0.5, 0.6), (0.2, 0.2), (-0.5, 1.5), (0.2, 0.3, 0.5), (float("nan"), 1.0)],
+    [(1.0,), (0.0, 0.0), (-0.5, 1.5), (0.2, 0.3, 0.5), (float("nan"), 1.0), (1.0, float("inf"))],
 )
 def test_wrong_coefficients_are_refused(backbone, domain, pair, tmp_path, wrong):
-    with pytest.raises(AdapterError, match=r"2 coefficients in \[0, 1\] that sum to 1") as error:
+    with pytest.raises(AdapterError, match="Give 2 coefficients, one for each") as error:
         mix(pair, backbone, domain, "warm", tmp_path / "out", SMALL, wrong)
     one_sentence(error.value)
     assert not (tmp_path / "out").exists()

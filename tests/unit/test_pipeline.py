@@ -13,7 +13,7 @@ from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.trainer import _AdapterTrainer
+from reccocktail.training.loop import AdapterTrainer
 from tests.adapters import pico_recipe, random_adapter, save
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
@@ -64,7 +64,7 @@ def no_work(monkeypatch):
         def never(*_, **__):
             raise AssertionError("a finished step was done again")
 
-        monkeypatch.setattr(_AdapterTrainer, "train", never)
+        monkeypatch.setattr(AdapterTrainer, "train", never)
         monkeypatch.setattr(pipeline, "mix", never)
         monkeypatch.setattr(pipeline, "evaluate", never)
 
@@ -141,7 +141,7 @@ def test_other_settings_are_refused(run, target, no_work, change):
 
 def test_an_interrupted_run_goes_on(run, monkeypatch):
     calls = []
-    mix, training = pipeline.mix, _AdapterTrainer.train
+    mix, training = pipeline.mix, AdapterTrainer.train
 
     def mixing(pair, backbone, domain, scenario, *rest, **named):
         calls.append(f"mix {scenario}")
@@ -154,7 +154,7 @@ def test_an_interrupted_run_goes_on(run, monkeypatch):
         return training(*args, **named)
 
     monkeypatch.setattr(pipeline, "mix", mixing)
-    monkeypatch.setattr(_AdapterTrainer, "train", counted)
+    monkeypatch.setattr(AdapterTrainer, "train", counted)
     with pytest.raises(KeyboardInterrupt):
         run()
     assert not (run.out / "cocktail_cold").exists() and not (run.out / "evaluation").exists()

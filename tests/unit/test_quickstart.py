@@ -17,7 +17,7 @@ from reccocktail.errors import DataError, RecipeError
 from reccocktail.quickstart import DEPARTMENTS, TARGETS, default_out
 from reccocktail.quickstart import quickstart as start
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.trainer import _AdapterTrainer
+from reccocktail.training.loop import AdapterTrainer
 from tests.adapters import pico_recipe, random_adapter, save
 from tests.domains import write_raw
 from tests.helpers import one_sentence
@@ -141,7 +141,7 @@ def test_quickstart_goes_to_the_report_and_a_second_one_does_nothing(
         raise AssertionError("a finished step was done again")
 
     monkeypatch.setattr(quickstart, "prepare", never)
-    monkeypatch.setattr(_AdapterTrainer, "train", never)
+    monkeypatch.setattr(AdapterTrainer, "train", never)
     monkeypatch.setattr(pipeline, "mix", never)
     monkeypatch.setattr(pipeline, "evaluate", never)
     assert run(out, 2, BRIEF) == metrics

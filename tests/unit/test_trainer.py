@@ -11,7 +11,7 @@ from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSettings
-from reccocktail.training import trainer
+from reccocktail.training import loop
 from reccocktail.training.adapter import Adapter, merged
 from reccocktail.training.log import read_log
 from reccocktail.training.schedule import Length, cosine_with_warmup
@@ -349,6 +349,32 @@ def test_a_second_round_starts_at_the_first_ones_scores(base, domain, tmp_path):
     assert Adapter.load(tmp_path / "fresh").card.initial_sha256 is None
 
 
+def test_what_is_trained_beside_an_adapter_is_added_to_it(base, domain, tmp_path):
+    """A rate of next to nothing trains nothing, so that only the adapter beside it is at work."""
+    backbone = pico_backbone()
+    before = snapshot(backbone)
+    recipe = recipe_with(learning_rate=1e-12, weight_decay=0.0, int8=False)
+    first = {}
+    for name, adapters in (("alone", {}), ("beside", {"beside": base}), ("on", {"initial": base})):
+        out = tmp_path / name
+        run([domain], out, steps=1, backbone=backbone, recipe=recipe, **adapters)
+        first[name] = losses(out)[1]
+        assert_as_it_was(backbone, before)
+    # Both put the base spirit's update on the backbone, merged or as LoRA (whose input is dropped
+    # out here and there).
+    assert first["beside"] != first["alone"]
+    adapter = Adapter.load(tmp_path / "beside")
+    assert adapter.card.beside_sha256 == base.sha256
+    assert base.sha256[:16] in (tmp_path / "beside" / "README.md").read_text()
+    assert all(factors.b.abs().max() < 1e-9 for factors in adapter.lora.values())
+    without_dropout = recipe.model_copy(update={"lora": LoraSettings(rank=2, alpha=4.0)})
+    for name, adapters in (("beside2", {"beside": base}), ("on2", {"initial": base})):
+        out = tmp_path / name
+        run([domain], out, steps=1, backbone=backbone, recipe=without_dropout, **adapters)
+        first[name] = losses(out)[1]
+    assert first["beside2"] == pytest.approx(first["on2"], abs=1e-5)
+
+
 def test_a_second_round_learns_and_can_be_resumed(base, domain, tmp_path, stop_after):
     recipe = recipe_with(**EVERY_STEP)
     whole = run([domain], tmp_path / "whole" / "mine", recipe=recipe, initial=base)
@@ -357,7 +383,7 @@ def test_a_second_round_learns_and_can_be_resumed(base, domain, tmp_path, stop_a
     with pytest.raises(KeyboardInterrupt):
         run([domain], tmp_path / "mine", recipe=recipe, initial=base)
     restore()
-    for other_start in ({}, {"initial": whole}):
+    for other_start in ({}, {"initial": whole}, {"beside": base}):
         with pytest.raises(RunError, match="other settings or data"):
             run([domain], tmp_path / "mine", recipe=recipe, resume=True, **other_start)
     run([domain], tmp_path / "mine", recipe=recipe, resume=True, initial=base)
@@ -421,13 +447,13 @@ def test_saving_does_not_count_against_the_minutes(domain, tmp_path, monkeypatch
     """Every save takes an hour here, and still the run of twelve seconds gets its steps."""
     clock = Clock(0.25)
     monkeypatch.setattr("reccocktail.training.schedule.time", clock)
-    save = trainer._AdapterTrainer._save
+    save = loop.AdapterTrainer._save
 
     def slow(self, *args, **kwargs):
         save(self, *args, **kwargs)
         clock.now += 3600
 
-    monkeypatch.setattr(trainer._AdapterTrainer, "_save", slow)
+    monkeypatch.setattr(loop.AdapterTrainer, "_save", slow)
     adapter = train(
         "ingredient",
         [domain],

@@ -1,5 +1,6 @@
 """Mix a cocktail: adapters and unlabelled users become one stock PEFT adapter (paper, Eq. 6-9)."""
 
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,8 @@ def mix(
         scenario: whose users to adapt to.
         out: adapter folder to write, with `cocktail.json`.
         settings: see `MixSettings`.
-        coefficients: fixed ones in place of a search (the plain average, say); still measured.
+        coefficients: fixed ones in place of a search (the plain average, say); still measured. They
+            need not sum to 1.
 
     Raises:
         AdapterError, DataError: see `Mixer`, and `require_adapter_dir` for `out`.
@@ -69,7 +71,7 @@ def mix(
     curve: list[Point] = []
     collapse: str | None = None
     if coefficients is not None:
-        chosen = _on_simplex(coefficients, len(adapters)).expand(len(groups.names), -1)
+        chosen = _given(coefficients, len(adapters)).expand(len(groups.names), -1)
         curve = [
             mixer.measure(mixer.lora(chosen, groups), list(coefficients), "Measuring the given mix")
         ]
@@ -226,13 +228,11 @@ def _unit(place: int, size: int) -> list[float]:
     return [1.0 if i == place else 0.0 for i in range(size)]
 
 
-def _on_simplex(coefficients: Sequence[float], size: int) -> Tensor:
-    if (
-        len(coefficients) != size
-        or any(not 0 <= c <= 1 for c in coefficients)
-        or abs(sum(coefficients) - 1) > 1e-6
-    ):
+def _given(coefficients: Sequence[float], size: int) -> Tensor:
+    """Coefficients as a tensor; given ones may leave the simplex."""
+    usable = all(0 <= c < math.inf for c in coefficients) and any(c > 0 for c in coefficients)
+    if len(coefficients) != size or not usable:
         raise AdapterError(
-            f"Give {size} coefficients in [0, 1] that sum to 1, one for each adapter."
+            f"Give {size} coefficients, one for each adapter, none below 0 and not all 0."
         )
     return torch.tensor([list(coefficients)], dtype=torch.float32)

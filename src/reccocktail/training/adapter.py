@@ -94,6 +94,7 @@ class Card(BaseModel):
     data: tuple[DataCard, ...]
     steps: int | None = None
     initial_sha256: str | None = None
+    beside_sha256: str | None = None
     """Hash of the adapter that training started from; None for a fresh start."""
     version: str = __version__
 

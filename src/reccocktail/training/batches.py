@@ -91,9 +91,9 @@ class DomainWindows:
                 if size >= targets:
                     batches.append(current)
                     current, size = [], 0
-            if size >= 2 or not batches:
+            if size >= max(2, targets / 2) or not batches:
                 batches.append(current)
-            else:  # a target alone has no negative beside it
+            else:  # a few targets, perhaps of one user alone, have hardly a negative beside them
                 batches[-1].extend(current)
         return [batches[index] for index in rng.permutation(len(batches))]
 

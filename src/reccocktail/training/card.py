@@ -17,6 +17,11 @@ def adapter_readme(name: str, card: Card, body: str = "") -> str:
         if card.initial_sha256
         else ""
     )
+    if card.beside_sha256:
+        start += (
+            f"\nIt was trained beside the adapter with SHA-256 `{card.beside_sha256[:16]}` and is\n"
+            "meant to be added to it, with the coefficients 1 and 1.\n"
+        )
     return f"""---
 library_name: peft
 base_model: {backbone.name}

@@ -1,0 +1,221 @@
+"""The loop itself: `transformers.Trainer` with our loss, clock, schedule and checkpoints."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import (
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from reccocktail.backbone import Backbone
+from reccocktail.progress import Advance
+from reccocktail.ranking.base import Ranker
+from reccocktail.recipe import Recipe
+from reccocktail.storage import read_json, write_json
+from reccocktail.training.adapter import base_model
+from reccocktail.training.bank import ItemBank
+from reccocktail.training.batches import TrainingBatches
+from reccocktail.training.log import RunLog
+from reccocktail.training.schedule import Length, cosine_with_warmup
+from reccocktail.training.validation import Validation
+
+_CLOCK_FILE = "clock.json"
+_BANK_FILE = "bank.safetensors"
+
+
+class RankerModule(nn.Module):
+    """Backbone with LoRA and ranker as one module whose output is the loss.
+
+    It is what `Trainer` and DDP expect.
+    """
+
+    _keys_to_ignore_on_save: list[str] | None = None  # read by Trainer when a checkpoint is loaded
+
+    def __init__(self, model: PeftModel, ranker: Ranker, bank: ItemBank | None = None) -> None:
+        """Wrap; only the LoRA tensors are trainable. A `bank` lends each batch more negatives."""
+        super().__init__()
+        self.model = model
+        self.ranker = ranker
+        self.bank = bank
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """Loss of one batch, as `Trainer` reads it."""
+        if self.bank is None:
+            return {"loss": self.ranker.loss(base_model(self.model), batch)}
+        batch |= self.bank.negatives(batch)
+        loss = self.ranker.loss(base_model(self.model), batch)
+        self.bank.put(batch)
+        return {"loss": loss}
+
+
+class AdapterTrainer(Trainer):
+    """`Trainer` with our schedule, and checkpoints of LoRA tensors alone."""
+
+    def __init__(self, *, length: Length, warmup: float, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._length = length
+        self._warmup = warmup
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LambdaLR:
+        """The cosine of the run's own progress, which the clock may decide."""
+        optimizer = optimizer or self.optimizer
+        assert optimizer is not None
+        self.lr_scheduler = LambdaLR(
+            optimizer, lambda _: cosine_with_warmup(self._length.progress, self._warmup)
+        )
+        return self.lr_scheduler
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        folder = Path(output_dir or self.args.output_dir or ".")
+        folder.mkdir(parents=True, exist_ok=True)
+        assert self.model is not None
+        trainable = {
+            n: p.detach().cpu().contiguous()
+            for n, p in self.model.named_parameters()
+            if p.requires_grad
+        }
+        save_file(trainable, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+        bank = self.model.bank
+        if isinstance(bank, ItemBank):
+            save_file(bank.state(), folder / _BANK_FILE)
+        write_json(folder / _CLOCK_FILE, {"seconds": self._length.elapsed})
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The backbone's tensors are missing from a checkpoint by design."""
+
+
+class RunCallback(TrainerCallback):
+    """Clock, log, bar, validation and checkpoints of one run."""
+
+    def __init__(
+        self,
+        length: Length,
+        log: RunLog,
+        advance: Advance,
+        validation: Validation,
+        module: RankerModule,
+        recipe: Recipe,
+    ) -> None:
+        self._length = length
+        self._log = log
+        self._advance = advance
+        self._validation = validation
+        self._module = module
+        self._validations = recipe.training.validations
+        self._checkpoint_seconds = 60 * recipe.training.checkpoint_minutes
+        self._saved_at = time.monotonic()
+        self._shown = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clock and the bar where the run stands."""
+        self._length.done_steps = state.global_step
+        self._shown = self._length.progress  # what was validated before a resumption stays so
+        self._advance(100 * self._shown)
+        self._length.start()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Count the step for the schedule."""
+        # The schedule moves right after this, before the trainer counts the step.
+        self._length.done_steps = state.global_step + 1
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Validate, save or stop, as the progress asks."""
+        self._length.done_steps = state.global_step
+        progress = self._length.progress
+        if int(progress * self._validations) > int(self._shown * self._validations):
+            self._validate(state.global_step)
+        if progress >= 1.0:
+            control.should_training_stop = True
+        elif time.monotonic() - self._saved_at > self._checkpoint_seconds:
+            control.should_save = True
+            self._length.pause()
+        self._advance(100 * (progress - self._shown))
+        self._shown = progress
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Go on with the clock."""
+        self._saved_at = time.monotonic()
+        self._length.start()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write a step's loss to the run's log."""
+        if logs and "loss" in logs:
+            names: tuple[str, ...] = ("loss", "learning_rate", "grad_norm")
+            kept = {name: float(logs[name]) for name in names if name in logs}
+            self._log.write(state.global_step, {"seconds": round(self._length.elapsed, 3), **kept})
+
+    def _validate(self, step: int) -> None:
+        self._length.pause()
+        model = self._module.model
+        model.eval()
+        found = self._validation(base_model(model))
+        model.train()
+        if found:
+            self._log.write(step, {"seconds": round(self._length.elapsed, 3), **found})
+            self._advance(0)
+        self._length.start()
+
+
+def restore(checkpoint: Path, length: Length, bank: ItemBank | None, device: torch.device) -> None:
+    """Set the clock and the bank to where a checkpoint left them; the clock stands still."""
+    length.start(float(read_json(checkpoint / _CLOCK_FILE)["seconds"]))
+    length.pause()
+    if bank is not None:
+        bank.restore(load_file(checkpoint / _BANK_FILE), device)
+
+
+def arguments(
+    run_folder: Path, recipe: Recipe, batches: TrainingBatches, backbone: Backbone
+) -> TrainingArguments:
+    """What the recipe asks of `Trainer`; the schedule, the log and the end of a run are ours."""
+    settings = recipe.training
+    return TrainingArguments(
+        output_dir=str(run_folder),
+        max_steps=len(batches),
+        per_device_train_batch_size=1,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_gradient_norm,
+        optim="adamw_torch",
+        seed=settings.seed,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        label_names=[],
+        logging_steps=1,
+        save_strategy="no",
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        use_cpu=backbone.device.type == "cpu",
+    )
