@@ -612,3 +612,37 @@ def test_step_speed_gives_every_variant_the_same_batches(
     # Rounding moves the loss a little; on a CPU without it both are the same.
     assert found["int8"]["largest_loss_difference"] < 0.1
     assert found["float32"]["largest_loss_difference"] == 0
+
+
+def test_readout_judges_every_vector_on_the_same_places(
+    folder: Path, tmp_path: Path, benchmark: Any
+) -> None:
+    readout = benchmark("readout")
+    taste_domain(tmp_path, name="other", tastes=2, users=40, seed=1)
+    data = ["--data", str(folder / "tastes"), "--data", str(tmp_path / "other")]
+    out = tmp_path / "readout.json"
+    size = ["--places", "30", "--layers", "0", "2", "--backbone", str(folder / "backbone")]
+    readout.main([*data, *size, "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert len(rows) == 1 + 2 * 2 * 3
+    assert len({found["n"] for found in rows.values()}) == 1
+    # The last token of every text is the same separator: its embedding tells nothing, and ties
+    # count against the model.
+    assert rows["last, layer 0, as it is"]["mrr"] < rows["tf-idf"]["mrr"]
+
+
+def test_whitening_gives_unit_covariance(benchmark: Any) -> None:
+    readout = benchmark("readout")
+    vectors = torch.randn(4000, 5) @ torch.randn(5, 5) + 3.0
+    ridge, readout.RIDGE = readout.RIDGE, 0.0
+    white = (vectors - vectors.mean(dim=0)) @ readout.whitening(vectors)
+    readout.RIDGE = ridge
+    torch.testing.assert_close(torch.cov(white.T), torch.eye(5), atol=1e-2, rtol=0)
+
+
+def test_gains_by_hand(benchmark: Any) -> None:
+    scores = torch.tensor([[0.9, 0.5, 0.7], [0.4, 0.4, 0.1]])
+    known = torch.tensor([[True, False, False], [False, False, False]])
+    found = benchmark("readout").gains(scores, torch.tensor([1, 0]), known)
+    assert found[:, 0].tolist() == pytest.approx([1 / 2, 1 / 2])
+    assert found[:, 1].tolist() == pytest.approx([1 / math.log2(3)] * 2)

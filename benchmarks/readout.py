@@ -1,0 +1,209 @@
+"""What does the bare backbone know of the next item, layer by layer? No training at all.
+
+    python benchmarks/readout.py --data PREPARED --data PREPARED [...] --out results/readout.json
+
+A text's vector is the state of its last token or the mean of its tokens' unit states, after so many
+layers (0: the embeddings). Vectors are compared as they are, centred, or whitened (ZCA); mean and
+covariance come from the other domains, never from the one that is judged. Packed histories of
+training users judge them: each next item is ranked among the batch's items that its user never
+touched. TF-IDF of the same titles stands beside them. Evaluation tables are never read.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from common import environment
+from reccocktail.backbone import Backbone, load_backbone
+from reccocktail.data.domain import Domain
+from reccocktail.progress import bar
+from reccocktail.prompting.encoding import Encoded, length_batches
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.recipe import Recipe
+from reccocktail.storage import write_json
+from reccocktail.training.batches import DomainWindows
+
+Key = tuple[str, int]  # pooling, layer
+RIDGE = 0.1  # of the mean eigenvalue, added before whitening
+TOKENS = 2048  # in one forward pass
+
+
+@dataclass
+class Sample:
+    """Places and items of one domain.
+
+    Attributes:
+        users: key -> (places, d).
+        items: key -> (items, d).
+        wanted: (places,) column of the next item.
+        known: (places, items), what the place's user touched, but for the next item.
+        similarity: (places, items) by TF-IDF.
+    """
+
+    users: dict[Key, Tensor]
+    items: dict[Key, Tensor]
+    wanted: Tensor
+    known: Tensor
+    similarity: Tensor
+
+
+@torch.no_grad()
+def states(backbone: Backbone, encoded: Encoded, start: int, layers: Sequence[int]) -> Any:
+    """Vectors (sequences, states, d) by key."""
+    decoder = backbone.model.get_decoder()
+    output = decoder(input_ids=encoded.input_ids, use_cache=False, output_hidden_states=True)
+    positions = encoded.positions.clamp(min=0)
+    found: dict[Key, Tensor] = {}
+    for layer in layers:
+        hidden = output.hidden_states[layer].float()
+        index = positions[:, :, None].expand(-1, -1, hidden.shape[-1])
+        found["last", layer] = hidden.gather(1, index)
+        sums = normalize(hidden, dim=-1)[:, start:].cumsum(dim=1)
+        found["mean", layer] = sums.gather(1, (index - start).clamp(min=0))
+    return found
+
+
+def sample(
+    backbone: Backbone, ranker: DenseRanker, domain: Domain, places: int, layers: Sequence[int]
+) -> Sample:
+    """Encode one batch of a domain's packed histories and its items."""
+    windows = DomainWindows.build(domain, ranker)
+    chosen: list[int] = []
+    for number in np.random.default_rng(0).permutation(len(windows.windows)).tolist():
+        if sum(len(windows.windows[i]) - 1 for i in chosen) >= places:
+            break
+        chosen.append(number)
+    packed = [windows.windows[i] for i in chosen]
+    known = [windows.known[windows.owner[i]] for i in chosen]
+    batch = ranker.training_batch(packed, known, windows.titles, windows.log_q)
+    targets = batch["targets"]
+    is_place = targets >= 0
+    numbers = batch["items"].tolist()
+    encoder = ranker.encoder
+    users = states(
+        backbone,
+        Encoded(batch["history_ids"], batch["positions"]),
+        encoder.history_start,
+        layers,
+    )
+    items: dict[Key, Tensor] = {}
+    for rows in length_batches([len(windows.titles[i]) + 3 for i in numbers], TOKENS):
+        encoded = encoder.items_batch([windows.titles[numbers[row]] for row in rows])
+        for key, found in states(backbone, encoded, encoder.item_start, layers).items():
+            out = items.setdefault(key, torch.empty(len(numbers), found.shape[-1]))
+            out[torch.tensor(rows)] = found[:, 0]
+    rows, _ = is_place.nonzero(as_tuple=True)
+    wanted = targets[is_place]
+    vectorizer = TfidfVectorizer(sublinear_tf=True)
+    matrix = vectorizer.fit_transform(domain.titles)
+    history = [window[: t + 1] for window in packed for t in range(len(window) - 1)]
+    profiles = np.stack([np.asarray(matrix[row].mean(axis=0))[0] for row in history])
+    return Sample(
+        {key: vectors[is_place] for key, vectors in users.items()},
+        items,
+        wanted,
+        batch["known"][rows].scatter(1, wanted[:, None], False),
+        torch.from_numpy(profiles @ matrix[numbers].T.toarray()),
+    )
+
+
+def gains(scores: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
+    """Reciprocal rank and NDCG@10 (places, 2); ties count against the next item."""
+    scores = scores.masked_fill(known, float("-inf"))
+    rank = (scores >= scores.gather(1, wanted[:, None])).sum(dim=1).double()
+    return torch.stack([1 / rank, torch.where(rank <= 10, 1 / torch.log2(rank + 1), 0.0)], dim=1)
+
+
+def whitening(vectors: Tensor) -> Tensor:
+    """ZCA up to a rotation: (d, d) that gives `vectors` (n, d) the identity as covariance."""
+    values, directions = torch.linalg.eigh(torch.cov(vectors.T.double()))
+    return (directions * (values + RIDGE * values.mean()).rsqrt()).float()
+
+
+def compare(samples: dict[str, Sample], key: Key, how: str) -> Tensor:
+    """Gains over all domains; statistics for each come from the others."""
+    found = []
+    for name, here in samples.items():
+        users, items = here.users[key], here.items[key]
+        if how != "as it is":
+            others = [s for other, s in samples.items() if other != name]
+            all_items = torch.cat([s.items[key] for s in others])
+            users = users - torch.cat([s.users[key] for s in others]).mean(dim=0)
+            items = items - all_items.mean(dim=0)
+            if how == "whitened":
+                matrix = whitening(all_items)
+                users, items = users @ matrix, items @ matrix
+        scores = normalize(users, dim=-1) @ normalize(items, dim=-1).T
+        found.append(gains(scores, here.wanted, here.known))
+    return torch.cat(found)
+
+
+def summary(found: Tensor) -> dict[str, Any]:
+    """Means with 95 % bootstrap intervals."""
+    values = found.numpy()
+    drawn = np.random.default_rng(0).integers(0, len(values), size=(1000, len(values)))
+    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5], axis=0)
+    return {
+        "n": len(values),
+        **{m: float(values[:, i].mean()) for i, m in enumerate(("mrr", "ndcg@10"))},
+        "ci95": {m: [float(low[i]), float(high[i])] for i, m in enumerate(("mrr", "ndcg@10"))},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--backbone", default="smollm2-135m")
+    parser.add_argument("--places", type=int, default=160, help="of each domain")
+    parser.add_argument("--layers", type=int, nargs="+", default=[0, 4, 8, 12, 16, 20, 25, 30])
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args(arguments)
+    if len(args.data) < 2:
+        parser.error("centring and whitening need at least two domains")
+    backbone = load_backbone(args.backbone)
+    recipe = Recipe(backbone=args.backbone)
+    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    domains = [Domain.load(path) for path in args.data]
+    samples: dict[str, Sample] = {}
+    with bar("Reading", len(domains)) as advance:
+        for domain in domains:
+            samples[domain.name] = sample(backbone, ranker, domain, args.places, args.layers)
+            advance(1)
+    rows = {
+        "tf-idf": summary(
+            torch.cat([gains(s.similarity, s.wanted, s.known) for s in samples.values()])
+        )
+    }
+    for pooling in ("last", "mean"):
+        for layer in args.layers:
+            for how in ("as it is", "centred", "whitened"):
+                rows[f"{pooling}, layer {layer}, {how}"] = summary(
+                    compare(samples, (pooling, layer), how)
+                )
+    machine = environment(backbone, domains[0])
+    machine["data"] = [{"name": d.name, "sha256": d.sha256} for d in domains]
+    write_json(args.out, {"rows": rows, "places": args.places, **machine})
+    table = Table("vector", "n", "MRR", "NDCG@10")
+    for name, found in rows.items():
+        cells = [
+            f"{found[m]:.3f} [{found['ci95'][m][0]:.3f}, {found['ci95'][m][1]:.3f}]"
+            for m in ("mrr", "ndcg@10")
+        ]
+        table.add_row(name, str(found["n"]), *cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
