@@ -231,21 +231,18 @@ def _body(facts: Mapping[str, Any], adapter: Adapter, place: Path) -> str:
 def _validation(rows: Sequence[Mapping[str, Any]], users: int) -> str:
     last, best = rows[-1], max(rows, key=lambda row: row["ndcg@10"])
     domains = [key for key in last if key.startswith("ndcg@10/")]
+    shown = {row["step"]: row for row in (rows[0], best, last)}
     table = _table(
-        ["domain", "first", "best mean", "last"],
+        ["domain", *(f"step {step:,}" for step in shown)],
         [
-            [
-                key.partition("/")[2] or "mean",
-                *(f"{row[key]:.3f}" for row in (rows[0], best, last)),
-            ]
+            [key.partition("/")[2] or "mean", *(f"{row[key]:.3f}" for row in shown.values())]
             for key in [*domains, "ndcg@10"]
         ],
     )
     return (
         "## Validation while training\n\n"
-        f"NDCG@10 of warm validation users, at most {users} a domain, at steps "
-        f"{rows[0]['step']:,}, {best['step']:,} and {last['step']:,}. All of them are in "
-        f"`{FACTS_FILE}`.\n\n{table}"
+        f"NDCG@10 of warm validation users, at most {users} a domain: the first, the best and the "
+        f"last validation. All of them are in `{FACTS_FILE}`.\n\n{table}"
     )
 
 
