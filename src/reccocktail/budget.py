@@ -20,6 +20,7 @@ class Share:
 
 
 MINUTES_WITH_SPIRIT, SHARE_WITH_SPIRIT = 8.0, Share(base=0.0, ingredient=0.35)
+MINUTES_OF_FILMS = 12.0  # enough for the whole catalogue, which gives the report its examples
 MINUTES_WITHOUT, SHARE_WITHOUT = 12.0, Share(base=0.2, ingredient=0.2)
 
 

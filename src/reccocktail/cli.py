@@ -54,8 +54,8 @@ def quickstart(
     Args:
         out: folder of the run, runs/quickstart if left out; the same command goes on where it
             stopped.
-        minutes: about how long the whole takes on 2 cores, after the downloads; 8 with a shipped
-            base spirit, 12 without.
+        minutes: about how long the whole takes on 2 cores, after the downloads; 12 for films, 8 for
+            other domains.
         domain: films (MovieLens-1M), groceries (Complete Journey), or a folder of your own that
             holds two tables, interactions.* and items.*.
     """

@@ -9,6 +9,7 @@ from reccocktail import spirits
 from reccocktail.backbone import SMOLLM2, Backbone, load_backbone
 from reccocktail.budget import (
     FIXED_SECONDS,
+    MINUTES_OF_FILMS,
     MINUTES_WITH_SPIRIT,
     MINUTES_WITHOUT,
     SHARE_WITH_SPIRIT,
@@ -51,10 +52,11 @@ class Target:
     what: str
     sources: tuple[str, ...]
     min_count: int = 5
+    minutes: float = MINUTES_WITH_SPIRIT
 
 
 TARGETS = {
-    "films": Target("movielens-1m", "films", DEPARTMENTS),
+    "films": Target("movielens-1m", "films", DEPARTMENTS, minutes=MINUTES_OF_FILMS),
     "groceries": Target("grocery", "groceries", ("movielens-1m",), min_count=20),
 }
 
@@ -73,8 +75,8 @@ def quickstart(
 
     Args:
         out: folder of the run; a second call goes on where the first one stopped.
-        minutes: what the whole should take on 2 cores after the downloads, at least 2; 8 with a
-            shipped base spirit and 12 without if None.
+        minutes: what the whole should take on 2 cores after the downloads, at least 2; if None, 12
+            for films and without a shipped base spirit, 8 for other domains with one.
         share: how the minutes are divided.
         domain: `films`, `groceries`, or a folder with two tables, `interactions.*` and `items.*`.
         root: folder of the shipped base spirits.
@@ -88,14 +90,15 @@ def quickstart(
         FetchError: a download failed.
     """
     spirit = spirits.default(root)
+    known = TARGETS.get(domain)
     if minutes is None:
-        minutes = MINUTES_WITH_SPIRIT if spirit else MINUTES_WITHOUT
+        with_spirit = known.minutes if known else MINUTES_WITH_SPIRIT
+        minutes = with_spirit if spirit else MINUTES_WITHOUT
     share = share or (SHARE_WITH_SPIRIT if spirit else SHARE_WITHOUT)
     if not 2 <= minutes < float("inf"):
         raise RecipeError(
             f"The quickstart needs at least 2 minutes, not {minutes:g}; raise --minutes."
         )
-    known = TARGETS.get(domain)
     tables = None if known else _tables(Path(domain))
     sources = () if spirit else (known.sources if known else DEPARTMENTS)
     _introduce(

@@ -273,7 +273,7 @@ def test_how_long_it_takes_if_nothing_is_said(root, tmp_path, monkeypatch):
     monkeypatch.setattr(quickstart, "run_pipeline", lambda *a: plans.append(a[4]) or {})
     run(tmp_path / "with", root=root)
     run(tmp_path / "without")
-    assert plans[0].base == {} and plans[0].ingredient == {"minutes": pytest.approx(0.35 * 8)}
+    assert plans[0].base == {} and plans[0].ingredient == {"minutes": pytest.approx(0.35 * 12)}
     assert plans[1].base == plans[1].ingredient == {"minutes": pytest.approx(0.2 * 12)}
 
 
