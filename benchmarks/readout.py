@@ -127,7 +127,8 @@ def gains(scores: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
 def whitening(vectors: Tensor) -> Tensor:
     """ZCA up to a rotation: (d, d) that gives `vectors` (n, d) the identity as covariance."""
     values, directions = torch.linalg.eigh(torch.cov(vectors.T.double()))
-    return (directions * (values + RIDGE * values.mean()).rsqrt()).float()
+    # Vectors that are all the same have no covariance; the small term keeps them finite.
+    return (directions * (values + RIDGE * values.mean() + 1e-9).rsqrt()).float()
 
 
 def compare(samples: dict[str, Sample], key: Key, how: str) -> Tensor:
