@@ -19,6 +19,7 @@ from reccocktail.environment import commit, hardware, versions
 from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import FloatArray, distinct_rows, resampled_means
 from reccocktail.storage import read_json
+from reccocktail.training.batches import DomainWindows
 
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
@@ -129,6 +130,16 @@ def _status_bytes(key: str) -> int | None:
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def windows_of(windows: DomainWindows, order: list[int], targets: int) -> list[int]:
+    """Take window numbers off the end of `order` until they hold so many targets."""
+    chosen: list[int] = []
+    held = 0
+    while order and held < targets:
+        chosen.append(order.pop())
+        held += len(windows.windows[chosen[-1]]) - 1
+    return chosen
 
 
 def environment(backbone: Backbone, domain: Domain) -> dict[str, Any]:

@@ -13,14 +13,15 @@ from few_shot_report import RANKS_FILE, cell_metrics
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, ranks
-from reccocktail.evaluation.results import PREDICTION_SCHEMA, PREDICTIONS_FILE
+from reccocktail.evaluation.results import PREDICTIONS_FILE, prediction_rows
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
-from reccocktail.schema import CANDIDATES, SCENARIOS, TARGET, USER, Scenario
+from reccocktail.schema import SCENARIOS, USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json, write_json
-from reccocktail.training.adapter import Adapter, Lora, merged, model_sha256
+from reccocktail.training.adapter import Adapter, Lora
+from reccocktail.training.model import merged, model_sha256
 from reccocktail.training.validation import sample_rows
 
 FILES = {"test": PREDICTIONS_FILE, "valid": "validation.parquet"}
@@ -136,7 +137,9 @@ def write_cell(
     files = {RANKS_FILE: pl.concat(placed)}
     for part, file in FILES.items():
         files[file] = pl.concat(
-            _frame(target.rows[f"{part}_{scenario}"], name, scenario, tables[f"{part}_{scenario}"])
+            prediction_rows(
+                name, scenario, target.rows[f"{part}_{scenario}"], tables[f"{part}_{scenario}"]
+            )
             for name, tables in scores.items()
             for scenario in target.scenarios
             if f"{part}_{scenario}" in tables
@@ -146,18 +149,6 @@ def write_cell(
             frame.write_parquet(temporary)
     metrics = cell_metrics(files[RANKS_FILE])
     write_json(out / "cell.json", sheet | {"prior_weight": weights, "models": metrics})
-
-
-def _frame(rows: pl.DataFrame, model: str, scenario: str, scores: list[FloatArray]) -> pl.DataFrame:
-    columns = {
-        "model": [model] * rows.height,
-        "scenario": [scenario] * rows.height,
-        "user_id": rows[USER],
-        "target": rows[TARGET],
-        "candidates": rows[CANDIDATES],
-        "scores": [row.tolist() for row in scores],
-    }
-    return pl.DataFrame(columns, schema=PREDICTION_SCHEMA)
 
 
 def read_scores(folder: Path, model: str) -> Scores:

@@ -32,7 +32,8 @@ from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY
 from reccocktail.storage import write_json
-from reccocktail.training.adapter import Adapter, Card, Lora, attach, merged
+from reccocktail.training.adapter import Adapter, Card, Lora
+from reccocktail.training.model import attach, merged
 from reccocktail.training.validation import sample_rows
 from variants import Variant, random_lora, rank_of, twin, variants
 

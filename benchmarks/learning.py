@@ -19,19 +19,21 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
+from torch.nn.functional import cross_entropy
 
-from common import environment
+from common import environment, windows_of
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
+from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.progress import bar
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER
 from reccocktail.storage import read_json, write_json
-from reccocktail.training.adapter import merged
 from reccocktail.training.batches import DomainWindows
 from reccocktail.training.log import read_log
+from reccocktail.training.model import merged
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 
@@ -65,29 +67,22 @@ def held_out(domain: Domain, training: Domain, ranker: DenseRanker) -> DomainWin
 
 
 @torch.no_grad()
-def judge(model: Any, ranker: DenseRanker, windows: DomainWindows, batches: int) -> np.ndarray:
-    """Loss, reciprocal rank and NDCG@10 (targets, 3) over some batches of one domain."""
+def judge(
+    model: Any, ranker: DenseRanker, windows: DomainWindows, batches: int
+) -> dict[str, np.ndarray]:
+    """Loss and ranking metrics of each target in some batches of one domain."""
     order = np.random.default_rng(0).permutation(len(windows.windows)).tolist()
-    found = []
+    found: dict[str, list[np.ndarray]] = {}
     for _ in range(batches):
-        chosen: list[int] = []
-        while order and sum(len(windows.windows[i]) - 1 for i in chosen) < TARGETS:
-            chosen.append(order.pop())
+        chosen = windows_of(windows, order, TARGETS)
         if len(chosen) < 2:
             break
-        batch = ranker.training_batch(
-            [windows.windows[i] for i in chosen],
-            [windows.known[windows.owner[i]] for i in chosen],
-            windows.titles,
-            windows.log_q,
-        )
-        logits, wanted = ranker.contrast(model, batch)
-        target = logits.gather(1, wanted[:, None])
-        loss = torch.logsumexp(logits, dim=1) - target[:, 0]
-        rank = (logits >= target).sum(dim=1).double()
-        gain = torch.where(rank <= 10, 1 / torch.log2(rank + 1), 0.0)
-        found.append(torch.stack([loss.double(), 1 / rank, gain], dim=1).numpy())
-    return np.concatenate(found)
+        logits, wanted = ranker.contrast(model, windows.training_batch(ranker, chosen))
+        values = per_user(ranks(logits.double().numpy(), wanted.numpy()))
+        values["loss"] = cross_entropy(logits, wanted, reduction="none").double().numpy()
+        for measure in MEASURES:
+            found.setdefault(measure, []).append(values[measure])
+    return {measure: np.concatenate(values) for measure, values in found.items()}
 
 
 def run_trial(
@@ -109,32 +104,24 @@ def run_trial(
         log = [row for row in read_log(out.with_name(out.name + ".training")) if "loss" in row]
         trained = {
             "steps": adapter.card.steps,
-            "targets": recipe.training.targets_per_batch * len(log),
             "curve": [
                 [row["step"], round(row["seconds"], 1), round(row["loss"], 4)] for row in log
             ],
         }
         lora = adapter.lora
     ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
-    values = {}
+    judged = {}
     with (
         merged(backbone.model, lora) as model,
         bar(f"Judging {out.name}", len(domains)) as advance,
     ):
         for whole, part in zip(domains, training, strict=True):
-            values[whole.name] = judge(model, ranker, held_out(whole, part, ranker), batches)
+            judged[whole.name] = judge(model, ranker, held_out(whole, part, ranker), batches)
             advance(1)
-    every = np.concatenate(list(values.values()))
-    drawn = np.random.default_rng(0).integers(0, len(every), size=(1000, len(every)))
-    low, high = np.percentile(every[drawn].mean(axis=1), [2.5, 97.5], axis=0)
+    every = {m: np.concatenate([values[m] for values in judged.values()]) for m in MEASURES}
     return {
-        "n": len(every),
-        **{m: float(every[:, i].mean()) for i, m in enumerate(MEASURES)},
-        "ci95": {m: [float(low[i]), float(high[i])] for i, m in enumerate(MEASURES)},
-        "domains": {
-            name: {"n": len(v)} | {m: float(v[:, i].mean()) for i, m in enumerate(MEASURES)}
-            for name, v in values.items()
-        },
+        **summarise(every),
+        "domains": {name: summarise(values) for name, values in judged.items()},
         "recipe_sha256": recipe.sha256,
         **trained,
     }

@@ -23,7 +23,7 @@ from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prio
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json
-from reccocktail.training.adapter import merged, model_sha256
+from reccocktail.training.model import merged, model_sha256
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from reccocktail.training.validation import sample_rows

@@ -6,7 +6,7 @@ A text's vector is the state of its last token or the mean of its tokens' unit s
 layers (0: the embeddings). Vectors are compared as they are, centred, or whitened (ZCA); mean and
 covariance come from the other domains, never from the one that is judged. Packed histories of
 training users judge them: each next item is ranked among the batch's items that its user never
-touched. TF-IDF of the same titles stands beside them. Evaluation tables are never read.
+touched. Text similarity (TF-IDF) stands beside them. Evaluation tables are never read.
 """
 
 import argparse
@@ -16,25 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from rich.console import Console
 from rich.table import Table
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from common import environment
+from common import environment, windows_of
 from reccocktail.backbone import Backbone, load_backbone
+from reccocktail.baselines import TextSimilarity
 from reccocktail.data.domain import Domain
+from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import Encoded, length_batches
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
+from reccocktail.schema import HISTORY
 from reccocktail.storage import write_json
 from reccocktail.training.batches import DomainWindows
 
 Key = tuple[str, int]  # pooling, layer
 RIDGE = 0.1  # of the mean eigenvalue, added before whitening
+MEASURES = ("mrr", "ndcg@10")
 TOKENS = 2048  # in one forward pass
 
 
@@ -47,7 +51,7 @@ class Sample:
         items: key -> (items, d).
         wanted: (places,) column of the next item.
         known: (places, items), what the place's user touched, but for the next item.
-        similarity: (places, items) by TF-IDF.
+        similarity: (places, items) by the `text-similarity` baseline.
     """
 
     users: dict[Key, Tensor]
@@ -78,14 +82,9 @@ def sample(
 ) -> Sample:
     """Encode one batch of a domain's packed histories and its items."""
     windows = DomainWindows.build(domain, ranker)
-    chosen: list[int] = []
-    for number in np.random.default_rng(0).permutation(len(windows.windows)).tolist():
-        if sum(len(windows.windows[i]) - 1 for i in chosen) >= places:
-            break
-        chosen.append(number)
-    packed = [windows.windows[i] for i in chosen]
-    known = [windows.known[windows.owner[i]] for i in chosen]
-    batch = ranker.training_batch(packed, known, windows.titles, windows.log_q)
+    order = np.random.default_rng(0).permutation(len(windows.windows)).tolist()
+    chosen = windows_of(windows, order, places)
+    batch = windows.training_batch(ranker, chosen)
     targets = batch["targets"]
     is_place = targets >= 0
     numbers = batch["items"].tolist()
@@ -104,24 +103,29 @@ def sample(
             out[torch.tensor(rows)] = found[:, 0]
     rows, _ = is_place.nonzero(as_tuple=True)
     wanted = targets[is_place]
-    vectorizer = TfidfVectorizer(sublinear_tf=True)
-    matrix = vectorizer.fit_transform(domain.titles)
-    history = [window[: t + 1] for window in packed for t in range(len(window) - 1)]
-    profiles = np.stack([np.asarray(matrix[row].mean(axis=0))[0] for row in history])
+    packed = [windows.windows[number] for number in chosen]
+    histories = [window[: t + 1] for window in packed for t in range(len(window) - 1)]
+    ids = [[domain.item_ids[item] for item in history] for history in histories]
+    similarity = TextSimilarity().fit(domain).catalogue_scores(pl.DataFrame({HISTORY: ids}))
     return Sample(
         {key: vectors[is_place] for key, vectors in users.items()},
         items,
         wanted,
         batch["known"][rows].scatter(1, wanted[:, None], False),
-        torch.from_numpy(profiles @ matrix[numbers].T.toarray()),
+        torch.from_numpy(similarity[:, numbers]),
     )
 
 
-def gains(scores: Tensor, wanted: Tensor, known: Tensor) -> Tensor:
-    """Reciprocal rank and NDCG@10 (places, 2); ties count against the next item."""
-    scores = scores.masked_fill(known, float("-inf"))
-    rank = (scores >= scores.gather(1, wanted[:, None])).sum(dim=1).double()
-    return torch.stack([1 / rank, torch.where(rank <= 10, 1 / torch.log2(rank + 1), 0.0)], dim=1)
+def gains(scores: Tensor, wanted: Tensor, known: Tensor) -> dict[str, np.ndarray]:
+    """MRR and NDCG@10 of each place; ties count against the next item."""
+    masked = scores.double().masked_fill(known, float("-inf")).numpy()
+    values = per_user(ranks(masked, wanted.numpy()))
+    return {measure: values[measure] for measure in MEASURES}
+
+
+def together(found: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+    """Means over the places of all domains, with intervals."""
+    return summarise({m: np.concatenate([values[m] for values in found]) for m in MEASURES})
 
 
 def whitening(vectors: Tensor) -> Tensor:
@@ -131,7 +135,7 @@ def whitening(vectors: Tensor) -> Tensor:
     return (directions * (values + RIDGE * values.mean() + 1e-9).rsqrt()).float()
 
 
-def compare(samples: dict[str, Sample], key: Key, how: str) -> Tensor:
+def compare(samples: dict[str, Sample], key: Key, how: str) -> dict[str, Any]:
     """Gains over all domains; statistics for each come from the others."""
     found = []
     for name, here in samples.items():
@@ -146,19 +150,7 @@ def compare(samples: dict[str, Sample], key: Key, how: str) -> Tensor:
                 users, items = users @ matrix, items @ matrix
         scores = normalize(users, dim=-1) @ normalize(items, dim=-1).T
         found.append(gains(scores, here.wanted, here.known))
-    return torch.cat(found)
-
-
-def summary(found: Tensor) -> dict[str, Any]:
-    """Means with 95 % bootstrap intervals."""
-    values = found.numpy()
-    drawn = np.random.default_rng(0).integers(0, len(values), size=(1000, len(values)))
-    low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5], axis=0)
-    return {
-        "n": len(values),
-        **{m: float(values[:, i].mean()) for i, m in enumerate(("mrr", "ndcg@10"))},
-        "ci95": {m: [float(low[i]), float(high[i])] for i, m in enumerate(("mrr", "ndcg@10"))},
-    }
+    return together(found)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -182,17 +174,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for domain in domains:
             samples[domain.name] = sample(backbone, ranker, domain, args.places, args.layers)
             advance(1)
-    rows = {
-        "tf-idf": summary(
-            torch.cat([gains(s.similarity, s.wanted, s.known) for s in samples.values()])
-        )
-    }
+    everyone = [gains(s.similarity, s.wanted, s.known) for s in samples.values()]
+    rows = {TextSimilarity.name: together(everyone)}
     for pooling in ("last", "mean"):
         for layer in args.layers:
             for how in ("as it is", "centred", "whitened"):
-                rows[f"{pooling}, layer {layer}, {how}"] = summary(
-                    compare(samples, (pooling, layer), how)
-                )
+                rows[f"{pooling}, layer {layer}, {how}"] = compare(samples, (pooling, layer), how)
     machine = environment(backbone, domains[0])
     machine["data"] = [{"name": d.name, "sha256": d.sha256} for d in domains]
     write_json(args.out, {"rows": rows, "places": args.places, **machine})
@@ -200,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, found in rows.items():
         cells = [
             f"{found[m]:.3f} [{found['ci95'][m][0]:.3f}, {found['ci95'][m][1]:.3f}]"
-            for m in ("mrr", "ndcg@10")
+            for m in MEASURES
         ]
         table.add_row(name, str(found["n"]), *cells)
     Console().print(table)

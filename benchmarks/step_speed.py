@@ -26,8 +26,8 @@ from reccocktail.progress import bar
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json
-from reccocktail.training.adapter import base_model, new_peft_model
 from reccocktail.training.batches import DomainWindows, TrainingBatches
+from reccocktail.training.model import base_model, new_peft_model
 from reccocktail.training.speed import fast_layers
 
 VARIANTS = {

@@ -79,7 +79,8 @@ def project_scores(
     from reccocktail.data.domain import Domain
     from reccocktail.ranking.dense import DenseRanker
     from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
-    from reccocktail.training.adapter import Adapter, merged
+    from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import merged
 
     loaded = Adapter.load(adapter)
     bare = load_backbone(backbone, device="cpu", dtype="float32")

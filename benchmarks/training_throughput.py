@@ -37,8 +37,8 @@ from reccocktail.prompting.encoding import length_batches
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json
-from reccocktail.training.adapter import new_peft_model
 from reccocktail.training.batches import DomainWindows, TrainingBatches
+from reccocktail.training.model import new_peft_model
 
 
 @dataclass

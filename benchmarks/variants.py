@@ -11,7 +11,8 @@ from common import module_tensors, tensor_bytes
 from reccocktail.backbone import Backbone
 from reccocktail.mixing.arithmetic import Method
 from reccocktail.recipe import Recipe
-from reccocktail.training.adapter import Factors, Lora, attach, new_peft_model, tensors_of
+from reccocktail.training.adapter import Factors, Lora
+from reccocktail.training.model import attach, new_peft_model, tensors_of
 
 
 @dataclass(frozen=True)

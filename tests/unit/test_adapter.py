@@ -19,13 +19,9 @@ from reccocktail.training.adapter import (
     Card,
     DataCard,
     Factors,
-    attach,
-    check_shapes,
     load_lora,
-    merged,
-    new_peft_model,
-    tensors_of,
 )
+from reccocktail.training.model import attach, check_shapes, merged, new_peft_model, tensors_of
 from tests.pico import pico_backbone, pico_model
 
 IDS = torch.arange(5, 25).reshape(2, 10)

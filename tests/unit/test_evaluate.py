@@ -17,7 +17,8 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
 from reccocktail.recipe import PromptSettings
-from reccocktail.training.adapter import Adapter, merged
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import merged
 from tests.adapters import pico_recipe, random_adapter, save
 from tests.domains import taste_domain
 from tests.helpers import changed, one_sentence, other_targets

@@ -12,8 +12,8 @@ from torch import nn
 from reccocktail.errors import RecipeError
 from reccocktail.recipe import LoraSettings, Recipe, TrainingSettings
 from reccocktail.training import speed
-from reccocktail.training.adapter import base_model, new_peft_model
 from reccocktail.training.int8 import Int8Linear, int8_layers
+from reccocktail.training.model import base_model, new_peft_model
 from reccocktail.training.speed import fast_layers
 from tests.pico import pico_backbone
 

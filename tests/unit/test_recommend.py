@@ -13,7 +13,7 @@ from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
 from reccocktail.recipe import LoraSettings
 from reccocktail.serving import recommend as module
 from reccocktail.serving.recommend import Recommender
-from reccocktail.training.adapter import merged
+from reccocktail.training.model import merged
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from tests.adapters import pico_recipe, random_adapter

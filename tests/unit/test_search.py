@@ -14,7 +14,7 @@ from reccocktail.mixing.search import (
     line_search,
 )
 from reccocktail.ranking.base import hidden_states
-from reccocktail.training.adapter import attach, merged
+from reccocktail.training.model import attach, merged
 from tests.adapters import random_lora
 from tests.pico import pico_backbone
 

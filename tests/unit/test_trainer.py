@@ -12,8 +12,9 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSettings
 from reccocktail.training import loop
-from reccocktail.training.adapter import Adapter, merged
+from reccocktail.training.adapter import Adapter
 from reccocktail.training.log import read_log
+from reccocktail.training.model import merged
 from reccocktail.training.schedule import Length, cosine_with_warmup
 from reccocktail.training.trainer import train
 from tests.domains import taste_domain

@@ -19,7 +19,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
-from reccocktail.evaluation.results import PREDICTION_SCHEMA, write_evaluation
+from reccocktail.evaluation.results import prediction_rows, write_evaluation
 from reccocktail.mixing.cocktail import COCKTAIL_FILE
 from reccocktail.mixing.entropy import as_matrix, mean_entropy
 from reccocktail.mixing.measure import check_compatible
@@ -28,9 +28,10 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, Vectors, encode, positive_columns
 from reccocktail.recipe import Recipe
-from reccocktail.schema import CANDIDATES, HISTORY, TARGET, USER, Scenario
+from reccocktail.schema import HISTORY, TARGET, USER, Scenario
 from reccocktail.storage import read_json, require_dir, write_json
-from reccocktail.training.adapter import Adapter, merged, model_sha256
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import merged, model_sha256
 from reccocktail.training.validation import sample_rows
 
 BACKBONE = "backbone"
@@ -143,7 +144,9 @@ def evaluate(
             baseline = BASELINES[name]()
             baseline.fit(domain)
             for scenario, rows in tables.test.items():
-                _record(results, name, scenario, rows, baseline.scores(rows))
+                results.predictions.append(
+                    prediction_rows(name, scenario, rows, baseline.scores(rows))
+                )
                 if settings.full_catalogue:
                     scores = baseline.catalogue_scores(rows)
                     _record_full(results, name, scenario, domain, rows, scores, settings)
@@ -249,9 +252,8 @@ def _judge(
         rows, vectors = tables.test[scenario], found[place]
         candidates = catalogue.candidates(rows)
         scores = vectors.scores(ranker, candidates)
-        _record(
-            results, name, scenario, rows, with_prior(scores, candidates, prior, weights[scenario])
-        )
+        together = with_prior(scores, candidates, prior, weights[scenario])
+        results.predictions.append(prediction_rows(name, scenario, rows, together))
         results.entropy.setdefault(name, {})[scenario] = mean_entropy(as_matrix(scores))
         if settings.full_catalogue:
             whole = (
@@ -270,27 +272,6 @@ def _weight(
     candidates = catalogue.candidates(valid)
     scores = vectors.scores(catalogue.ranker, candidates)
     return choose_weight(scores, candidates, positive_columns(valid), prior)
-
-
-def _record(
-    results: _Results,
-    name: str,
-    scenario: str,
-    rows: pl.DataFrame,
-    scores: Sequence[NDArray[np.float64]],
-) -> None:
-    frame = pl.DataFrame(
-        {
-            "model": [name] * rows.height,
-            "scenario": [scenario] * rows.height,
-            "user_id": rows[USER],
-            "target": rows[TARGET],
-            "candidates": rows[CANDIDATES],
-            "scores": [row.tolist() for row in scores],
-        },
-        schema=PREDICTION_SCHEMA,
-    )
-    results.predictions.append(frame)
 
 
 def _record_full(

@@ -1,10 +1,11 @@
 """An evaluation folder (predictions.parquet, metrics.json, run.json) and tables drawn from it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from rich.table import Table
 
@@ -18,6 +19,7 @@ from reccocktail.evaluation.metrics import (
     summarise,
 )
 from reccocktail.evaluation.significance import holm, paired_bootstrap
+from reccocktail.schema import CANDIDATES, TARGET, USER
 from reccocktail.storage import atomic_file, read_json, write_json
 
 PREDICTIONS_FILE = "predictions.parquet"
@@ -37,6 +39,30 @@ PREDICTION_SCHEMA = pl.Schema(
 TABLE_METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@10", "mrr")
 
 Row = tuple[str, str]  # (user_id, target): the unit that is paired and resampled
+
+
+def prediction_rows(
+    model: str, scenario: str, rows: pl.DataFrame, scores: Sequence[npt.NDArray[np.float64]]
+) -> pl.DataFrame:
+    """What a model gave to an evaluation table's rows, in the columns of `PREDICTION_SCHEMA`.
+
+    Args:
+        model: its name.
+        scenario: `warm` or `cold`.
+        rows: the table.
+        scores: one array a row, in the candidates' order.
+    """
+    return pl.DataFrame(
+        {
+            "model": [model] * rows.height,
+            "scenario": [scenario] * rows.height,
+            "user_id": rows[USER],
+            "target": rows[TARGET],
+            "candidates": rows[CANDIDATES],
+            "scores": [row.tolist() for row in scores],
+        },
+        schema=PREDICTION_SCHEMA,
+    )
 
 
 def write_evaluation(

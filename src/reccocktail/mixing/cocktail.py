@@ -24,12 +24,7 @@ from reccocktail.mixing.search import (
 )
 from reccocktail.progress import say
 from reccocktail.schema import USER, Scenario
-from reccocktail.training.adapter import (
-    Adapter,
-    Card,
-    DataCard,
-    require_adapter_dir,
-)
+from reccocktail.training.adapter import Adapter, Card, DataCard, require_adapter_dir
 from reccocktail.training.card import adapter_readme
 
 COCKTAIL_FILE = "cocktail.json"

@@ -31,12 +31,8 @@ from reccocktail.ranking.base import Batch, entropy_of
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.schema import Scenario
-from reccocktail.training.adapter import (
-    Adapter,
-    Lora,
-    merged,
-    model_sha256,
-)
+from reccocktail.training.adapter import Adapter, Lora
+from reccocktail.training.model import merged, model_sha256
 from reccocktail.training.validation import sample_rows
 
 Objective = Literal["entropy", "calibrated", "validation"]
@@ -237,16 +233,12 @@ def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
     first = adapters[0]
     for adapter in adapters:
         backbone.fingerprint.require_match(adapter.card.backbone, adapter.name)
-        ours, theirs = first.card, adapter.card
-        for what, a, b in (
-            ("ranker", ours.recipe.ranker, theirs.recipe.ranker),
-            ("prompt template", ours.template_sha256, theirs.template_sha256),
-            ("prompt settings", ours.recipe.prompt, theirs.recipe.prompt),
-            ("depth", ours.recipe.dense.depth, theirs.recipe.dense.depth),
-            ("pooling", ours.recipe.dense.pooling, theirs.recipe.dense.pooling),
-            ("score temperature", ours.recipe.dense.temperature, theirs.recipe.dense.temperature),
-        ):
-            if a != b:
+        ours, theirs = (
+            a.card.reading() | {"score temperature": a.card.recipe.dense.temperature}
+            for a in (first, adapter)
+        )
+        for what, value in ours.items():
+            if value != theirs[what]:
                 raise AdapterError(
                     f"'{first.name}' and '{adapter.name}' differ in their {what}; "
                     "train both with the same recipe."

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from reccocktail.mixing.arithmetic import Method, combine
 from reccocktail.progress import bar
 from reccocktail.ranking.base import first_layers
-from reccocktail.training.adapter import Factors, Lora, attach, base_model
+from reccocktail.training.adapter import Factors, Lora
+from reccocktail.training.model import attach, base_model
 
 Granularity = Literal["global", "layer", "module"]
 GRANULARITIES: tuple[Granularity, ...] = ("global", "layer", "module")

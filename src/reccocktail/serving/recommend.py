@@ -18,7 +18,8 @@ from reccocktail.ranking.prior import choose_weight, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.schema import HISTORY, USER
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
-from reccocktail.training.adapter import Adapter, merged, model_sha256
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import merged, model_sha256
 from reccocktail.training.validation import sample_rows
 
 _MATCH_FLOOR = (

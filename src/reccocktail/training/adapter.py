@@ -3,31 +3,28 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from reccocktail import __version__
-from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
 from reccocktail.fingerprint import Fingerprint
 from reccocktail.recipe import Recipe
-from reccocktail.storage import atomic_dir, read_json, require_dir, sha256_json, write_json
+from reccocktail.storage import atomic_dir, read_json, require_dir, write_json
 
 CARD_FILE = "adapter.json"
 CONFIG_FILE = "adapter_config.json"
 TENSORS_FILE = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _TENSOR_NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight$")
 # Kinds of LoRA whose update is not scaling * B @ A on frozen weights: merging them as if it were
 # would be wrong.
@@ -94,9 +91,20 @@ class Card(BaseModel):
     data: tuple[DataCard, ...]
     steps: int | None = None
     initial_sha256: str | None = None
-    beside_sha256: str | None = None
     """Hash of the adapter that training started from; None for a fresh start."""
+    beside_sha256: str | None = None
+    """Hash of the adapter that was at work, frozen, during the training; None for none."""
     version: str = __version__
+
+    def reading(self) -> dict[str, object]:
+        """How text is read, by name of the setting: what adapters used together must share."""
+        return {
+            "ranker": self.recipe.ranker,
+            "prompt template": self.template_sha256,
+            "prompt settings": self.recipe.prompt,
+            "depth": self.recipe.dense.depth,
+            "pooling": self.recipe.dense.pooling,
+        }
 
 
 @dataclass(frozen=True)
@@ -126,8 +134,8 @@ class Adapter:
         require_adapter_dir(path)
         tensors = {}
         for module, (a, b, _) in self.lora.items():
-            tensors[f"{_PREFIX}{module}.lora_A.weight"] = a.detach().cpu().contiguous()
-            tensors[f"{_PREFIX}{module}.lora_B.weight"] = b.detach().cpu().contiguous()
+            tensors[f"{PREFIX}{module}.lora_A.weight"] = a.detach().cpu().contiguous()
+            tensors[f"{PREFIX}{module}.lora_B.weight"] = b.detach().cpu().contiguous()
         config = lora_config(self.lora).to_dict()  # type: ignore[no-untyped-call]
         config["base_model_name_or_path"] = self.card.backbone.name
         config["inference_mode"] = True
@@ -188,14 +196,6 @@ def lora_sha256(lora: Lora) -> str:
         for tensor in (a, b):
             digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
     return digest.hexdigest()
-
-
-def model_sha256(backbone: Backbone, lora: Lora | None) -> str:
-    """Identity of a model's numbers: backbone's weights, update, device type and dtype."""
-    update = lora_sha256(lora) if lora else None
-    return sha256_json(
-        [backbone.fingerprint.sha256, update, backbone.device.type, str(backbone.model.dtype)]
-    )
 
 
 def load_lora(path: Path) -> Lora:
@@ -293,148 +293,3 @@ def lora_config(lora: Lora) -> LoraConfig:
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
-
-
-def new_peft_model(backbone: Backbone, recipe: Recipe, initial: Adapter | None = None) -> PeftModel:
-    """Put a LoRA to be trained on the backbone.
-
-    Args:
-        backbone: it is changed in place; `unload` of the returned model gives it back.
-        recipe: shape of the LoRA.
-        initial: start from its tensors; None starts afresh, A drawn with the recipe's own seed and
-            B zero.
-
-    Raises:
-        AdapterError: no layer has the recipe's names, or `initial` was made on another backbone or
-            has another shape than the recipe's; the backbone is as it was.
-    """
-    if initial is not None:
-        backbone.fingerprint.require_match(initial.card.backbone, initial.name)
-    target = recipe.lora.target_modules
-    config = LoraConfig(
-        r=recipe.lora.rank,
-        lora_alpha=recipe.lora.alpha,  # type: ignore[arg-type]
-        lora_dropout=recipe.lora.dropout,
-        target_modules=target if isinstance(target, str) else list(target),
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]), quiet_transformers():
-        torch.manual_seed(recipe.lora.init_seed)
-        try:
-            # Layers above the depth are not run and carry no LoRA.
-            with _without_layers_above(backbone.model, recipe.dense.depth):
-                peft_model = _as_peft(get_peft_model(backbone.model, config))
-        except ValueError as error:
-            raise AdapterError(
-                f"No layer of {backbone.name} is named {target}; change lora.target_modules."
-            ) from error
-    if initial is not None:
-        if _shape(initial.lora) != _shape(tensors_of(peft_model)):
-            peft_model.unload()
-            backbone.model.requires_grad_(False).train(False)
-            raise AdapterError(
-                f"The LoRA of '{initial.name}' differs from the recipe's in rank, alpha or "
-                "modules; train with the recipe that it was made with."
-            )
-        _set_tensors(peft_model, initial.lora)
-    return peft_model
-
-
-@contextmanager
-def _without_layers_above(model: PreTrainedModel, depth: int | None) -> Iterator[None]:
-    decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-    whole = decoder.layers
-    try:
-        decoder.layers = whole if depth is None else whole[:depth]
-        yield
-    finally:
-        decoder.layers = whole
-
-
-def attach(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """Put LoRA tensors on a backbone as a stock PEFT model, in eval mode."""
-    check_shapes(model, lora)
-    with quiet_transformers():
-        peft_model = _as_peft(get_peft_model(model, lora_config(lora)))
-    _set_tensors(peft_model, lora)
-    return peft_model.eval()
-
-
-def _set_tensors(peft_model: PeftModel, lora: Lora) -> None:
-    """Copy LoRA tensors into a PEFT model of their shapes."""
-    state = {}
-    for module, (a, b, _) in lora.items():
-        state[f"{_PREFIX}{module}.lora_A.weight"] = a
-        state[f"{_PREFIX}{module}.lora_B.weight"] = b
-    set_peft_model_state_dict(peft_model, state)
-
-
-def _shape(lora: Lora) -> dict[str, tuple[object, ...]]:
-    """Shapes and scaling of each module; a scaling that went through a file may lose a last bit."""
-    return {name: (f.a.shape, f.b.shape, round(f.scaling, 6)) for name, f in lora.items()}
-
-
-def base_model(peft_model: PeftModel) -> PreTrainedModel:
-    """The language model inside a PEFT model; its linear layers carry the LoRA."""
-    model = peft_model.get_base_model()
-    assert isinstance(model, PreTrainedModel)
-    return model
-
-
-def tensors_of(peft_model: PeftModel) -> Lora:
-    """Copy the LoRA tensors out of a PEFT model."""
-    lora: dict[str, Factors] = {}
-    for name, module in base_model(peft_model).named_modules():
-        if hasattr(module, "lora_A") and "default" in module.lora_A:
-            lora[name] = Factors(
-                module.lora_A["default"].weight.detach().float().cpu().clone(),
-                module.lora_B["default"].weight.detach().float().cpu().clone(),
-                float(module.scaling["default"]),
-            )
-    return dict(sorted(lora.items()))
-
-
-def check_shapes(model: nn.Module, lora: Lora) -> None:
-    """Refuse LoRA tensors that do not fit the model's linear layers.
-
-    Raises:
-        AdapterError: a module is missing or has another shape.
-    """
-    modules = dict(model.named_modules())
-    for name, (a, b, _) in lora.items():
-        weight = getattr(modules.get(name), "weight", None)
-        if weight is None or tuple(weight.shape) != (b.shape[0], a.shape[1]):
-            raise AdapterError(
-                f"The adapter's module '{name}' does not fit this backbone; "
-                "use the backbone it was trained on."
-            )
-
-
-@contextmanager
-def merged(model: PreTrainedModel, lora: Lora | None) -> Iterator[PreTrainedModel]:
-    """Add an update into the backbone's weights for the time of the block: no cost at inference.
-
-    The former weights come back bit for bit. `None` leaves the backbone bare.
-    """
-    lora = lora or {}
-    check_shapes(model, lora)
-    modules = dict(model.named_modules())
-    saved: list[tuple[Tensor, Tensor]] = []
-    try:
-        with torch.no_grad():
-            for name, (a, b, scaling) in lora.items():
-                weight = modules[name].weight
-                assert isinstance(weight, Tensor)
-                saved.append((weight, weight.clone()))
-                update = scaling * (b.to(weight.device) @ a.to(weight.device))
-                weight.add_(update.to(weight.dtype))
-        yield model
-    finally:
-        with torch.no_grad():
-            for weight, former in saved:
-                weight.copy_(former)
-
-
-def _as_peft(model: Any) -> PeftModel:
-    assert isinstance(model, PeftModel)
-    return model

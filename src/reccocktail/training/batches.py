@@ -69,6 +69,15 @@ class DomainWindows:
         log_q = torch.from_numpy(np.log(counts / counts.sum())).float()
         return cls(domain.name, ranker.encoder.titles(domain.titles), log_q, windows, owner, known)
 
+    def training_batch(self, ranker: DenseRanker, numbers: Sequence[int]) -> Batch:
+        """The training batch of some windows, by number."""
+        return ranker.training_batch(
+            [self.windows[number] for number in numbers],
+            [self.known[self.owner[number]] for number in numbers],
+            self.titles,
+            self.log_q,
+        )
+
     def batch(self, number: int, targets: int, seed: int) -> list[int]:
         """Window numbers of the domain's batch `number`, counted over all epochs."""
         while number >= len(self.epochs):
@@ -137,12 +146,7 @@ class TrainingBatches(Dataset[Batch]):
         windows = domain.batch(
             batch_number, self._settings.targets_per_batch, self._settings.seed + domain_number
         )
-        batch = self._ranker.training_batch(
-            [domain.windows[window] for window in windows],
-            [domain.known[domain.owner[window]] for window in windows],
-            domain.titles,
-            domain.log_q,
-        )
+        batch = domain.training_batch(self._ranker, windows)
         return batch | {"domain": torch.tensor(domain_number)}
 
     def draw(self, step: int) -> tuple[int, int]:

@@ -23,10 +23,10 @@ from reccocktail.progress import Advance
 from reccocktail.ranking.base import Ranker
 from reccocktail.recipe import Recipe
 from reccocktail.storage import read_json, write_json
-from reccocktail.training.adapter import base_model
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import TrainingBatches
 from reccocktail.training.log import RunLog
+from reccocktail.training.model import base_model
 from reccocktail.training.schedule import Length, cosine_with_warmup
 from reccocktail.training.validation import Validation
 

@@ -19,17 +19,7 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.storage import read_json, sha256_json, write_json
-from reccocktail.training.adapter import (
-    Adapter,
-    Card,
-    DataCard,
-    Role,
-    base_model,
-    merged,
-    new_peft_model,
-    require_adapter_dir,
-    tensors_of,
-)
+from reccocktail.training.adapter import Adapter, Card, DataCard, Role, require_adapter_dir
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.card import adapter_readme
@@ -41,6 +31,7 @@ from reccocktail.training.loop import (
     arguments,
     restore,
 )
+from reccocktail.training.model import base_model, merged, new_peft_model, tensors_of
 from reccocktail.training.schedule import Length
 from reccocktail.training.speed import fast_layers
 from reccocktail.training.validation import Validation
@@ -177,14 +168,9 @@ def _take_off(peft_model: PeftModel, backbone: Backbone) -> None:
 def _check_other(other: Adapter, card: Card) -> None:
     """Refuse to build on an adapter that learned to read other prompts."""
     card.backbone.require_match(other.card.backbone, other.name)
-    for what, ours, theirs in (
-        ("ranker", card.recipe.ranker, other.card.recipe.ranker),
-        ("prompt template", card.template_sha256, other.card.template_sha256),
-        ("prompt settings", card.recipe.prompt, other.card.recipe.prompt),
-        ("depth", card.recipe.dense.depth, other.card.recipe.dense.depth),
-        ("pooling", card.recipe.dense.pooling, other.card.recipe.dense.pooling),
-    ):
-        if ours != theirs:
+    theirs = other.card.reading()
+    for what, ours in card.reading().items():
+        if ours != theirs[what]:
             raise AdapterError(
                 f"'{other.name}' has another {what} than the recipe; "
                 "train with the recipe that it was made with."
