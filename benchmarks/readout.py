@@ -63,7 +63,7 @@ class Sample:
 
 @torch.no_grad()
 def states(backbone: Backbone, encoded: Encoded, start: int, layers: Sequence[int]) -> Any:
-    """Vectors (sequences, states, d) by key."""
+    """Unit vectors (sequences, states, d) by key."""
     decoder = backbone.model.get_decoder()
     output = decoder(input_ids=encoded.input_ids, use_cache=False, output_hidden_states=True)
     positions = encoded.positions.clamp(min=0)
@@ -71,9 +71,9 @@ def states(backbone: Backbone, encoded: Encoded, start: int, layers: Sequence[in
     for layer in layers:
         hidden = output.hidden_states[layer].float()
         index = positions[:, :, None].expand(-1, -1, hidden.shape[-1])
-        found["last", layer] = hidden.gather(1, index)
+        found["last", layer] = normalize(hidden.gather(1, index), dim=-1)
         sums = normalize(hidden, dim=-1)[:, start:].cumsum(dim=1)
-        found["mean", layer] = sums.gather(1, (index - start).clamp(min=0))
+        found["mean", layer] = normalize(sums.gather(1, (index - start).clamp(min=0)), dim=-1)
     return found
 
 
