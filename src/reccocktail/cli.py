@@ -449,6 +449,43 @@ def recommend(
 
 
 @app.command
+def export(
+    *,
+    adapter: Path,
+    format: Literal["peft", "merged", "gguf"],
+    out: Path,
+    dtype: Literal["float32", "float16", "bfloat16", "q8_0"] | None = None,
+    backbone: str | None = None,
+) -> None:
+    """Write an adapter for other programs: a PEFT folder, merged weights, or GGUF for llama.cpp.
+
+    Args:
+        adapter: adapter folder, or the name of a shipped base spirit.
+        format: peft is the LoRA alone, merged the backbone with the update in its weights, gguf the
+            same as one file for llama.cpp.
+        out: folder to write.
+        dtype: of the weights; float32 if left out, float16 for gguf. q8_0 is for gguf alone.
+        backbone: where the adapter's backbone is, if not where it was; peft needs none.
+    """
+    from reccocktail.backbone import load_backbone
+    from reccocktail.export.folders import export_gguf, export_merged, export_peft
+    from reccocktail.spirits import resolve
+    from reccocktail.training.adapter import Adapter
+
+    loaded = Adapter.load(resolve(adapter))
+    if format == "peft":
+        export_peft(loaded, out, dtype or "float32")
+    else:
+        name = backbone or loaded.card.recipe.backbone
+        model = load_backbone(name, device="cpu", dtype="float32")  # the sum is rounded once
+        if format == "merged":
+            export_merged(loaded, model, out, dtype or "float32")
+        else:
+            export_gguf(loaded, model, out, dtype or "float16")
+    _output.print(f"Export: {out}", soft_wrap=True)
+
+
+@app.command
 def report(*runs: Path, out: Path) -> None:
     """Write one HTML file from evaluation folders.
 
