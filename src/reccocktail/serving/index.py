@@ -1,0 +1,165 @@
+"""The k best items by inner product: an exact matrix product, or a graph beyond a million items."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reccocktail.errors import RunError
+
+EXACT_ITEMS = 1_000_000
+"""Up to so many items `Index.build` takes the exact product if it is not told otherwise."""
+_BLOCK_BYTES = 128 * 2**20  # of scores held at a time
+_EXPANSION = 256  # least number of candidates that a search in the graph looks at
+_LINKS, _BUILD_EXPANSION = 16, 128
+
+Ids = NDArray[np.int64]
+Vectors = NDArray[np.float32]
+
+
+class Index:
+    """Vectors (N, d) numbered from 0 in the order in which they came.
+
+    Exact up to `EXACT_ITEMS`; beyond, an HNSW graph (Malkov and Yashunin, 2018) of the `usearch`
+    package, whose finds are scored exactly. Its recall is measured by `benchmarks/index.py`.
+    Searching is safe from several threads; adding needs the caller's lock.
+    """
+
+    def __init__(self, exact: bool | None) -> None:
+        """Empty; use `build`."""
+        self._choice = exact
+        self._matrix: Vectors | None = None
+        self._graph: Any = None
+
+    @classmethod
+    def build(cls, vectors: Vectors, exact: bool | None = None) -> "Index":
+        """Index vectors.
+
+        Args:
+            vectors: (N, d) float32; they need not have length 1.
+            exact: True for the matrix product, False for the graph, None by the number of items.
+
+        Raises:
+            RunError: the graph is needed and `usearch` is not installed.
+        """
+        index = cls(exact)
+        index.add(vectors)
+        return index
+
+    def __len__(self) -> int:
+        """Number of vectors."""
+        return len(self._matrix) if self._matrix is not None else len(self._graph or ())
+
+    @property
+    def exact(self) -> bool:
+        """Whether every search looks at every item."""
+        return self._graph is None
+
+    def add(self, vectors: Vectors) -> None:
+        """Append vectors (n, d); they are found from the next search on.
+
+        Raises:
+            RunError: as for `build`.
+        """
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if self._graph is None and self._matrix is not None:
+            vectors = np.concatenate([self._matrix, vectors])
+        if self._graph is None and self._is_exact(len(vectors)):
+            self._matrix = vectors
+            return
+        if self._graph is None:
+            self._graph, self._matrix = _empty_graph(vectors.shape[1]), None
+        self._graph.add(np.arange(len(self._graph), len(self._graph) + len(vectors)), vectors)
+
+    def search(
+        self, queries: Vectors, k: int, exclude: Sequence[Sequence[int]] | None = None
+    ) -> tuple[Ids, Vectors]:
+        """The k items with the largest inner products; of equals, the lower number first.
+
+        Args:
+            queries: (Q, d) float32.
+            k: at least 1.
+            exclude: item numbers that each query must not find, (Q,) lists.
+
+        Returns:
+            Item numbers (Q, k) and products (Q, k), largest first; -1 and -inf where a query has
+            fewer than k items left.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        banned: Sequence[Sequence[int]] = exclude if exclude is not None else [()] * len(queries)
+        if len(banned) != len(queries):
+            raise ValueError(f"{len(queries)} queries and {len(banned)} lists to exclude")
+        ids = np.full((len(queries), k), -1, dtype=np.int64)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        find = self._find_exact if self._graph is None else self._find_in_graph
+        rows = max(1, _BLOCK_BYTES // (4 * max(1, len(self))))
+        for start in range(0, len(queries), rows):
+            part = slice(start, start + rows)
+            found = find(queries[part], k, banned[part])
+            for row, (items, products) in enumerate(found, start):
+                ids[row, : len(items)], scores[row, : len(items)] = items, products
+        return ids, scores
+
+    def _is_exact(self, items: int) -> bool:
+        return items <= EXACT_ITEMS if self._choice is None else self._choice
+
+    def _find_exact(
+        self, queries: Vectors, k: int, banned: Sequence[Sequence[int]]
+    ) -> list[tuple[Ids, Vectors]]:
+        assert self._matrix is not None
+        products = queries @ self._matrix.T
+        every = np.arange(products.shape[1])
+        found = []
+        for row, without in zip(products, banned, strict=True):
+            row[list(without)] = -np.inf
+            found.append(_best(every, row, k))
+        return found
+
+    def _find_in_graph(
+        self, queries: Vectors, k: int, banned: Sequence[Sequence[int]]
+    ) -> list[tuple[Ids, Vectors]]:
+        longest = max((len(without) for without in banned), default=0)
+        wanted = min(k + longest, len(self._graph))
+        if 2 * wanted > self._graph.expansion_search:
+            self._graph.expansion_search = 2 * wanted
+        found = []
+        for query, without in zip(queries, banned, strict=True):
+            keys = self._graph.search(query, wanted, threads=1).keys.astype(np.int64)
+            keys = np.sort(keys[~np.isin(keys, list(without))])
+            near = self._graph.get(keys) if len(keys) else []
+            products = np.array([vector @ query for vector in near], dtype=np.float32)
+            found.append(_best(keys, products, k))
+        return found
+
+
+def _best(items: Ids, products: Vectors, k: int) -> tuple[Ids, Vectors]:
+    """The k largest products with their items, which ascend; -inf is none of them."""
+    if k < len(products):
+        bar = np.partition(products, -k)[-k]
+        near = np.flatnonzero(products >= bar)
+    else:
+        near = np.arange(len(products))
+    near = near[np.isfinite(products[near])]
+    order = near[np.argsort(-products[near], kind="stable")][:k]
+    return items[order], products[order]
+
+
+def _empty_graph(width: int) -> Any:
+    try:
+        from usearch.index import Index as Graph
+    except ImportError as error:
+        raise RunError(
+            f"A catalogue of more than {EXACT_ITEMS:,} items needs the usearch package; "
+            "install it with `pip install reccocktail[ann]`."
+        ) from error
+    return Graph(
+        ndim=width,
+        metric="ip",
+        dtype="f32",
+        connectivity=_LINKS,
+        expansion_add=_BUILD_EXPANSION,
+        expansion_search=_EXPANSION,
+    )
