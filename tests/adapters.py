@@ -6,7 +6,7 @@ import torch
 
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
-from reccocktail.prompting.template import load_template
+from reccocktail.ranking import build
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSettings
 from reccocktail.training.adapter import Adapter, Card, DataCard, Factors, Role
 from reccocktail.training.card import adapter_readme
@@ -55,7 +55,7 @@ def random_adapter(
         role=role,
         backbone=backbone.fingerprint,
         recipe=recipe,
-        template_sha256=load_template(recipe.prompt.template).sha256,
+        template_sha256=build(backbone.tokenizer, recipe).template_sha256,
         data=(DataCard(name=domain.name, sha256=domain.sha256, users=1, items=1),),
     )
     return Adapter(name, random_lora(backbone, seed, scale), card)

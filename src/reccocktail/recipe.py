@@ -1,7 +1,7 @@
 """Every setting, declared once, with its unit; kept as YAML and hashed into results."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from reccocktail.errors import RecipeError
 from reccocktail.storage import atomic_file, sha256_json
 
-RankerName = Literal["dense"]
+RankerName = Literal["dense", "generate", "choice"]
 
 
 class _Settings(BaseModel):
@@ -24,6 +24,12 @@ class PromptSettings(_Settings):
     )
     title_tokens: int = Field(16, ge=1, description="Tokens kept of each title.")
     max_history: int = Field(10, ge=1, description="Most recent items of a history that are read.")
+    cutoff: int = Field(
+        1200,
+        ge=1,
+        description="Tokens of a prompt with candidates and of its answer; the oldest items give "
+        "way, candidates never.",
+    )
 
 
 class LoraSettings(_Settings):
@@ -61,6 +67,46 @@ class DenseSettings(_Settings):
     )
 
 
+class GenerateSettings(_Settings):
+    """The paper's ranker: the answer is titles."""
+
+    template: str = Field(
+        "instruction", description="A template shipped in prompting/templates, or a YAML file."
+    )
+    answer: Literal["positive", "published"] = Field(
+        "positive",
+        description="Taught answer: the positive alone, or the published code's list of `titles` "
+        "titles, the positive first and random negatives after it.",
+    )
+    titles: int = Field(
+        5, ge=1, description="Titles ranked by constrained decoding, and in a published answer."
+    )
+    ranking: Literal["likelihood", "constrained"] = Field(
+        "likelihood", description="Order by each title's likelihood, or by greedy decoding first."
+    )
+    length: Literal["sum", "mean"] = Field(
+        "sum", description="A title's score: the sum of its tokens' log-probabilities or the mean."
+    )
+    entropy: Literal["tokens", "candidates"] = Field(
+        "tokens",
+        description="Eq. 8 on the first tokens of the written titles, or over the candidates.",
+    )
+    entropy_tokens: int = Field(
+        3, ge=1, description="First tokens of each title that the entropy looks at."
+    )
+
+
+class ChoiceSettings(_Settings):
+    """The ranker whose answer is one letter."""
+
+    template: str = Field(
+        "choice", description="A template shipped in prompting/templates, or a YAML file."
+    )
+    orders: int = Field(
+        1, ge=1, description="Seeded orders of the candidates that scores are averaged over."
+    )
+
+
 class TrainingSettings(_Settings):
     """One training loop for base spirits and ingredients."""
 
@@ -71,6 +117,12 @@ class TrainingSettings(_Settings):
         1.0, gt=0, description="Gradients are clipped to this L2 norm."
     )
     targets_per_batch: int = Field(64, ge=2, description="Targets (history positions) in one step.")
+    prompts_per_batch: int = Field(
+        8, ge=1, description="Examples in one step of the rankers that read candidates."
+    )
+    prompts_per_pass: int = Field(
+        2, ge=1, description="Examples in one forward pass of these; a step adds up the gradients."
+    )
     bank: int = Field(
         0, ge=0, description="Vectors of items seen lately, a domain, kept as further negatives."
     )
@@ -104,12 +156,30 @@ class Recipe(_Settings):
     prompt: PromptSettings = PromptSettings()
     lora: LoraSettings = LoraSettings()
     dense: DenseSettings = DenseSettings()
+    generate: GenerateSettings = GenerateSettings()
+    choice: ChoiceSettings = ChoiceSettings()
     training: TrainingSettings = TrainingSettings()
+
+    def relevant(self) -> dict[str, Any]:
+        """The settings that the recipe's ranker reads: what an adapter depends on."""
+        settings = self.model_dump(mode="json")
+        for name in get_args(RankerName):
+            if name != self.ranker:
+                del settings[name]
+        if self.ranker == "dense":
+            del settings["prompt"]["cutoff"]
+            del settings["training"]["prompts_per_batch"]
+            del settings["training"]["prompts_per_pass"]
+        else:
+            del settings["prompt"]["template"]
+            del settings["training"]["targets_per_batch"]
+            del settings["training"]["bank"]
+        return settings
 
     @property
     def sha256(self) -> str:
-        """Hash of all settings."""
-        return sha256_json(self.model_dump(mode="json"))
+        """Hash of the settings that the ranker reads."""
+        return sha256_json(self.relevant())
 
     @classmethod
     def load(cls, path: Path) -> "Recipe":

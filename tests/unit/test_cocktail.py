@@ -320,7 +320,7 @@ def test_at_least_half_of_the_users_are_left_to_be_scored(backbone, domain, pair
 
 def point(first, entropy, information=1.0, **more):
     coefficients = None if first is None else [first, 1 - first]
-    return Point(coefficients, entropy, information, 30, **more)
+    return Point(coefficients, entropy, information, 30, entropy, **more)
 
 
 def test_a_sound_choice_passes_the_guard():

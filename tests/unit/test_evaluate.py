@@ -348,8 +348,8 @@ def test_a_model_that_stands_twice_is_encoded_once(
     twin = tmp_path / "twin"
     mix([single, adapters[1][0]], backbone, domain, "warm", twin, MIX, (1.0, 0.0))
     calls = []
-    real = module.encode
-    monkeypatch.setattr(module, "encode", lambda *a, **k: calls.append(a[4]) or real(*a, **k))
+    real = module.score
+    monkeypatch.setattr(module, "score", lambda *a, **k: calls.append(a[3]) or real(*a, **k))
     pairs = [(single, path), (Adapter.load(twin), twin)]
     evaluate(domain, pairs, backbone, tmp_path / "e", settings=SMALL)
     assert calls == ["Evaluating backbone", "Evaluating base_spirit"]

@@ -21,17 +21,17 @@ from reccocktail.errors import RecipeError, RunError
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.results import prediction_rows, write_evaluation
 from reccocktail.mixing.cocktail import COCKTAIL_FILE
-from reccocktail.mixing.entropy import as_matrix, mean_entropy
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.progress import say
-from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking import build
+from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
-from reccocktail.ranking.scoring import Catalogue, ItemVectors, Vectors, encode, positive_columns
+from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, score
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY, TARGET, USER, Scenario
 from reccocktail.storage import read_json, require_dir, write_json
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.model import merged, model_sha256
+from reccocktail.training.model import merged, model_sha256, ranker_of
 from reccocktail.training.validation import sample_rows
 
 BACKBONE = "backbone"
@@ -47,7 +47,7 @@ class EvaluationSettings:
         users: at most so many test users a scenario, drawn with `seed`; None takes all.
         validation_users: users a scenario on which the weight of the popularity prior is chosen.
         prior: add a popularity prior (see `ranking.prior`); False ranks by text alone.
-        full_catalogue: rank the whole catalogue too, beside the candidates.
+        full_catalogue: rank the whole catalogue too, beside the candidates, where a model can.
         seed: draws users and bootstrap resamples.
     """
 
@@ -85,7 +85,7 @@ class _Results:
     full: dict[str, dict[str, Any]] = field(default_factory=dict)
     entropy: dict[str, dict[str, float]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    encoded: dict[str, list[Vectors]] = field(default_factory=dict)
+    scored: dict[str, list[Scored]] = field(default_factory=dict)
     tops: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
 
@@ -153,8 +153,9 @@ def evaluate(
     if backbone:
         if adapters:
             check_compatible([a for a, _ in adapters], backbone)
-        chosen = adapters[0][0].card.recipe if adapters else (recipe or Recipe())
-        ranker = DenseRanker(backbone.tokenizer, chosen.prompt, chosen.dense)
+            ranker = ranker_of(adapters[0][0].card, backbone.tokenizer)
+        else:
+            ranker = build(backbone.tokenizer, recipe or Recipe())
         catalogue = Catalogue.of(domain, ranker)
         for adapter in (None, *(a for a, _ in adapters)):
             _judge(results, adapter, backbone, catalogue, tables, settings)
@@ -220,58 +221,52 @@ def _judge(
     results: _Results,
     adapter: Adapter | None,
     backbone: Backbone,
-    catalogue: Catalogue,
+    catalogue: Catalogue[Ranker],
     tables: _Tables,
     settings: EvaluationSettings,
 ) -> None:
     name = adapter.name if adapter else BACKBONE
     kind = adapter.card.role if adapter else "backbone"
-    domain, ranker = catalogue.domain, catalogue.ranker
+    domain = catalogue.domain
     scenarios = list(tables.test)
     lora = adapter.lora if adapter else None
     identity = model_sha256(backbone, lora)
-    items = ItemVectors(catalogue, identity)
     with _timed(results, name, kind):
         # A cocktail at lambda 0, 1/2 or 1 is a model that stands in the table already.
-        if identity not in results.encoded:
+        if identity not in results.scored:
             with merged(backbone.model, lora) as model:
-                results.encoded[identity] = encode(
+                results.scored[identity] = score(
                     model,
-                    items,
                     catalogue,
                     [*(tables.test[s] for s in scenarios), *(tables.valid[s] for s in scenarios)],
                     f"Evaluating {name}",
+                    model_sha256=identity,
                     whole_catalogue=settings.full_catalogue,
                 )
-        found = results.encoded[identity]
+        found = results.scored[identity]
     prior = popularity_prior(domain.train_counts())
     weights: dict[str, float] = {}
     for place, scenario in enumerate(scenarios):
         valid = tables.valid[scenario]
         weights[scenario] = _weight(found[len(scenarios) + place], catalogue, valid, prior)
-        rows, vectors = tables.test[scenario], found[place]
+        rows, here = tables.test[scenario], found[place]
         candidates = catalogue.candidates(rows)
-        scores = vectors.scores(ranker, candidates)
-        together = with_prior(scores, candidates, prior, weights[scenario])
+        together = with_prior(here.scores, candidates, prior, weights[scenario])
         results.predictions.append(prediction_rows(name, scenario, rows, together))
-        results.entropy.setdefault(name, {})[scenario] = mean_entropy(as_matrix(scores))
-        if settings.full_catalogue:
-            whole = (
-                ranker.logits(vectors.users, items.all()).double().numpy()
-                + weights[scenario] * prior
-            )
+        results.entropy.setdefault(name, {})[scenario] = float(here.entropy.mean())
+        if here.catalogue is not None:
+            whole = here.catalogue + weights[scenario] * prior
             _record_full(results, name, scenario, domain, rows, whole, settings)
     results.models[name]["prior_weight"] = weights
 
 
 def _weight(
-    vectors: Vectors, catalogue: Catalogue, valid: pl.DataFrame, prior: NDArray[np.float64]
+    scored: Scored, catalogue: Catalogue[Ranker], valid: pl.DataFrame, prior: NDArray[np.float64]
 ) -> float:
     if not valid.height:
         return 0.0
     candidates = catalogue.candidates(valid)
-    scores = vectors.scores(catalogue.ranker, candidates)
-    return choose_weight(scores, candidates, positive_columns(valid), prior)
+    return choose_weight(scored.scores, candidates, positive_columns(valid), prior)
 
 
 def _record_full(

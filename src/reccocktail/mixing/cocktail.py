@@ -198,7 +198,7 @@ def _guarded(
         order = [prefer, *(p for p in order if p is not prefer)]
     first_reason: str | None = None
     for point in order:
-        reason = collapse_reason(point.entropy, point.candidates, point.information, reference)
+        reason = collapse_reason(point.certainty, point.candidates, point.information, reference)
         if reason is None:
             return point, first_reason
         first_reason = first_reason or f"lambda {_lambdas(point)} was refused: {reason}"

@@ -28,11 +28,10 @@ from reccocktail.mixing.search import (
     Groups,
 )
 from reccocktail.ranking.base import Batch, entropy_of
-from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
+from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Adapter, Lora
-from reccocktail.training.model import merged, model_sha256
+from reccocktail.training.model import merged, model_sha256, ranker_of
 from reccocktail.training.validation import sample_rows
 
 Objective = Literal["entropy", "calibrated", "validation"]
@@ -73,12 +72,22 @@ class MixSettings:
 
 @dataclass
 class Point:
-    """What is known of one mix: `coefficients` (adapters,) or None where groups differ."""
+    """What is known of one mix.
+
+    Attributes:
+        coefficients: (adapters,), or None where groups differ.
+        entropy: the ranker's, nats.
+        information: mutual information of users and predictions, nats.
+        candidates: of a user.
+        certainty: entropy over the candidates, nats; `entropy` itself, unless the ranker looks at
+            tokens.
+    """
 
     coefficients: list[float] | None
     entropy: float
     information: float
     candidates: int
+    certainty: float
     validation: dict[str, float] | None = None
     temperature: float | None = None
     calibrated_entropy: float | None = None
@@ -131,8 +140,7 @@ class Mixer:
         _check_settings(adapters, settings)
         self.adapters, self.backbone, self.domain = list(adapters), backbone, domain
         self.scenario, self.settings = scenario, settings
-        recipe = adapters[0].card.recipe
-        self.ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+        self.ranker = ranker_of(adapters[0].card, backbone.tokenizer)
         self.catalogue = Catalogue.of(domain, self.ranker)
         table = domain.rows(f"test_{scenario}")
         if table.height < 2:
@@ -158,18 +166,23 @@ class Mixer:
 
     def measure(self, lora: Lora, coefficients: list[float] | None, label: str) -> Point:
         """Entropy on the unlabelled users, quality and temperature on the labelled ones."""
-        items = ItemVectors(self.catalogue, model_sha256(self.backbone, lora))
         tables = [self.unlabelled, self.labelled]
+        identity = model_sha256(self.backbone, lora)
         with merged(self.backbone.model, lora) as model:
-            without, with_labels = encode(model, items, self.catalogue, tables, label)
-        candidates = self.catalogue.candidates(self.unlabelled)
-        scores = as_matrix(without.scores(self.ranker, candidates))
-        shared = sorted({item for row in candidates for item in row})
-        information = mutual_information(self.ranker.logits(without.users, items.of(shared)))
-        point = Point(coefficients, mean_entropy(scores), information, scores.shape[1])
+            without, with_labels = score(
+                model, self.catalogue, tables, label, model_sha256=identity
+            )
+        scores = as_matrix(without.scores)
+        point = Point(
+            coefficients,
+            float(without.entropy.mean()),
+            mutual_information(without.common),
+            scores.shape[1],
+            mean_entropy(scores),
+        )
         if self.labelled.height:
             positive = positive_columns(self.labelled)
-            known = with_labels.scores(self.ranker, self.catalogue.candidates(self.labelled))
+            known = with_labels.scores
             columns = torch.from_numpy(positive)
             point.per_user = per_user(ranks(known, positive))
             point.validation = {"n": len(positive)} | {
@@ -195,12 +208,13 @@ class Mixer:
     def gradient_loss(self, model: FunctionalModel, step: int) -> Tensor:
         """The objective on a small batch of users, with gradient."""
         objective = self.settings.objective
-        batch_users = 8
+        batch_users = self.ranker.gradient_users
         plain = self._batch(self.unlabelled, step, batch_users, model)
         if objective == "entropy":
             return self.ranker.entropy(model, plain).mean()
         rows, labelled = self._labelled_batch(step, batch_users, model)
-        positive = torch.from_numpy(positive_columns(rows)).to(labelled["item_ids"].device)
+        device = next(model.parameters()).device
+        positive = torch.from_numpy(positive_columns(rows)).to(device)
         scores = self.ranker.scores(model, labelled)
         temperature = fit_temperature(scores.detach().cpu(), positive.cpu())
         if objective == "validation":

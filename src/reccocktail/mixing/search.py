@@ -110,23 +110,30 @@ class FunctionalModel:
         model = base_model(peft_model)
         decoder = model.get_decoder()  # type: ignore[no-untyped-call]
         assert isinstance(decoder, nn.Module)
-        self._decoder = decoder
+        self._model, self._decoder = model, decoder
+        self.config: Any = model.config
         known = {module: name for name, module in decoder.named_modules()}
         named = dict(model.named_modules())
         self._tensors: dict[str, Tensor] = {}
+        self._decoder_tensors: dict[str, Tensor] = {}
         for module, (a, b, scaling) in lora.items():
             layer = named[module]
             assert isinstance(layer, LoraLayer)
-            name = known[layer]
-            self._tensors[f"{name}.lora_A.default.weight"] = a
             # The layer multiplies by its own scaling; what is asked for is `scaling`.
-            self._tensors[f"{name}.lora_B.default.weight"] = b * (
-                scaling / layer.scaling["default"]
-            )
+            tensors = {"A": a, "B": b * (scaling / layer.scaling["default"])}
+            for factor, tensor in tensors.items():
+                self._tensors[f"{module}.lora_{factor}.default.weight"] = tensor
+                if layer in known:
+                    name = f"{known[layer]}.lora_{factor}.default.weight"
+                    self._decoder_tensors[name] = tensor
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        """The whole model on the given tensors."""
+        return functional_call(self._model, self._tensors, args, inputs)
 
     def get_decoder(self) -> "_FunctionalDecoder":
         """Decoder that runs on the given tensors."""
-        return _FunctionalDecoder(self._decoder, self._tensors)
+        return _FunctionalDecoder(self._decoder, self._decoder_tensors)
 
     def parameters(self) -> Any:
         """The backbone's parameters."""

@@ -2,6 +2,7 @@
 
 from importlib import resources
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -10,15 +11,10 @@ from reccocktail.errors import RecipeError
 from reccocktail.storage import sha256_json
 
 
-class DenseTemplate(BaseModel):
-    """Text of the `dense` ranker around histories and items."""
+class Template(BaseModel):
+    """Any ranker's wording."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-
-    history_prefix: str
-    separator: str
-    item_prefix: str
-    item_suffix: str
 
     @property
     def sha256(self) -> str:
@@ -26,8 +22,46 @@ class DenseTemplate(BaseModel):
         return sha256_json(self.model_dump())
 
 
+class DenseTemplate(Template):
+    """Text of the `dense` ranker around histories and items."""
+
+    history_prefix: str
+    separator: str
+    item_prefix: str
+    item_suffix: str
+
+
+class InstructionTemplate(Template):
+    """Text of the rankers that read a history and candidates in one prompt."""
+
+    system: str
+    before_history: str
+    before_candidates: str
+    after_candidates: str
+    separator: str
+    after_label: str
+    answer_separator: str
+    plain_answer: str
+
+
+AnyTemplate = TypeVar("AnyTemplate", bound=Template)
+SHIPPED: dict[type[Template], tuple[str, ...]] = {
+    DenseTemplate: ("titles",),
+    InstructionTemplate: ("instruction", "choice"),
+}
+
+
 def load_template(name: str) -> DenseTemplate:
+    """Load a template of the `dense` ranker, see `load`."""
+    return load(name, DenseTemplate)
+
+
+def load(name: str, kind: type[AnyTemplate]) -> AnyTemplate:
     """Load a shipped template by name, or any YAML file by path.
+
+    Args:
+        name: the template.
+        kind: the fields it must have.
 
     Raises:
         RecipeError: no such template, or it lacks a field.
@@ -35,9 +69,10 @@ def load_template(name: str) -> DenseTemplate:
     shipped = resources.files("reccocktail.prompting") / "templates" / f"{name}.yaml"
     try:
         text = shipped.read_text() if shipped.is_file() else Path(name).read_text(encoding="utf-8")
-        return DenseTemplate.model_validate(yaml.safe_load(text))
+        return kind.model_validate(yaml.safe_load(text))
     except OSError as error:
-        raise RecipeError(f"No prompt template '{name}': give 'titles' or a YAML file.") from error
+        known = " or ".join(f"'{known}'" for known in SHIPPED[kind])
+        raise RecipeError(f"No prompt template '{name}': give {known} or a YAML file.") from error
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"The prompt template '{name}' is not valid: {reason}.") from error

@@ -1,1 +1,32 @@
 """From a language model to scores: what a ranker is, the rankers, a popularity prior."""
+
+from transformers import PreTrainedTokenizerBase
+
+from reccocktail.errors import RecipeError
+from reccocktail.ranking.base import Ranker
+from reccocktail.ranking.choice import ChoiceRanker
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.generate import GenerateRanker
+from reccocktail.recipe import Recipe
+
+
+def build(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Ranker:
+    """The ranker of a recipe, for a backbone's tokenizer.
+
+    Raises:
+        RecipeError: the template is missing or wrong, or a setting of the dense ranker is given to
+            another.
+        BackboneError: the tokenizer cannot write the ranker's prompts.
+    """
+    if recipe.ranker == "dense":
+        return DenseRanker(tokenizer, recipe.prompt, recipe.dense)
+    dense_only = {"dense.depth": recipe.dense.depth, "training.bank": recipe.training.bank}
+    for name, asked in dense_only.items():
+        if asked:
+            raise RecipeError(
+                f"Setting '{name}' is for the dense ranker only; "
+                f"leave it out with ranker {recipe.ranker}."
+            )
+    if recipe.ranker == "generate":
+        return GenerateRanker(tokenizer, recipe.prompt, recipe.generate)
+    return ChoiceRanker(tokenizer, recipe.prompt, recipe.choice)

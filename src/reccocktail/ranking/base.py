@@ -1,17 +1,23 @@
 """What a ranker is: how training losses, scores and entropies come out of a language model."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from reccocktail.prompting.encoding import TokenIds
+from reccocktail.recipe import PromptSettings
 
 Batch = dict[str, Tensor]
 
 
 class Model(Protocol):
-    """A causal language model with or without adapters: anything that can name its decoder."""
+    """A causal language model with or without adapters."""
+
+    config: Any
 
     def get_decoder(self) -> Any:
         """The stack of layers below the vocabulary head, called with `input_ids`."""
@@ -21,9 +27,71 @@ class Model(Protocol):
         """Its weights; they tell the device."""
         ...
 
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        """The whole model, with the arguments and the output of `transformers`."""
+        ...
+
 
 class Ranker(Protocol):
-    """How scores come out of the language model; these three functions are all the rest needs."""
+    """How scores come out of the language model; this is all that the rest knows of a ranker.
+
+    Titles are tokenised once a domain (`titles`); batches are made of token ids and item numbers.
+    """
+
+    @property
+    def prompt(self) -> PromptSettings:
+        """Truncation of titles and histories."""
+        ...
+
+    @property
+    def template_sha256(self) -> str:
+        """Hash of the wording, which goes into every adapter's card."""
+        ...
+
+    @property
+    def packed(self) -> bool:
+        """Whether every place of a window but the first is a target, or its last item alone."""
+        ...
+
+    @property
+    def gradient_users(self) -> int:
+        """Users in one pass with gradient (the search of coefficients), for memory's sake."""
+        ...
+
+    def titles(self, titles: Sequence[str]) -> list[TokenIds]:
+        """Token ids of each title, cut."""
+        ...
+
+    def training_batch(
+        self,
+        windows: Sequence[Sequence[int]],
+        known: Sequence[set[int]],
+        titles: Sequence[TokenIds],
+        log_q: Tensor,
+        *,
+        pool: Sequence[int] = (),
+        rng: np.random.Generator | None = None,
+    ) -> Batch:
+        """A batch for `loss`.
+
+        Args:
+            windows: item numbers of pieces of histories in time order.
+            known: all items that each window's user has touched.
+            titles: token ids of every item of the domain.
+            log_q: (items,) log sampling probability of each item of the domain.
+            pool: items that may be drawn as negatives.
+            rng: draws them.
+        """
+        ...
+
+    def ranking_batch(
+        self,
+        histories: Sequence[Sequence[TokenIds]],
+        candidates: Sequence[Sequence[int]],
+        titles: Sequence[TokenIds],
+    ) -> Batch:
+        """A batch for `scores` and `entropy`: users with candidates (item numbers)."""
+        ...
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Mean training loss of a batch in nats, a scalar with gradient."""
@@ -35,6 +103,10 @@ class Ranker(Protocol):
 
     def entropy(self, model: Model, batch: Batch) -> Tensor:
         """Entropy of each user's prediction (users,) in nats: the mixing objective (Eq. 8)."""
+        ...
+
+    def scores_and_entropy(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Both, for the price of what they share."""
         ...
 
 

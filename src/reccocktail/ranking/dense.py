@@ -7,6 +7,7 @@ example, and the whole catalogue is ranked with one matrix product.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
@@ -25,6 +26,9 @@ INFERENCE_TOKENS = (
 class DenseRanker:
     """Cosine of history and item states over a temperature."""
 
+    packed = True
+    gradient_users = 8
+
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, dense: DenseSettings
     ) -> None:
@@ -34,7 +38,16 @@ class DenseRanker:
         self.template: DenseTemplate = load_template(prompt.template)
         self.encoder = DenseEncoder(tokenizer, self.template, prompt.title_tokens)
 
+    @property
+    def template_sha256(self) -> str:
+        """Hash of the wording."""
+        return self.template.sha256
+
     # -- batches ------------------------------------------------------------------------------
+
+    def titles(self, titles: Sequence[str]) -> list[TokenIds]:
+        """Token ids of each title, cut at `title_tokens`."""
+        return self.encoder.titles(titles)
 
     def training_batch(
         self,
@@ -42,6 +55,9 @@ class DenseRanker:
         known: Sequence[set[int]],
         titles: Sequence[TokenIds],
         log_q: Tensor,
+        *,
+        pool: Sequence[int] = (),
+        rng: np.random.Generator | None = None,
     ) -> Batch:
         """Turn packed histories into one training batch.
 
@@ -51,6 +67,8 @@ class DenseRanker:
             known: all items each user has touched, which must not serve as negatives.
             titles: token ids of every item of the domain.
             log_q: (items,) log sampling probability of each item of the domain.
+            pool: not used; the batch's own targets are the negatives.
+            rng: not used; nothing is drawn.
 
         Returns:
             history_ids (B, T), positions (B, L), targets (B, L; column of `item_ids`, -1 = none),
@@ -142,6 +160,11 @@ class DenseRanker:
     def entropy(self, model: Model, batch: Batch) -> Tensor:
         """Entropy over the candidates (users,), in nats, in [0, log(candidates)]."""
         return entropy_of(self.scores(model, batch))
+
+    def scores_and_entropy(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Both, from one pass."""
+        scores = self.scores(model, batch)
+        return scores, entropy_of(scores)
 
     # -- vectors, for catalogues and many users -----------------------------------------------
 

@@ -1,8 +1,13 @@
-"""Score the rows of a prepared table, or a whole catalogue, with any model and a ranker."""
+"""Score the rows of a prepared table, or a whole catalogue, with any model and any ranker.
+
+`score` is the one way from tables to scores. Behind it, the `dense` ranker encodes users and items
+once and keeps item vectors; the others read prompts, batch by batch.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import polars as pl
@@ -14,27 +19,30 @@ from torch import Tensor
 
 from reccocktail.data.domain import Domain
 from reccocktail.progress import bar
-from reccocktail.prompting.encoding import TokenIds
-from reccocktail.ranking.base import Model
-from reccocktail.ranking.dense import DenseRanker
+from reccocktail.prompting.encoding import TokenIds, length_batches
+from reccocktail.ranking.base import Model, Ranker, entropy_of
+from reccocktail.ranking.dense import INFERENCE_TOKENS, DenseRanker
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET
 from reccocktail.storage import atomic_file, cache_dir, sha256_json
 
 CACHE_BYTES = 2 * 2**30  # of item vectors on disk
 
 
+AnyRanker = TypeVar("AnyRanker", bound=Ranker, covariant=True)
+
+
 @dataclass(frozen=True)
-class Catalogue:
+class Catalogue(Generic[AnyRanker]):
     """A domain whose titles are tokenised for one ranker."""
 
     domain: Domain
-    ranker: DenseRanker
+    ranker: AnyRanker
     tokens: list[TokenIds]
 
     @classmethod
-    def of(cls, domain: Domain, ranker: DenseRanker) -> "Catalogue":
+    def of(cls, domain: Domain, ranker: AnyRanker) -> "Catalogue[AnyRanker]":  # type: ignore[misc]
         """Tokenise every title once."""
-        return cls(domain, ranker, ranker.encoder.titles(domain.titles))
+        return cls(domain, ranker, ranker.titles(domain.titles))
 
     def histories(self, rows: pl.DataFrame) -> list[list[TokenIds]]:
         """Title tokens of each row's history."""
@@ -76,7 +84,7 @@ class ItemVectors:
     incomplete.
     """
 
-    def __init__(self, catalogue: Catalogue, model_sha256: str | None = None) -> None:
+    def __init__(self, catalogue: Catalogue[DenseRanker], model_sha256: str | None = None) -> None:
         """Start empty, or with what the cache holds.
 
         Args:
@@ -162,7 +170,7 @@ def _prune(folder: Path) -> None:
 def encode(
     model: Model,
     items: ItemVectors,
-    catalogue: Catalogue,
+    catalogue: Catalogue[DenseRanker],
     tables: Sequence[pl.DataFrame],
     label: str,
     *,
@@ -189,6 +197,108 @@ def encode(
             Vectors(ranker.user_vectors(model, catalogue.histories(table), device, advance), items)
             for table in tables
         ]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one model says of one table.
+
+    Attributes:
+        scores: each row's scores of its candidates, in their order, in units of logits.
+        entropy: (rows,) the ranker's entropy of each row, nats.
+        common: (rows, n) logits over answers that are the same for all rows: the candidates of all
+            rows where the ranker has a vector for each, else the places of the candidates.
+        catalogue: (rows, items) scores of the whole catalogue, or None where it was not asked for
+            or the ranker cannot.
+    """
+
+    scores: list[NDArray[np.float64]]
+    entropy: Tensor
+    common: Tensor
+    catalogue: NDArray[np.float64] | None = None
+
+
+def score(
+    model: Model,
+    catalogue: Catalogue[Ranker],
+    tables: Sequence[pl.DataFrame],
+    label: str,
+    *,
+    model_sha256: str | None = None,
+    whole_catalogue: bool = False,
+    entropy: bool = True,
+) -> list[Scored]:
+    """Score the candidates of every row, with any ranker, behind one progress bar.
+
+    Args:
+        model: bare, adapted or merged backbone.
+        catalogue: the tables' domain, for the ranker.
+        tables: evaluation tables.
+        label: text of the bar.
+        model_sha256: identity of the model, under which vectors are kept on disk; None keeps none.
+        whole_catalogue: score every item too, where the ranker can.
+        entropy: False leaves `Scored.entropy` NaN where it would cost further passes.
+    """
+    ranker = catalogue.ranker
+    if isinstance(ranker, DenseRanker):
+        dense = Catalogue(catalogue.domain, ranker, catalogue.tokens)
+        items = ItemVectors(dense, model_sha256)
+        encoded = encode(model, items, dense, tables, label, whole_catalogue=whole_catalogue)
+        return [
+            _from_vectors(vectors, dense, rows, whole_catalogue)
+            for vectors, rows in zip(encoded, tables, strict=True)
+        ]
+    with bar(label, sum(table.height for table in tables)) as advance:
+        return [_from_prompts(model, catalogue, rows, entropy, advance) for rows in tables]
+
+
+def _from_vectors(
+    vectors: Vectors, catalogue: Catalogue[DenseRanker], rows: pl.DataFrame, whole: bool
+) -> Scored:
+    ranker, candidates = catalogue.ranker, catalogue.candidates(rows)
+    scores = vectors.scores(ranker, candidates)
+    shared = sorted({item for row in candidates for item in row})
+    return Scored(
+        scores,
+        entropy_of(torch.from_numpy(np.stack(scores))) if scores else torch.empty(0),
+        ranker.logits(vectors.users, vectors.items.of(shared)) if shared else torch.empty(0, 0),
+        ranker.logits(vectors.users, vectors.items.all()).double().numpy() if whole else None,
+    )
+
+
+@torch.no_grad()
+def _from_prompts(
+    model: Model,
+    catalogue: Catalogue[Ranker],
+    rows: pl.DataFrame,
+    with_entropy: bool,
+    advance: Callable[[int], object],
+) -> Scored:
+    ranker, tokens = catalogue.ranker, catalogue.tokens
+    device = next(model.parameters()).device
+    histories, candidates = catalogue.histories(rows), catalogue.candidates(rows)
+    lengths = [
+        sum(len(title) for title in history) + sum(len(tokens[item]) for item in row)
+        for history, row in zip(histories, candidates, strict=True)
+    ]
+    scores: list[NDArray[np.float64]] = [np.empty(0)] * len(candidates)
+    entropies = torch.full((len(candidates),), float("nan"))
+    for numbers in length_batches(lengths, INFERENCE_TOKENS):
+        batch = ranker.ranking_batch(
+            [histories[row] for row in numbers], [candidates[row] for row in numbers], tokens
+        )
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        if with_entropy:
+            found, nats = ranker.scores_and_entropy(model, batch)
+            entropies[torch.tensor(numbers)] = nats.float().cpu()
+        else:
+            found = ranker.scores(model, batch)
+        for row, values in zip(numbers, found.double().cpu().numpy(), strict=True):
+            scores[row] = values[: len(candidates[row])]
+        advance(len(numbers))
+    places = min((len(row) for row in scores), default=0)
+    common = np.stack([row[:places] for row in scores]) if scores else np.empty((0, 0))
+    return Scored(scores, entropies, torch.from_numpy(common))
 
 
 def positive_columns(rows: pl.DataFrame) -> NDArray[np.int64]:

@@ -98,13 +98,17 @@ class Card(BaseModel):
 
     def reading(self) -> dict[str, object]:
         """How text is read, by name of the setting: what adapters used together must share."""
-        return {
+        reading = {
             "ranker": self.recipe.ranker,
             "prompt template": self.template_sha256,
             "prompt settings": self.recipe.prompt,
-            "depth": self.recipe.dense.depth,
-            "pooling": self.recipe.dense.pooling,
         }
+        if self.recipe.ranker == "dense":
+            return reading | {
+                "depth": self.recipe.dense.depth,
+                "pooling": self.recipe.dense.pooling,
+            }
+        return reading | {"form of the answer": self.recipe.generate.answer}
 
 
 @dataclass(frozen=True)

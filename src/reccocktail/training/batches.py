@@ -1,5 +1,6 @@
 """From domains to training batches: windows of histories, grouped by length and drawn at random."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,8 +12,7 @@ from torch.utils.data import Dataset
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.prompting.encoding import TokenIds
-from reccocktail.ranking.base import Batch
-from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.base import Batch, Ranker
 from reccocktail.recipe import TrainingSettings
 from reccocktail.schema import HISTORY
 
@@ -24,7 +24,10 @@ _POOL = (
 
 @dataclass
 class DomainWindows:
-    """One domain's training histories cut into windows; every place but the first is a target."""
+    """One domain's training histories cut into windows.
+
+    Every place of a window but the first is a target, or the last place alone (`packed`).
+    """
 
     name: str
     titles: list[TokenIds]
@@ -34,16 +37,20 @@ class DomainWindows:
     owner: list[int]
     known: list[set[int]]
     """Items of each user, by user number."""
+    packed: bool = True
+    pool: list[int] = field(default_factory=list)
+    """Items that some user met in training: what may be drawn as a negative, ascending."""
     epochs: list[list[int]] = field(default_factory=list)
     """Batches (lists of window numbers) drawn so far, epoch after epoch."""
 
     @classmethod
     def build(
-        cls, domain: Domain, ranker: DenseRanker, exclude: frozenset[str] = frozenset()
+        cls, domain: Domain, ranker: Ranker, exclude: frozenset[str] = frozenset()
     ) -> "DomainWindows":
         """Cut training histories, from their end, into windows of `max_history` + 1 items.
 
-        Neighbouring windows share one item.
+        Neighbouring windows share one item; where only a window's last place is a target, each
+        target has a window of its own.
 
         Args:
             domain: a prepared domain.
@@ -57,7 +64,7 @@ class DomainWindows:
         for history in domain.train()[HISTORY].to_list():
             items = [domain.index[item] for item in history if item not in exclude]
             known.append(set(items))
-            for end in range(len(items), 1, -width):
+            for end in range(len(items), 1, -width if ranker.packed else -1):
                 windows.append(items[max(0, end - width - 1) : end])
                 owner.append(len(known) - 1)
         if not windows:
@@ -67,15 +74,23 @@ class DomainWindows:
             )
         counts = np.maximum(domain.train_counts(), 1)
         log_q = torch.from_numpy(np.log(counts / counts.sum())).float()
-        return cls(domain.name, ranker.encoder.titles(domain.titles), log_q, windows, owner, known)
+        titles = ranker.titles(domain.titles)
+        pool = sorted(set[int]().union(*known))
+        return cls(
+            domain.name, titles, log_q, windows, owner, known, packed=ranker.packed, pool=pool
+        )
 
-    def training_batch(self, ranker: DenseRanker, numbers: Sequence[int]) -> Batch:
-        """The training batch of some windows, by number."""
+    def training_batch(
+        self, ranker: Ranker, numbers: Sequence[int], rng: np.random.Generator | None = None
+    ) -> Batch:
+        """The training batch of some windows, by number; `rng` draws what has to be drawn."""
         return ranker.training_batch(
             [self.windows[number] for number in numbers],
             [self.known[self.owner[number]] for number in numbers],
             self.titles,
             self.log_q,
+            pool=self.pool,
+            rng=rng,
         )
 
     def batch(self, number: int, targets: int, seed: int) -> list[int]:
@@ -88,7 +103,7 @@ class DomainWindows:
 
     def _epoch(self, rng: np.random.Generator, targets: int) -> list[list[int]]:
         order = rng.permutation(len(self.windows))
-        per_batch = max(1, round(targets / np.mean([len(window) - 1 for window in self.windows])))
+        per_batch = max(1, round(targets / np.mean([self._targets(w) for w in order])))
         batches: list[list[int]] = []
         for start in range(0, len(order), per_batch * _POOL):
             pool = sorted(order[start : start + per_batch * _POOL], key=self._tokens)
@@ -96,7 +111,7 @@ class DomainWindows:
             size = 0
             for window in pool:
                 current.append(int(window))
-                size += len(self.windows[window]) - 1
+                size += self._targets(window)
                 if size >= targets:
                     batches.append(current)
                     current, size = [], 0
@@ -106,12 +121,18 @@ class DomainWindows:
                 batches[-1].extend(current)
         return [batches[index] for index in rng.permutation(len(batches))]
 
+    def _targets(self, window: int) -> int:
+        return len(self.windows[window]) - 1 if self.packed else 1
+
     def _tokens(self, window: int) -> int:
         return sum(len(self.titles[item]) for item in self.windows[window][:-1])
 
 
 class TrainingBatches(Dataset[Batch]):
-    """Batch `step` of a run: a function of data, settings and seed, so a resumed run sees the same.
+    """Batches of a run: functions of data, settings and seed, so a resumed run sees the same.
+
+    A step is `passes` batches, whose gradients are added up: one where histories are packed, as
+    many as memory asks for where each target is a prompt.
 
     A batch holds one domain, drawn with probability proportional to windows ** domain_temperature:
     in-batch negatives of the same catalogue are the ones that teach.
@@ -120,15 +141,18 @@ class TrainingBatches(Dataset[Batch]):
     def __init__(
         self,
         domains: Sequence[DomainWindows],
-        ranker: DenseRanker,
+        ranker: Ranker,
         settings: TrainingSettings,
         steps: int,
     ) -> None:
-        """Fix the weights of the domains; `steps` is the length of the data set."""
+        """Fix the weights of the domains; `steps` is the length of the run."""
         self._domains = list(domains)
         self._ranker = ranker
         self._settings = settings
-        self._steps = steps
+        self.steps = steps
+        per_batch, per_pass = settings.prompts_per_batch, settings.prompts_per_pass
+        self.passes = 1 if ranker.packed else math.ceil(per_batch / per_pass)
+        self._targets = settings.targets_per_batch if ranker.packed else per_batch
         sizes = np.array([len(domain.windows) for domain in domains], dtype=float)
         weights = sizes**settings.domain_temperature
         self.weights = weights / weights.sum()
@@ -136,17 +160,19 @@ class TrainingBatches(Dataset[Batch]):
         self._taken = [0] * len(self._domains)
 
     def __len__(self) -> int:
-        """Number of steps."""
-        return self._steps
+        """Number of batches."""
+        return self.steps * self.passes
 
-    def __getitem__(self, step: int) -> Batch:
-        """The batch of a step."""
+    def __getitem__(self, number: int) -> Batch:
+        """Batch number `number`, counted over all steps."""
+        step, part = divmod(number, self.passes)
         domain_number, batch_number = self.draw(step)
         domain = self._domains[domain_number]
-        windows = domain.batch(
-            batch_number, self._settings.targets_per_batch, self._settings.seed + domain_number
-        )
-        batch = domain.training_batch(self._ranker, windows)
+        windows = domain.batch(batch_number, self._targets, self._settings.seed + domain_number)
+        # A domain of a few windows has some of them twice in a step.
+        mine = windows[part :: self.passes] or [windows[part % len(windows)]]
+        rng = np.random.default_rng([self._settings.seed, 2**21, number])
+        batch = domain.training_batch(self._ranker, mine, rng)
         return batch | {"domain": torch.tensor(domain_number)}
 
     def draw(self, step: int) -> tuple[int, int]:

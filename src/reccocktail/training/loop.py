@@ -201,8 +201,9 @@ def arguments(
     settings = recipe.training
     return TrainingArguments(
         output_dir=str(run_folder),
-        max_steps=len(batches),
+        max_steps=batches.steps,
         per_device_train_batch_size=1,
+        gradient_accumulation_steps=batches.passes,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_gradient_norm,

@@ -7,13 +7,39 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
+from reccocktail.ranking import build
+from reccocktail.ranking.base import Ranker
 from reccocktail.recipe import Recipe
 from reccocktail.storage import sha256_json
-from reccocktail.training.adapter import PREFIX, Adapter, Factors, Lora, lora_config, lora_sha256
+from reccocktail.training.adapter import (
+    PREFIX,
+    Adapter,
+    Card,
+    Factors,
+    Lora,
+    lora_config,
+    lora_sha256,
+)
+
+
+def ranker_of(card: Card, tokenizer: PreTrainedTokenizerBase) -> Ranker:
+    """The ranker that an adapter was trained for.
+
+    Raises:
+        AdapterError: its prompt template reads otherwise by now.
+        RecipeError, BackboneError: see `ranking.build`.
+    """
+    ranker = build(tokenizer, card.recipe)
+    if ranker.template_sha256 != card.template_sha256:
+        raise AdapterError(
+            "The prompt template is not the one that the adapter was trained with; "
+            "give its former wording back, or train again."
+        )
+    return ranker
 
 
 def new_peft_model(backbone: Backbone, recipe: Recipe, initial: Adapter | None = None) -> PeftModel:

@@ -14,8 +14,8 @@ from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RunError
 from reccocktail.progress import bar, say
+from reccocktail.ranking import build
 from reccocktail.ranking.base import first_layers
-from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.storage import read_json, sha256_json, write_json
@@ -80,12 +80,12 @@ def train(
     """
     require_adapter_dir(out)
     run_folder = out.with_name(out.name + ".training")
-    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    ranker = build(backbone.tokenizer, recipe)
     card = Card(
         role=role,
         backbone=backbone.fingerprint,
         recipe=recipe,
-        template_sha256=ranker.template.sha256,
+        template_sha256=ranker.template_sha256,
         data=tuple(
             DataCard(name=d.name, sha256=d.sha256, users=d.train().height, items=len(d.item_ids))
             for d in domains
@@ -96,6 +96,7 @@ def train(
             _check_other(other, card)
     left_out = {name: sorted(items) for name, items in sorted((exclude or {}).items())}
     settings_card = card.model_dump(mode="json", exclude={"initial_sha256", "beside_sha256"})
+    settings_card["recipe"] = recipe.relevant()
     # Runs from before there was a choice stay theirs.
     start = [initial.sha256] if initial else []
     start += ["beside", beside.sha256] if beside else []

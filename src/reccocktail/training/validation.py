@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 
 from reccocktail.evaluation.metrics import per_user, ranks
-from reccocktail.ranking.base import Model
-from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
+from reccocktail.ranking.base import Model, Ranker
+from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 
 
 def sample_rows(rows: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
@@ -21,7 +21,7 @@ def sample_rows(rows: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
 class Validation:
     """Mean NDCG@10 over the validation rows of each domain, warm."""
 
-    def __init__(self, catalogues: Sequence[Catalogue], users: int, seed: int) -> None:
+    def __init__(self, catalogues: Sequence[Catalogue[Ranker]], users: int, seed: int) -> None:
         """Draw the users of each domain once, so that the figures of a run can be compared."""
         drawn = [(c, sample_rows(c.domain.rows("valid_warm"), users, seed)) for c in catalogues]
         self._parts = [(catalogue, rows) for catalogue, rows in drawn if rows.height]
@@ -31,9 +31,8 @@ class Validation:
         found: dict[str, float] = {}
         for catalogue, rows in self._parts:
             label = f"Validating on {catalogue.domain.name}"
-            vectors = encode(model, ItemVectors(catalogue), catalogue, [rows], label)[0]
-            scores = vectors.scores(catalogue.ranker, catalogue.candidates(rows))
-            values = per_user(ranks(scores, positive_columns(rows)))
+            (found_here,) = score(model, catalogue, [rows], label, entropy=False)
+            values = per_user(ranks(found_here.scores, positive_columns(rows)))
             found[f"ndcg@10/{catalogue.domain.name}"] = float(values["ndcg@10"].mean())
         if found:
             found["ndcg@10"] = float(np.mean(list(found.values())))

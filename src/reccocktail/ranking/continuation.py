@@ -1,0 +1,106 @@
+"""A prompt that is read once, and the log-probabilities of what may follow it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from reccocktail.prompting.encoding import TokenIds, pad
+from reccocktail.ranking.base import Model
+
+CACHED_TOKENS = 16384  # keys and values of so many tokens at once: all candidates of most prompts
+_CACHEABLE = {"full_attention", "sliding_attention"}
+
+
+class Context:
+    """One prompt, read by a model; its keys and values serve all that follows.
+
+    Models with other layers than attention (whose state cannot be copied to many continuations)
+    read the prompt again each time: the same numbers, more slowly.
+    """
+
+    def __init__(self, model: Model, ids: Tensor) -> None:
+        """Read the prompt `ids` (tokens,), which lie on the model's device."""
+        self._model, self._ids = model, ids
+        kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+        self._cached = kinds <= _CACHEABLE
+        self._cache: DynamicCache | None = None
+        self._read: TokenIds = []
+        self._own: DynamicCache | None = None
+        if self._cached:
+            self._cache = DynamicCache()
+        output = model(
+            input_ids=ids[None],
+            past_key_values=self._cache,
+            use_cache=self._cached,
+            logits_to_keep=1,
+        )
+        self.first: Tensor = output.logits[0, -1].float().log_softmax(-1)
+        """Log-probabilities (vocabulary,) of the token right after the prompt."""
+
+    def next(self, tokens: TokenIds) -> Tensor:
+        """Log-probabilities (vocabulary,) of the token after the prompt and `tokens`.
+
+        Calls whose tokens go on from the last call's read the new ones only.
+        """
+        if not tokens:
+            return self.first
+        done = len(self._read)
+        if self._own is None or tokens[:done] != self._read or len(tokens) == done:
+            self._own, done = self._copies(1), 0
+        fresh = torch.tensor([tokens[done:]], device=self._ids.device)
+        if self._cached:
+            output = self._model(
+                input_ids=fresh, past_key_values=self._own, use_cache=True, logits_to_keep=1
+            )
+        else:
+            fresh = torch.tensor([tokens], device=self._ids.device)
+            whole = torch.cat([self._ids[None], fresh], dim=1)
+            output = self._model(input_ids=whole, use_cache=False, logits_to_keep=1)
+        self._read = list(tokens)
+        found: Tensor = output.logits[0, -1].float().log_softmax(-1)
+        return found
+
+    def paths(self, paths: Sequence[TokenIds]) -> list[Tensor]:
+        """Log-probability of each token (tokens,) of each path after the prompt."""
+        longest = max((len(path) for path in paths), default=0)
+        each = max(1, CACHED_TOKENS // (len(self._ids) + longest))
+        found: list[Tensor] = []
+        for start in range(0, len(paths), each):
+            found += self._some_paths(paths[start : start + each])
+        return found
+
+    def _some_paths(self, paths: Sequence[TokenIds]) -> list[Tensor]:
+        wanted = pad(paths, 0).to(self._ids.device)  # (paths, longest)
+        first = self.first[wanted[:, :1]]  # (paths, 1)
+        if wanted.shape[1] > 1:
+            rest = self._logits(wanted[:, :-1]).float()  # (paths, longest - 1, vocabulary)
+            chosen = rest.gather(2, wanted[:, 1:, None])[..., 0] - rest.logsumexp(-1)
+            first = torch.cat([first, chosen], dim=1)
+        return [row[: len(path)] for row, path in zip(first, paths, strict=True)]
+
+    def _logits(self, ids: Tensor) -> Tensor:
+        """Logits after each token of continuations `ids` (paths, tokens), padded on the right."""
+        if self._cached:
+            output = self._model(
+                input_ids=ids, past_key_values=self._copies(len(ids)), use_cache=True
+            )
+            logits: Tensor = output.logits
+            return logits
+        start = len(self._ids)
+        whole = torch.cat([self._ids.expand(len(ids), -1), ids], dim=1)
+        keep = torch.arange(start, whole.shape[1], device=ids.device)
+        kept: Tensor = self._model(input_ids=whole, use_cache=False, logits_to_keep=keep).logits
+        return kept
+
+    def _copies(self, number: int) -> DynamicCache | None:
+        """The prompt's keys and values for so many continuations; they never change it."""
+        if self._cache is None:
+            return None
+        return DynamicCache(
+            [
+                (keys.expand(number, -1, -1, -1), values.expand(number, -1, -1, -1))
+                for keys, values, *_ in self._cache
+            ]
+        )

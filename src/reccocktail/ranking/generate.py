@@ -1,0 +1,252 @@
+"""The `generate` ranker: the paper's instruction, answered with titles.
+
+A candidate's score is the log-likelihood of its title as the answer, computed for all candidates
+under one reading of the prompt. Or titles are decoded greedily along a trie of the candidates, so
+that none is invalid and none comes twice, and the rest follows by likelihood.
+
+**What is taught.** The published code teaches five titles, the positive and four random negatives
+after it: four fifths of the loss teach an order that means nothing. By default the answer taught
+here is the positive's title and the end, and nothing else. Then every place of a ranking is decoded
+from the prompt itself among the titles that are left. With `answer: published` the answer is the
+published list, and a title is followed by the separator in place of the end.
+
+A title's likelihood is the sum over its tokens and the token behind it: the probability of the
+whole answer. So a title that another one begins with does not win by being short, and the scores of
+different candidates are those of events that exclude each other. The mean over tokens (`length`)
+favours long titles, whose last tokens are all but certain.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerBase
+
+from reccocktail.prompting.encoding import TokenIds, pad
+from reccocktail.ranking.base import Batch, Model, entropy_of
+from reccocktail.ranking.continuation import Context
+from reccocktail.ranking.prompted import NO_TOKEN, Example, PromptRanker, lengths_of, logits_at
+from reccocktail.ranking.trie import Trie
+from reccocktail.recipe import GenerateSettings, PromptSettings
+
+
+@dataclass(frozen=True)
+class _User:
+    """One user's prompt, read, with the paths of its candidates and their log-probabilities."""
+
+    context: Context
+    paths: list[TokenIds]
+    log_probs: list[Tensor]
+
+
+class GenerateRanker(PromptRanker):
+    """Likelihood of titles, or constrained decoding."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, generate: GenerateSettings
+    ) -> None:
+        """Bind wording and truncation to a backbone's tokenizer.
+
+        Raises:
+            RecipeError, BackboneError: see `PromptRanker`.
+        """
+        super().__init__(tokenizer, prompt, generate.template)
+        self.generate = generate
+        self.published = generate.answer == "published"
+        self._behind = self.instruction.separator if self.published else self.instruction.end
+        """Tokens behind a title that is scored."""
+        endings = [self.instruction.end]
+        self._endings = [*endings, self.instruction.separator] if self.published else endings
+
+    # -- batches ------------------------------------------------------------------------------
+
+    def example_batch(self, examples: Sequence[Example]) -> Batch:
+        """Ids (B, T) of prompt and answer, padded with -1, and answer_tokens (B,)."""
+        rows, answers = [], []
+        for example in examples:
+            candidates = self.distinct(example.candidates, self._endings)
+            answer = self._answer(candidates, example.positive)
+            room = self._answer_tokens(candidates)
+            rows.append([*self.instruction.prompt(example.history, candidates, room), *answer])
+            answers.append(len(answer))
+        return {"ids": pad(rows, NO_TOKEN), "answer_tokens": torch.tensor(answers)}
+
+    def ranking_batch(
+        self,
+        histories: Sequence[Sequence[TokenIds]],
+        candidates: Sequence[Sequence[int]],
+        titles: Sequence[TokenIds],
+    ) -> Batch:
+        """prompt_ids (B, T) and answers (B, C, L; titles with what stands behind), padded with -1.
+
+        Candidates keep their order: that of an evaluation row is random already.
+        """
+        prompts, answers = [], []
+        for history, row in zip(histories, candidates, strict=True):
+            shown = self.distinct([titles[item] for item in row], self._endings)
+            room = self._answer_tokens(shown)
+            prompts.append(self.instruction.prompt(self.recent(history), shown, room))
+            answers.append([title + self._behind for title in shown])
+        most = max((len(row) for row in answers), default=0)
+        flat = pad([path for row in answers for path in row + [[]] * (most - len(row))], NO_TOKEN)
+        return {
+            "prompt_ids": pad(prompts, NO_TOKEN),
+            "answers": flat.reshape(len(answers), most, flat.shape[1]),
+        }
+
+    def _answer(self, candidates: Sequence[TokenIds], positive: int) -> TokenIds:
+        """The answer that is taught."""
+        titles = [candidates[positive]]
+        if self.published:
+            others = [title for place, title in enumerate(candidates) if place != positive]
+            titles += others[: self.generate.titles - 1]  # drawn and shuffled: a random few
+        answer = list(titles[0])
+        for title in titles[1:]:
+            answer += [*self.instruction.separator, *title]
+        return answer + self.instruction.end
+
+    def _answer_tokens(self, candidates: Sequence[TokenIds]) -> int:
+        """Tokens that the longest answer takes: the same room in training and in ranking."""
+        lengths = sorted((len(title) for title in candidates), reverse=True)
+        taken = lengths[: self.generate.titles if self.published else 1]
+        between = len(self.instruction.separator) * (len(taken) - 1)
+        return sum(taken) + between + len(self.instruction.end)
+
+    # -- the Ranker protocol ------------------------------------------------------------------
+
+    def loss(self, model: Model, batch: Batch) -> Tensor:
+        """Mean cross-entropy in nats of the answers' tokens, and of no other (paper, Eq. 1)."""
+        ids = batch["ids"]
+        lengths = lengths_of(ids)
+        column = torch.arange(ids.shape[1], device=ids.device)
+        in_answer = (column < lengths[:, None]) & (
+            column >= (lengths - batch["answer_tokens"])[:, None]
+        )
+        rows, columns = in_answer.nonzero(as_tuple=True)
+        # The state before a token predicts it.
+        return cross_entropy(logits_at(model, ids, rows, columns - 1), ids[rows, columns])
+
+    def scores(self, model: Model, batch: Batch) -> Tensor:
+        """Log-likelihoods (users, candidates) in nats; -inf for padding.
+
+        Ranked by decoding, a user's values are dealt out anew: the candidate at place r has the
+        r-th highest likelihood, so that scores stay log-likelihoods and only their order changes.
+        """
+        users = self._users(model, batch)
+        return self._stacked([self._user_scores(user) for user in users], batch)
+
+    def entropy(self, model: Model, batch: Batch) -> Tensor:
+        """Entropy (users,) in nats, as the settings ask.
+
+        `tokens` is Eq. 8: the entropy over the whole vocabulary at the first `entropy_tokens` of
+        each title that is written, the count starting anew behind each separator; the mean over
+        these places. Titles are written greedily along the trie, as many as were taught (one, or
+        `titles` of the published answer). `candidates` is the entropy over the candidates' scores.
+        """
+        if self.generate.entropy == "candidates":
+            return entropy_of(self.scores(model, batch))
+        return torch.stack([self._token_entropy(*read) for read in self._contexts(model, batch)])
+
+    def scores_and_entropy(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Both, from one reading of each prompt."""
+        users = self._users(model, batch)
+        scores = self._stacked([self._user_scores(user) for user in users], batch)
+        if self.generate.entropy == "candidates":
+            return scores, entropy_of(scores)
+        return scores, torch.stack([self._token_entropy(u.context, u.paths) for u in users])
+
+    # -- one user -----------------------------------------------------------------------------
+
+    def _contexts(self, model: Model, batch: Batch) -> list[tuple[Context, list[TokenIds]]]:
+        found = []
+        for ids, answers in zip(batch["prompt_ids"], batch["answers"], strict=True):
+            paths = [
+                path[: int(size)].tolist()
+                for path, size in zip(answers, lengths_of(answers), strict=True)
+                if size
+            ]
+            found.append((Context(model, ids[: int(lengths_of(ids))]), paths))
+        return found
+
+    def _users(self, model: Model, batch: Batch) -> list[_User]:
+        return [
+            _User(context, paths, context.paths(paths))
+            for context, paths in self._contexts(model, batch)
+        ]
+
+    def _stacked(self, rows: Sequence[Tensor], batch: Batch) -> Tensor:
+        most = batch["answers"].shape[1]
+        return torch.stack(
+            [torch.nn.functional.pad(r, (0, most - len(r)), value=float("-inf")) for r in rows]
+        )
+
+    def _user_scores(self, user: _User) -> Tensor:
+        likelihood = torch.stack([tokens.sum() for tokens in user.log_probs])
+        if self.generate.length == "mean":
+            likelihood = likelihood / torch.tensor([len(path) for path in user.paths]).to(
+                likelihood
+            )
+        if self.generate.ranking == "likelihood":
+            return likelihood
+        decoded = self.decode(user.context, user.paths, user.log_probs)
+        rest = [c for c in likelihood.argsort(descending=True).tolist() if c not in decoded]
+        order = torch.tensor([*decoded, *rest], device=likelihood.device)
+        return torch.zeros_like(likelihood).scatter(
+            0, order, likelihood.sort(descending=True).values
+        )
+
+    def decode(
+        self, context: Context, paths: Sequence[TokenIds], log_probs: Sequence[Tensor]
+    ) -> list[int]:
+        """The first `titles` candidates of a greedy decoding: valid ones only, none twice.
+
+        Args:
+            context: the prompt.
+            paths: each candidate's title with what stands behind it.
+            log_probs: of the paths' tokens, right after the prompt.
+        """
+        trie = Trie(paths)
+        tables = [row.tolist() for row in log_probs]
+        chosen: list[int] = []
+        written: TokenIds = []
+
+        def from_table(prefix: TokenIds, options: dict[int, int]) -> list[float]:
+            return [tables[leaf][len(prefix)] for leaf in options.values()]
+
+        def from_model(prefix: TokenIds, options: dict[int, int]) -> list[float]:
+            following = context.next([*written, *prefix])
+            return [float(following[token]) for token in options]
+
+        while len(trie) and len(chosen) < self.generate.titles:
+            path = trie.greedy(from_model if self.published and chosen else from_table)
+            chosen.append(trie.leaf(path))
+            trie.remove(chosen[-1])
+            written += path
+        return chosen
+
+    def _token_entropy(self, context: Context, paths: Sequence[TokenIds]) -> Tensor:
+        """Eq. 8 for one user, (); the choice of tokens carries no gradient, the entropies do."""
+        trie = Trie(paths)
+        first = self.generate.entropy_tokens
+        titles = min(self.generate.titles if self.published else 1, len(paths))
+        entropies: list[Tensor] = []
+        written: TokenIds = []
+        for left in reversed(range(titles)):
+            seen: list[Tensor] = []
+
+            def look(prefix: TokenIds, options: dict[int, int], seen: list[Tensor] = seen) -> Any:
+                following = context.next([*written, *prefix])
+                if len(prefix) < first:
+                    seen.append(entropy_of(following))
+                return [float(following[token].detach()) for token in options]
+
+            path = trie.greedy(look, always=first, most=None if left else first)
+            leaf = trie.leaf(path)
+            # What stands behind a short title is no token of it.
+            entropies += seen[: max(1, len(paths[leaf]) - len(self._behind))]
+            trie.remove(leaf)
+            written.extend(path)
+        return torch.stack(entropies).mean()
