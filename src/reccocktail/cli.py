@@ -202,7 +202,7 @@ def train(
     data: list[Path],
     out: Path,
     backbone: str | None = None,
-    ranker: Literal["dense"] | None = None,
+    ranker: Literal["dense", "generate", "choice"] | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     resume: bool = False,
@@ -403,11 +403,16 @@ def recommend(
     history: str | None = None,
     k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
     new_item: list[str] | None = None,
+    ranker: Literal["dense", "generate", "choice"] | None = None,
+    retrieve: Literal["dense"] = "dense",
+    retriever: Path | None = None,
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
 ) -> None:
     """Recommend from the whole catalogue to a user, or to titles typed by hand.
+
+    An adapter of ranker generate or choice ranks the 30 items that dense vectors retrieve.
 
     Args:
         adapter: adapter folder, or the name of a shipped base spirit.
@@ -416,6 +421,10 @@ def recommend(
         history: titles, oldest first, separated by ";"; each is matched to the most similar item.
         k: how many items.
         new_item: title of an item that is not in the catalogue yet; may be given more than once.
+        ranker: the adapter's ranker, for a check; an adapter has one.
+        retrieve: how candidates are found; dense vectors are the one way there is.
+        retriever: adapter of ranker dense that finds them, or a shipped base spirit; the bare
+            backbone if left out.
         backbone: where the adapter's backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
@@ -429,9 +438,15 @@ def recommend(
     if (user is None) == (history is None):
         raise RecipeError("Give --user or --history, one of the two.")
     loaded = Adapter.load(resolve(adapter))
+    if ranker and ranker != loaded.card.recipe.ranker:
+        raise RecipeError(
+            f"'{loaded.name}' was trained for ranker {loaded.card.recipe.ranker}, not {ranker}; "
+            "give another adapter, or leave --ranker out."
+        )
     domain = Domain.load(data)
     model = load_backbone(backbone or loaded.card.recipe.backbone, device=device, dtype=dtype)
-    recommender = Recommender(domain, loaded, model, new_item or ())
+    finder = Adapter.load(resolve(retriever)) if retriever else None
+    recommender = Recommender(domain, loaded, model, new_item or (), finder)
     if user is not None:
         items = recommender.history_of(user)
     else:
@@ -483,6 +498,58 @@ def export(
         else:
             export_gguf(loaded, model, out, dtype or "float16")
     _output.print(f"Export: {out}", soft_wrap=True)
+
+
+@app.command
+def batch(
+    *,
+    data: Path,
+    adapter: Path,
+    users: Path,
+    out: Path,
+    k: Annotated[int, Parameter(name=["-k", "--k"])] = 10,
+    engine: Literal["local", "ray"] = "local",
+    chunk: int = 4096,
+    address: str | None = None,
+    workers: int | None = None,
+    backbone: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Recommend to every user of a table; the same command goes on where it stopped.
+
+    Args:
+        data: prepared folder.
+        adapter: adapter folder, or the name of a shipped base spirit.
+        users: Parquet, CSV, TSV or JSON lines with user_id and perhaps history (lists of item ids);
+            without, the users' histories are those of the prepared folder.
+        out: folder of the output files.
+        k: items a user.
+        engine: this process, or Ray Data.
+        chunk: users an output file.
+        address: of a Ray cluster; RAY_ADDRESS or a Ray of this machine if left out.
+        workers: processes of Ray; one a GPU, or one a machine, if left out.
+        backbone: where the adapter's backbone is, if not where it was.
+        device: cpu, cuda or mps.
+        dtype: float32, bfloat16 or float16.
+    """
+    from reccocktail.serving.batch import Job
+    from reccocktail.serving.batch import batch as run
+    from reccocktail.spirits import resolve
+
+    job = Job(
+        data=data.absolute(),
+        adapter=resolve(adapter).absolute(),
+        users=users.absolute(),
+        out=out.absolute(),
+        k=k,
+        chunk=chunk,
+        backbone=backbone,
+        device=device,
+        dtype=dtype,
+    )
+    done = run(job, engine, address=address, workers=workers)
+    _output.print(f"{done['users']:,} users in {done['chunks']:,} files: {out}", soft_wrap=True)
 
 
 @app.command

@@ -10,22 +10,16 @@ from rapidfuzz import fuzz, process, utils
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.titles import title_key
-from reccocktail.errors import DataError
+from reccocktail.errors import AdapterError, DataError
 from reccocktail.mixing.measure import check_compatible
-from reccocktail.prompting.encoding import TokenIds
-from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.prior import choose_weight, popularity_prior
-from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.schema import HISTORY, USER
-from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
+from reccocktail.serving.stages import Reranking, Retrieval
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.model import merged, model_sha256
-from reccocktail.training.validation import sample_rows
 
 _MATCH_FLOOR = (
     60.0  # below this similarity (0 to 100) a typed title is taken as not in the catalogue
 )
-_PRIOR_USERS = 64
+RETRIEVED = 30  # items that a ranker with candidates in its prompt is shown, as in training
 
 
 @dataclass(frozen=True)
@@ -50,10 +44,20 @@ class Recommendation:
 
 
 class Recommender:
-    """One adapter on one domain's catalogue; item vectors are computed once and cached."""
+    """One adapter on one domain's catalogue.
+
+    An adapter of the `dense` ranker ranks the whole catalogue. One of a ranker that reads
+    candidates in the prompt ranks the `RETRIEVED` items that dense vectors find: those of a dense
+    adapter, or of the bare backbone.
+    """
 
     def __init__(
-        self, domain: Domain, adapter: Adapter, backbone: Backbone, new_titles: Sequence[str] = ()
+        self,
+        domain: Domain,
+        adapter: Adapter,
+        backbone: Backbone,
+        new_titles: Sequence[str] = (),
+        retriever: Adapter | None = None,
     ) -> None:
         """Encode what is not cached.
 
@@ -62,36 +66,31 @@ class Recommender:
             adapter: trained on `backbone`.
             backbone: the language model.
             new_titles: titles of items that nobody has touched yet; they are ranked with the rest.
+            retriever: dense adapter that finds the candidates for one of another ranker.
 
         Raises:
-            AdapterError: the adapter belongs to another backbone.
+            AdapterError: an adapter belongs to another backbone, or the retriever cannot retrieve.
         """
         check_compatible([adapter], backbone)
-        recipe = adapter.card.recipe
-        self._domain, self._adapter, self._backbone = domain, adapter, backbone
-        self._ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
-        self._catalogue = Catalogue.of(domain, self._ranker)
-        self._items = ItemVectors(self._catalogue, model_sha256(backbone, adapter.lora))
+        if retriever is not None:
+            check_compatible([retriever], backbone)
+        self._domain = domain
         new = [title for title in new_titles if title.strip()]
-        tokens = self._ranker.encoder.titles(new)
-        with merged(backbone.model, adapter.lora) as model:
-            encode(
-                model,
-                self._items,
-                self._catalogue,
-                [],
-                "Reading the catalogue",
-                whole_catalogue=True,
-            )
-            added = self._ranker.item_vectors(model, tokens, backbone.device)
-            weight = self._prior_weight(model)
-        vectors = self._items.all().numpy()
-        self._vectors = np.concatenate([vectors, added.numpy()]) if new else vectors
-        counts = np.concatenate([domain.train_counts(), np.zeros(len(new), dtype=np.int64)])
-        self._prior = weight * popularity_prior(counts)
+        recipe = adapter.card.recipe
+        if recipe.ranker == "dense":
+            if retriever is not None:
+                raise AdapterError(
+                    f"'{adapter.name}' ranks the whole catalogue itself; leave --retriever out."
+                )
+            self._retrieval = Retrieval(domain, adapter, backbone, new)
+            self._reranking = None
+        else:
+            self._retrieval = Retrieval(domain, retriever, backbone, new, recipe.prompt)
+            self._reranking = Reranking(domain, adapter, backbone, new)
         self._ids = [*domain.item_ids, *(f"new:{number + 1}" for number in range(len(new)))]
         self._titles = [*domain.titles, *new]
-        self._new = counts == 0
+        counts = domain.train_counts()
+        self._new = np.concatenate([counts == 0, np.ones(len(new), dtype=np.bool_)])
 
     def history_of(self, user: str) -> list[str]:
         """Item ids of a user's history: all that comes before the held-out test item.
@@ -151,46 +150,32 @@ class Recommender:
             k: how many, at least 1.
 
         Raises:
-            DataError: empty history, unknown item, or k below 1.
+            DataError: empty history, unknown item, k below 1, or more than a prompt ranks.
         """
         if not history:
             raise DataError("The history is empty; give at least one item.")
         if k < 1:
             raise DataError(f"-k must be at least 1, not {k}.")
+        if self._reranking is not None and k > RETRIEVED:
+            raise DataError(f"This ranker ranks {RETRIEVED} retrieved items; lower -k from {k}.")
         index = self._domain.index
         unknown = [item for item in history if item not in index]
         if unknown:
             raise DataError(f"{self._domain.name} has no item '{unknown[0]}'; check the id.")
         seen = [index[item] for item in history]
-        tokens: list[TokenIds] = [self._catalogue.tokens[item] for item in seen]
-        with merged(self._backbone.model, self._adapter.lora) as model:
-            user = self._ranker.user_vectors(model, [tokens], self._backbone.device)[0].numpy()
-        scores = self._vectors @ user / self._ranker.dense.temperature + self._prior
+        scores = self._retrieval.scores(seen)
         scores[seen] = -np.inf
-        best = np.argsort(-scores, kind="stable")[: min(k, len(scores) - len(set(seen)))]
+        left = len(scores) - len(set(seen))
+        if self._reranking is not None:
+            few = np.argsort(-scores, kind="stable")[: min(RETRIEVED, left)]
+            scores = np.full(len(scores), -np.inf)
+            if len(few):
+                scores[few] = self._reranking.scores(seen, few.tolist())
+            left = len(few)
+        best = np.argsort(-scores, kind="stable")[: min(k, left)]
         return [
             Recommendation(
                 place + 1, self._ids[i], self._titles[i], float(scores[i]), bool(self._new[i])
             )
             for place, i in enumerate(best.tolist())
         ]
-
-    def _prior_weight(self, model: object) -> float:
-        """Weight of the popularity prior on a few validation users, remembered in the cache."""
-        rows = sample_rows(self._domain.rows("valid_warm"), _PRIOR_USERS, seed=0)
-        if not rows.height:
-            return 0.0
-        key = sha256_json(
-            [model_sha256(self._backbone, self._adapter.lora), self._domain.sha256, "prior"]
-        )
-        file = cache_dir() / "priors" / f"{key}.json"
-        if file.exists():
-            return float(read_json(file)["weight"])
-        label = "Weighing popularity"
-        vectors = encode(model, self._items, self._catalogue, [rows], label)[0]  # type: ignore[arg-type]
-        candidates = self._catalogue.candidates(rows)
-        scores = vectors.scores(self._ranker, candidates)
-        prior = popularity_prior(self._domain.train_counts())
-        weight = choose_weight(scores, candidates, positive_columns(rows), prior)
-        write_json(file, {"weight": weight, "users": rows.height})
-        return weight

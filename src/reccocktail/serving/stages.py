@@ -1,0 +1,159 @@
+"""The two stages of a recommendation: vectors over the whole catalogue, a prompt over a few items.
+
+Item numbers here are rows of the catalogue, with new items behind it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from reccocktail.backbone import Backbone
+from reccocktail.data.domain import Domain
+from reccocktail.errors import AdapterError
+from reccocktail.ranking import build
+from reccocktail.ranking.base import Model, Ranker
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.prior import choose_weight, popularity_prior
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
+from reccocktail.recipe import PromptSettings, Recipe
+from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import merged, model_sha256, ranker_of
+from reccocktail.training.validation import sample_rows
+
+_PRIOR_USERS = 64
+
+
+class Retrieval:
+    """Dense scores of every item; item vectors are computed once and cached."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        adapter: Adapter | None,
+        backbone: Backbone,
+        new_titles: Sequence[str],
+        prompt: PromptSettings | None = None,
+    ) -> None:
+        """Encode what is not cached.
+
+        Args:
+            domain: prepared domain.
+            adapter: of the dense ranker; None for the bare backbone with default settings.
+            backbone: the language model.
+            new_titles: titles of items behind the catalogue.
+            prompt: truncation of titles and histories for the bare backbone.
+
+        Raises:
+            AdapterError: the adapter is of another ranker.
+        """
+        if adapter is None:
+            ranker = build(backbone.tokenizer, Recipe(prompt=prompt or PromptSettings()))
+        else:
+            ranker = ranker_of(adapter.card, backbone.tokenizer)
+        if not isinstance(ranker, DenseRanker):
+            assert adapter is not None
+            raise AdapterError(
+                f"'{adapter.name}' was trained for ranker {adapter.card.recipe.ranker} and cannot "
+                "retrieve from the catalogue; give an adapter of ranker dense as --retriever."
+            )
+        self._ranker, self._backbone = ranker, backbone
+        self._lora = adapter.lora if adapter else None
+        catalogue = Catalogue.of(domain, ranker)
+        items = ItemVectors(catalogue, model_sha256(backbone, self._lora))
+        self._tokens = [*catalogue.tokens, *ranker.titles(new_titles)]
+        with merged(backbone.model, self._lora) as model:
+            encode(model, items, catalogue, [], "Reading the catalogue", whole_catalogue=True)
+            added = ranker.item_vectors(
+                model, self._tokens[len(catalogue.tokens) :], backbone.device
+            )
+            weight = prior_weight(model, catalogue, model_sha256(backbone, self._lora))
+        vectors = items.all().numpy()
+        self._vectors = np.concatenate([vectors, added.numpy()]) if new_titles else vectors
+        self._prior = weight * _prior_with_new(domain, len(new_titles))
+
+    def scores(self, history: Sequence[int]) -> NDArray[np.float64]:
+        """Scores (items,) of all items for a history of item numbers, popularity included."""
+        tokens = [self._tokens[item] for item in history]
+        with merged(self._backbone.model, self._lora) as model:
+            user = self._ranker.user_vectors(model, [tokens], self._backbone.device)[0].numpy()
+        found: NDArray[np.float64] = (
+            self._vectors @ user / self._ranker.dense.temperature + self._prior
+        )
+        return found
+
+
+class Reranking:
+    """Scores of a few items by a ranker that reads them in the prompt."""
+
+    def __init__(
+        self, domain: Domain, adapter: Adapter, backbone: Backbone, new_titles: Sequence[str]
+    ) -> None:
+        """Tokenise the catalogue, and weigh popularity unless the cache knows.
+
+        Args:
+            domain: prepared domain.
+            adapter: of a ranker that reads candidates.
+            backbone: the language model.
+            new_titles: titles of items behind the catalogue.
+        """
+        self._ranker = ranker_of(adapter.card, backbone.tokenizer)
+        self._backbone, self._lora = backbone, adapter.lora
+        catalogue = Catalogue.of(domain, self._ranker)
+        self._tokens = [*catalogue.tokens, *self._ranker.titles(new_titles)]
+        with merged(backbone.model, self._lora) as model:
+            weight = prior_weight(model, catalogue, model_sha256(backbone, self._lora))
+        self._prior = weight * _prior_with_new(domain, len(new_titles))
+
+    @torch.no_grad()
+    def scores(self, history: Sequence[int], items: Sequence[int]) -> NDArray[np.float64]:
+        """Scores (items,) of some items, popularity included.
+
+        The order in which they are given is not shown to the model: it may tell who is the best.
+        """
+        shown = np.random.default_rng(len(items)).permutation(np.sort(np.asarray(items)))
+        batch = self._ranker.ranking_batch(
+            [[self._tokens[item] for item in history]], [shown.tolist()], self._tokens
+        )
+        on_device = {name: tensor.to(self._backbone.device) for name, tensor in batch.items()}
+        with merged(self._backbone.model, self._lora) as model:
+            found = self._ranker.scores(model, on_device)[0].double().cpu().numpy()
+        by_item = dict(zip(shown.tolist(), found.tolist(), strict=True))
+        chosen: NDArray[np.float64] = np.array([by_item[item] for item in items])
+        chosen += self._prior[np.asarray(items)]
+        return chosen
+
+
+def prior_weight(model: Model, catalogue: Catalogue[Ranker], identity: str) -> float:
+    """Weight of the popularity prior on a few validation users, remembered in the cache.
+
+    Args:
+        model: adapted or bare backbone.
+        catalogue: the domain, for the ranker.
+        identity: `model_sha256` of the model.
+    """
+    domain = catalogue.domain
+    rows: pl.DataFrame = sample_rows(domain.rows("valid_warm"), _PRIOR_USERS, seed=0)
+    if not rows.height:
+        return 0.0
+    key = sha256_json([identity, domain.sha256, "prior"])
+    if not isinstance(catalogue.ranker, DenseRanker):
+        key = sha256_json([key, catalogue.ranker.template_sha256])
+    file = cache_dir() / "priors" / f"{key}.json"
+    if file.exists():
+        return float(read_json(file)["weight"])
+    (found,) = score(
+        model, catalogue, [rows], "Weighing popularity", model_sha256=identity, entropy=False
+    )
+    candidates = catalogue.candidates(rows)
+    prior = popularity_prior(domain.train_counts())
+    weight = choose_weight(found.scores, candidates, positive_columns(rows), prior)
+    write_json(file, {"weight": weight, "users": rows.height})
+    return weight
+
+
+def _prior_with_new(domain: Domain, new: int) -> NDArray[np.float64]:
+    return popularity_prior(np.concatenate([domain.train_counts(), np.zeros(new, dtype=np.int64)]))
