@@ -41,7 +41,7 @@ from few_shot_report import (
 )
 from few_shot_target import Scores, Sizes, Target, read_scores, write_cell
 from reccocktail.backbone import load_backbone
-from reccocktail.baselines import TextSimilarity
+from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
 from reccocktail.mixing.arithmetic import combine

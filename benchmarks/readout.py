@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from common import environment, windows_of
 from reccocktail.backbone import Backbone, load_backbone
-from reccocktail.baselines import TextSimilarity
+from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.progress import bar

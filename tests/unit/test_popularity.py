@@ -6,7 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from reccocktail.baselines import BASELINES, Popularity
+from reccocktail.baselines import BASELINES
+from reccocktail.baselines.popularity import Popularity
 from reccocktail.errors import DataError, RunError
 from reccocktail.evaluation.metrics import ranks
 

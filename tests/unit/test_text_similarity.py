@@ -7,7 +7,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from reccocktail.baselines import BASELINES, TextSimilarity
+from reccocktail.baselines import BASELINES
+from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.errors import DataError, RunError
 
 # One-letter words: a title of k words has k words and k - 1 pairs, and letters " x " of each word.
@@ -91,7 +92,7 @@ def test_more_users_than_a_block_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     model = fitted()
     table = pl.concat([rows(["ab"], ["ac", "d"]), rows(["d"], ["ab", "d"])] * 3)
     whole = model.scores(table)
-    monkeypatch.setattr("reccocktail.baselines.text_similarity._ROWS", 2)
+    monkeypatch.setattr("reccocktail.baselines.base.ROWS", 2)
     for one, other in zip(whole, model.scores(table), strict=True):
         assert one == pytest.approx(other)
 

@@ -1,7 +1,7 @@
 """Popularity: every user gets the items that most users chose."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ class Popularity:
     cold items have count 0, so this baseline has nothing to say about them.
     """
 
-    name = "popularity"
+    name: ClassVar[str] = "popularity"
 
     def __init__(
         self, counts: npt.ArrayLike | None = None, index: Mapping[str, int] | None = None
@@ -33,6 +33,7 @@ class Popularity:
             index: item id -> place in `counts`.
         """
         self._scores: npt.NDArray[np.float64] | None = None
+        self.chosen: Mapping[str, Any] = {}
         self._index: Mapping[str, int] = index or {}
         if counts is not None:
             self._scores = np.log1p(np.asarray(counts, dtype=np.float64))

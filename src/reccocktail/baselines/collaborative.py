@@ -1,0 +1,84 @@
+"""What models have in common that know items by who chose them, and by nothing else."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy import sparse
+
+from reccocktail.baselines.base import FloatArray, HistoryBaseline, Numbers
+from reccocktail.errors import DataError
+from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.ranking.scoring import positive_columns
+from reccocktail.training.validation import sample_rows
+
+if TYPE_CHECKING:
+    from reccocktail.data.domain import Domain
+
+VALIDATION_USERS = 1000
+
+
+class CollaborativeBaseline(HistoryBaseline):
+    """A model of interactions: users are their histories, items are the users who chose them.
+
+    An item without a training interaction, every cold one among them, is unknown to such a model.
+    All unknown items score 0 and every known item scores 0 or more, so that they tie at the bottom;
+    the metrics break ties against the target. In a history unknown items say nothing and are
+    skipped; a history that holds no known item gives 0 throughout.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        """Make an unfitted model; `seed` decides every draw, that of validation users included."""
+        super().__init__()
+        self._seed = seed
+        self._known: npt.NDArray[np.bool_] = np.zeros(0, dtype=bool)
+
+    @abstractmethod
+    def _train(self, domain: "Domain", histories: list[Numbers], valid: pl.DataFrame) -> None:
+        """Learn from training histories; `valid` (warm validation users) may choose settings."""
+
+    @abstractmethod
+    def _affinities(self, histories: Sequence[Numbers]) -> FloatArray:
+        """Scores (histories, items); what it says of unknown items is not used.
+
+        Args:
+            histories: known items only, at least one in each.
+        """
+
+    def _learn(self, domain: "Domain") -> None:
+        histories = self._histories(domain.train())
+        if not histories:
+            raise DataError(f"'{domain.name}' has no training user; prepare more data.")
+        self._known = np.zeros(len(self._index), dtype=bool)
+        self._known[np.concatenate(histories)] = True
+        valid = sample_rows(domain.rows("valid_warm"), VALIDATION_USERS, self._seed)
+        self._train(domain, histories, valid)
+
+    def _score(self, histories: Sequence[Numbers]) -> FloatArray:
+        known = [history[self._known[history]] for history in histories]
+        rows = np.array([row for row, history in enumerate(known) if len(history)], dtype=np.intp)
+        found = np.zeros((len(histories), len(self._known)))
+        if len(rows):
+            scores = self._affinities([known[row] for row in rows])[:, self._known]
+            lowest = scores.min(axis=1, keepdims=True)
+            found[np.ix_(rows, np.flatnonzero(self._known))] = scores - lowest
+        return found
+
+    def _quality(self, valid: pl.DataFrame) -> float:
+        """Mean NDCG@10 over validation users, each with its own candidates; 0 without users."""
+        if not valid.height:
+            return 0.0
+        found = per_user(ranks(self._candidate_scores(valid), positive_columns(valid)))
+        return float(found["ndcg@10"].mean())
+
+
+def interactions(histories: Iterable[Numbers], items: int) -> sparse.csr_matrix:
+    """Who chose what: ones, float32 (users, items); a repeated choice counts once."""
+    unique = [np.unique(history) for history in histories]
+    offsets = np.cumsum([0, *(len(history) for history in unique)])
+    columns = np.concatenate(unique)
+    ones = np.ones(len(columns), dtype=np.float32)
+    return sparse.csr_matrix((ones, columns, offsets), shape=(len(unique), items))
