@@ -5,31 +5,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from rapidfuzz import fuzz, process, utils
 
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
-from reccocktail.data.titles import title_key
 from reccocktail.errors import AdapterError, DataError
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.schema import HISTORY, USER
+from reccocktail.serving.lookup import Match, TitleLookup
 from reccocktail.serving.stages import Reranking, Retrieval
 from reccocktail.training.adapter import Adapter
 
-_MATCH_FLOOR = (
-    60.0  # below this similarity (0 to 100) a typed title is taken as not in the catalogue
-)
 RETRIEVED = 30  # items that a ranker with candidates in its prompt is shown, as in training
-
-
-@dataclass(frozen=True)
-class Match:
-    """A title typed by hand and the item it was taken for; `similarity` in [0, 100]."""
-
-    typed: str
-    item_id: str
-    title: str
-    similarity: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +61,7 @@ class Recommender:
         if retriever is not None:
             check_compatible([retriever], backbone)
         self._domain = domain
+        self._lookup = TitleLookup(domain.name, domain.item_ids, domain.titles)
         new = [title for title in new_titles if title.strip()]
         recipe = adapter.card.recipe
         if recipe.ranker == "dense":
@@ -113,34 +100,7 @@ class Recommender:
         Raises:
             DataError: nothing typed, or a title that resembles none of the catalogue.
         """
-        wanted = [title.strip() for title in typed if title.strip()]
-        if not wanted:
-            raise DataError("The history is empty; give at least one title, separated by ';'.")
-        exact = {
-            title_key(title): place
-            for place, title in reversed(list(enumerate(self._domain.titles)))
-        }
-        matches = []
-        for title in wanted:
-            place, similarity = exact.get(title_key(title)), 100.0
-            if place is None:
-                found = process.extractOne(
-                    title, self._domain.titles, scorer=fuzz.WRatio, processor=utils.default_process
-                )
-                if found is None or found[1] < _MATCH_FLOOR:
-                    raise DataError(
-                        f"No title of {self._domain.name} resembles '{title}'; check its spelling."
-                    )
-                _, similarity, place = found
-            matches.append(
-                Match(
-                    title,
-                    self._domain.item_ids[place],
-                    self._domain.titles[place],
-                    round(similarity, 1),
-                )
-            )
-        return matches
+        return self._lookup.match(typed)
 
     def recommend(self, history: Sequence[str], k: int = 10) -> list[Recommendation]:
         """The k best items that the history does not hold.

@@ -1,0 +1,90 @@
+"""Titles typed by people, and the items that they mean."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from rapidfuzz import fuzz, process, utils
+
+from reccocktail.data.titles import title_key
+from reccocktail.errors import DataError
+
+MATCH_FLOOR = 60.0
+"""Below this similarity (0 to 100) a typed title is taken as not in the catalogue."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A title typed by hand and the item it was taken for; `similarity` in [0, 100]."""
+
+    typed: str
+    item_id: str
+    title: str
+    similarity: float
+
+
+class TitleLookup:
+    """Finds items by what people type."""
+
+    def __init__(self, name: str, ids: Sequence[str], titles: Sequence[str]) -> None:
+        """Take the items of the domain `name`; the work is done at the first question."""
+        self.name, self.ids, self.titles = name, ids, titles
+
+    @cached_property
+    def _exact(self) -> dict[str, int]:
+        return {title_key(title): place for place, title in reversed(list(enumerate(self.titles)))}
+
+    @cached_property
+    def _plain(self) -> list[str]:
+        return [utils.default_process(title) for title in self.titles]
+
+    def extended(self, ids: Sequence[str], titles: Sequence[str]) -> "TitleLookup":
+        """The same with more items, which come last; `ids` and `titles` are all of them."""
+        lookup = TitleLookup(self.name, ids, titles)
+        known = len(self.titles)
+        # What was prepared already is taken over: uploads come often, questions oftener.
+        if "_exact" in self.__dict__:
+            exact = dict(self._exact)
+            for place in range(known, len(titles)):
+                exact.setdefault(title_key(titles[place]), place)
+            lookup.__dict__["_exact"] = exact
+        if "_plain" in self.__dict__:
+            more = [utils.default_process(title) for title in titles[known:]]
+            lookup.__dict__["_plain"] = [*self._plain, *more]
+        return lookup
+
+    def match(self, typed: Sequence[str]) -> list[Match]:
+        """Find each typed title: exactly, else the most similar one; blanks are left out.
+
+        Raises:
+            DataError: nothing typed, or a title that resembles none of the catalogue.
+        """
+        wanted = [title.strip() for title in typed if title.strip()]
+        if not wanted:
+            raise DataError("The history is empty; give at least one title, separated by ';'.")
+        matches = []
+        for title in wanted:
+            place, similarity = self._exact.get(title_key(title)), 100.0
+            if place is None:
+                found = process.extractOne(
+                    utils.default_process(title), self._plain, scorer=fuzz.WRatio
+                )
+                if found is None or found[1] < MATCH_FLOOR:
+                    raise DataError(
+                        f"No title of {self.name} resembles '{title}'; check its spelling."
+                    )
+                _, similarity, place = found
+            matches.append(Match(title, self.ids[place], self.titles[place], round(similarity, 1)))
+        return matches
+
+    def search(self, text: str, limit: int) -> list[int]:
+        """Item numbers whose titles hold all words of `text`, the shortest titles first.
+
+        The last word may be unfinished: people search while they type.
+        """
+        words = utils.default_process(text).split()
+        if not words:
+            return []
+        plain = self._plain
+        found = [place for place, title in enumerate(plain) if all(w in title for w in words)]
+        return sorted(found, key=lambda place: (len(plain[place]), place))[:limit]
