@@ -1,0 +1,164 @@
+"""Requests of many users become batches: a bounded queue and one worker thread."""
+
+import math
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from reccocktail.errors import RunError
+
+Key = TypeVar("Key")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+class OverloadedError(RunError):
+    """The queue is full. `retry_after` is about how long it takes to empty, in whole seconds."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"Too many requests at once; try again in {retry_after} s.")
+        self.retry_after = retry_after
+
+
+class ClosedError(RunError):
+    """The service is shutting down."""
+
+    def __init__(self) -> None:
+        super().__init__("The service is shutting down; try again when it is up.")
+
+
+class Batcher(Generic[Key, Job, Result]):
+    """Collects jobs of the same key for a few milliseconds and runs them together.
+
+    Keys take turns, so that a busy domain does not starve the others.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Key, Sequence[Job]], Sequence[Result]],
+        *,
+        limit: int,
+        batch: int,
+        linger: float,
+    ) -> None:
+        """Start the worker.
+
+        Args:
+            run: computes the results of jobs of one key, in their order.
+            limit: jobs that may wait.
+            batch: jobs that are run together.
+            linger: how long the first job waits for company, seconds.
+        """
+        self._run, self._limit, self._batch, self._linger = run, limit, batch, linger
+        self._queues: OrderedDict[Key, deque[tuple[Job, float, Future[Result]]]] = OrderedDict()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._pace = 0.01  # seconds a job takes, a moving average
+        self.batches = self.jobs = 0
+        self._worker = threading.Thread(target=self._work, name="batches", daemon=True)
+        self._worker.start()
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return sum(len(queue) for queue in self._queues.copy().values())
+
+    @property
+    def alive(self) -> bool:
+        """Whether jobs are still worked on."""
+        return self._worker.is_alive() and not self._closed
+
+    def retry_after(self) -> int:
+        """About how long a full queue takes to empty, whole seconds, 1 to 60."""
+        return min(60, max(1, math.ceil(self._limit * self._pace)))
+
+    def submit(self, key: Key, job: Job, deadline: float) -> "Future[Result]":
+        """Queue a job.
+
+        Args:
+            key: jobs with the same one may be run together.
+            job: what to compute.
+            deadline: `time.monotonic()` after which nobody waits for it any more.
+
+        Raises:
+            OverloadedError: the queue is full.
+            ClosedError: the service is shutting down.
+        """
+        future: Future[Result] = Future()
+        with self._wake:
+            if self._closed:
+                raise ClosedError
+            if self.waiting >= self._limit:
+                self._forget_abandoned()
+            if self.waiting >= self._limit:
+                raise OverloadedError(self.retry_after())
+            self._queues.setdefault(key, deque()).append((job, deadline, future))
+            self._wake.notify_all()
+        return future
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Take no more jobs, finish those that wait, and stop; what is left over is cancelled."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        self._worker.join(timeout)
+        with self._wake:
+            for queue in self._queues.values():
+                for _, _, future in queue:
+                    future.cancel()
+            self._queues.clear()
+
+    def _forget_abandoned(self) -> None:
+        for key, queue in list(self._queues.items()):
+            kept = deque(entry for entry in queue if not entry[2].cancelled())
+            if kept:
+                self._queues[key] = kept
+            else:
+                del self._queues[key]
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not self._queues and not self._closed:
+                    self._wake.wait()
+                if not self._queues:
+                    return
+                key = next(iter(self._queues))
+                until = time.monotonic() + self._linger
+                while len(self._queues[key]) < self._batch and not self._closed:
+                    left = until - time.monotonic()
+                    if left <= 0:
+                        break
+                    self._wake.wait(left)
+                    if key not in self._queues:  # all of them were abandoned meanwhile
+                        break
+                queue = self._queues.pop(key, deque())
+                taken = [queue.popleft() for _ in range(min(self._batch, len(queue)))]
+                if queue:
+                    self._queues[key] = queue  # at the end: the others' turn
+            self._answer(key, taken)
+
+    def _answer(self, key: Key, taken: Sequence[tuple[Job, float, "Future[Result]"]]) -> None:
+        now = time.monotonic()
+        due = []
+        for job, deadline, future in taken:
+            if deadline < now:
+                future.cancel()
+            elif future.set_running_or_notify_cancel():
+                due.append((job, future))
+        if not due:
+            return
+        try:
+            results = self._run(key, [job for job, _ in due])
+        except BaseException as error:  # the worker must outlive whatever one batch runs into
+            for _, future in due:
+                future.set_exception(error)
+        else:
+            for (_, future), result in zip(due, results, strict=True):
+                future.set_result(result)
+        self.batches += 1
+        self.jobs += len(due)
+        self._pace += 0.1 * ((time.monotonic() - now) / len(due) - self._pace)

@@ -1,0 +1,174 @@
+"""What is asked of a served domain, and the answer: histories in, ranked items out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reccocktail.errors import DataError
+from reccocktail.serving.lookup import Match
+from reccocktail.serving.served import Served
+
+SCORES_AT_ONCE = 2**25  # users x items of one matrix product: 128 MiB in float32
+
+
+@dataclass(frozen=True)
+class Query:
+    """A request, as it comes.
+
+    Attributes:
+        history: item ids, oldest first; or else
+        history_titles: titles, each taken for the most similar item.
+        k: how many items; None for all (of the candidates).
+        exclude_seen: leave out what the history holds.
+        candidates: item ids to rank; None for the whole catalogue.
+        categories: only items of at least one of these; empty for all.
+        new_only: only items that nobody touched in training.
+    """
+
+    history: Sequence[str] = ()
+    history_titles: Sequence[str] = ()
+    k: int | None = 10
+    exclude_seen: bool = True
+    candidates: Sequence[str] | None = None
+    categories: Sequence[str] = ()
+    new_only: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request in item numbers of the state that it began with."""
+
+    history: tuple[int, ...]
+    matches: tuple[Match, ...]
+    k: int | None
+    excluded: tuple[int, ...]
+    candidates: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Place:
+    """One place of a ranking; `rank` from 1, `score` in logits, `new`: untouched in training."""
+
+    rank: int
+    item_id: str
+    title: str
+    score: float
+    new: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A ranking, with what typed titles were taken for.
+
+    Attributes:
+        adapter: name of the adapter that ranked.
+        places: best first.
+        matches: one for each typed title.
+    """
+
+    adapter: str
+    places: list[Place]
+    matches: tuple[Match, ...] = ()
+
+
+def resolve(state: Served, query: Query) -> Ask:
+    """Turn ids and titles into item numbers.
+
+    Raises:
+        DataError: an empty or doubly given history, an unknown id, title or category.
+    """
+    matches: tuple[Match, ...] = ()
+    ids = query.history
+    if bool(query.history) == bool(query.history_titles):
+        raise DataError("Give history (item ids) or history_titles, one of the two, not empty.")
+    if query.history_titles:
+        matches = tuple(state.lookup.match(query.history_titles))
+        ids = [match.item_id for match in matches]
+    if query.k is not None and query.k < 1:
+        raise DataError(f"k must be at least 1, not {query.k}.")
+    history = _numbers(state, ids)
+    chosen = None
+    if query.candidates is not None:
+        if not query.candidates:
+            raise DataError("The candidates are empty; give at least one, or leave them out.")
+        unique = list(dict.fromkeys(_numbers(state, query.candidates)))
+        chosen = np.array(unique, dtype=np.int64)
+    if query.categories:
+        allowed = _of_categories(state, query.categories)
+        chosen = allowed if chosen is None else chosen[np.isin(chosen, allowed)]
+    if query.new_only:
+        chosen = np.flatnonzero(state.new) if chosen is None else chosen[state.new[chosen]]
+    excluded = tuple(dict.fromkeys(history)) if query.exclude_seen else ()
+    if chosen is not None and excluded:
+        chosen = chosen[~np.isin(chosen, excluded)]
+    return Ask(tuple(history), matches, query.k, excluded, chosen)
+
+
+def rank(state: Served, asks: Sequence[Ask], users: NDArray[np.float32]) -> list[Answer]:
+    """The best items of each request.
+
+    Args:
+        state: the domain.
+        asks: requests.
+        users: (asks, d) unit vectors of their histories.
+    """
+    temperature = state.ranker.temperature
+    answers: dict[int, Answer] = {}
+    whole = [number for number, ask in enumerate(asks) if ask.candidates is None]
+    step = max(1, SCORES_AT_ONCE // len(state.ids))
+    for start in range(0, len(whole), step):
+        some = whole[start : start + step]
+        scores = users[some] @ state.vectors.T / temperature + state.prior  # (users, items)
+        for row, number in zip(scores, some, strict=True):
+            ask = asks[number]
+            row[list(ask.excluded)] = -np.inf
+            best = _top(row, min(ask.k or len(row), len(row) - len(ask.excluded)))
+            answers[number] = _answer(state, ask, best, row[best])
+    for number, ask in enumerate(asks):
+        if ask.candidates is not None:
+            chosen = ask.candidates
+            row = state.vectors[chosen] @ users[number] / temperature + state.prior[chosen]
+            best = _top(row, min(ask.k or len(row), len(row)))
+            answers[number] = _answer(state, ask, chosen[best], row[best])
+    return [answers[number] for number in range(len(asks))]
+
+
+def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Places of the k highest scores, best first; of equals, the first."""
+    if k <= 0:
+        return np.empty(0, dtype=np.int64)
+    if k < len(scores) // 4:
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        near = np.flatnonzero(scores >= least)
+        return near[np.argsort(-scores[near], kind="stable")[:k]]
+    return np.argsort(-scores, kind="stable")[:k]
+
+
+def _answer(
+    state: Served, ask: Ask, items: NDArray[np.int64], scores: NDArray[np.float32]
+) -> Answer:
+    places = [
+        Place(place, state.ids[i], state.titles[i], round(float(score), 6), bool(state.new[i]))
+        for place, (i, score) in enumerate(zip(items.tolist(), scores, strict=True), 1)
+    ]
+    return Answer(state.adapter.name, places, ask.matches)
+
+
+def _numbers(state: Served, ids: Sequence[str]) -> list[int]:
+    found = [state.index.get(item) for item in ids]
+    for item, number in zip(ids, found, strict=True):
+        if number is None:
+            raise DataError(f"{state.name} has no item '{item}'; check the id.")
+    return [number for number in found if number is not None]
+
+
+def _of_categories(state: Served, categories: Sequence[str]) -> NDArray[np.int64]:
+    found = []
+    for category in categories:
+        numbers = state.categories.get(category.strip().casefold())
+        if numbers is None:
+            raise DataError(f"{state.name} has no category '{category}'; check its spelling.")
+        found.append(numbers)
+    return np.unique(np.concatenate(found))

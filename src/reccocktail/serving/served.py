@@ -1,0 +1,238 @@
+"""A domain as it is served: its catalogue, an adapter's vectors of it, and what was added since.
+
+A `Served` never changes. What changes a domain makes another one, which takes its place at once;
+requests that began with the old one finish with it.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from reccocktail.backbone import Backbone
+from reccocktail.data.domain import Domain
+from reccocktail.errors import AdapterError
+from reccocktail.mixing.cocktail import COCKTAIL_FILE
+from reccocktail.mixing.measure import check_compatible
+from reccocktail.prompting.encoding import TokenIds
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.prior import popularity_prior
+from reccocktail.ranking.scoring import Catalogue, ItemVectors
+from reccocktail.schema import CATEGORIES, ITEM, TITLE
+from reccocktail.serving.lookup import TitleLookup
+from reccocktail.serving.stages import prior_weight
+from reccocktail.serving.weights import Models
+from reccocktail.storage import read_json
+from reccocktail.training.adapter import Adapter, Lora
+from reccocktail.training.model import model_sha256, ranker_of
+
+ADDED_SCHEMA = {ITEM: pl.String(), TITLE: pl.String(), CATEGORIES: pl.String()}
+_BETWEEN_CATEGORIES = re.compile(r"[|,;]")
+_serials = itertools.count(1)
+
+
+class Rows:
+    """Vectors that are only ever added to; views of the rows so far stay as they are."""
+
+    def __init__(self, vectors: NDArray[np.float32]) -> None:
+        """Take vectors (items, d)."""
+        self._buffer, self._used = vectors, len(vectors)
+
+    def view(self) -> NDArray[np.float32]:
+        """All rows so far (items, d)."""
+        return self._buffer[: self._used]
+
+    def extend(self, more: NDArray[np.float32], at: int) -> None:
+        """Write rows from number `at` on, behind all rows that are in use.
+
+        Room is doubled when it runs out. Rows that stood there belong to items that were given up.
+        """
+        needed = at + len(more)
+        if needed > len(self._buffer):
+            larger = np.empty((max(needed, 2 * at), more.shape[1]), dtype=np.float32)
+            larger[:at] = self._buffer[:at]
+            self._buffer = larger
+        self._buffer[at:needed] = more
+        self._used = needed
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """One domain with one adapter, ready to rank.
+
+    Attributes:
+        name: what requests call it.
+        domain: the prepared folder.
+        adapter: its weights and card.
+        adapter_folder: where it lies.
+        ranker: reads titles as the adapter learned to.
+        update_sha256: hash of the adapter's update: the name of its model.
+        serial: new with every adapter or folder, the same after items were added: what cached user
+            vectors are kept under.
+        tokens: title tokens of every item.
+        ids: of every item, the added ones last.
+        titles: the same.
+        index: item id -> number.
+        lookup: finds titles.
+        rows: item vectors, shared with the states before and after.
+        prior: (items,) weighted popularity prior.
+        new: (items,) whether nobody touched the item in training.
+        categories: category in lower case -> item numbers.
+        added: items added at run time (`ADDED_SCHEMA`).
+        cocktail: `cocktail.json`, if the adapter is one.
+    """
+
+    name: str
+    domain: Domain
+    adapter: Adapter
+    adapter_folder: Path
+    ranker: DenseRanker
+    update_sha256: str
+    serial: int
+    tokens: list[TokenIds]
+    ids: list[str]
+    titles: list[str]
+    index: dict[str, int]
+    lookup: TitleLookup
+    rows: Rows
+    vectors: NDArray[np.float32]
+    prior: NDArray[np.float32]
+    new: NDArray[np.bool_]
+    categories: dict[str, NDArray[np.int64]]
+    added: pl.DataFrame
+    cocktail: dict[str, Any] | None = field(default=None)
+
+    @property
+    def lora(self) -> Lora:
+        """The update."""
+        return self.adapter.lora
+
+    def with_items(self, items: pl.DataFrame, models: Models) -> "Served":
+        """The same with more items, encoded now. Only one caller at a time.
+
+        Args:
+            items: `ADDED_SCHEMA`, ids that are not in the catalogue, clean titles.
+            models: where the adapter's model is had from.
+        """
+        if not items.height:
+            return self
+        titles = items[TITLE].to_list()
+        tokens = self.ranker.titles(titles)
+        model = models.of(self.update_sha256, self.lora)
+        device = next(model.parameters()).device
+        first = len(self.ids)
+        self.rows.extend(self.ranker.item_vectors(model, tokens, device).numpy(), first)
+        ids = [*self.ids, *items[ITEM].to_list()]
+        every = [*self.titles, *titles]
+        numbers = range(first, len(ids))
+        categories = dict(self.categories)
+        for category, more in _by_category(items, first).items():
+            categories[category] = np.concatenate([categories.get(category, more[:0]), more])
+        return replace(
+            self,
+            tokens=[*self.tokens, *tokens],
+            ids=ids,
+            titles=every,
+            index=self.index | {ids[number]: number for number in numbers},
+            lookup=self.lookup.extended(ids, every),
+            vectors=self.rows.view(),
+            prior=np.concatenate([self.prior, np.zeros(len(titles), dtype=np.float32)]),
+            new=np.concatenate([self.new, np.ones(len(titles), dtype=np.bool_)]),
+            categories=categories,
+            added=pl.concat([self.added, items]),
+        )
+
+
+def build(
+    name: str,
+    folder: Path,
+    adapter_folder: Path,
+    backbone: Backbone,
+    models: Models,
+    added: pl.DataFrame | None = None,
+) -> Served:
+    """Load a prepared folder and an adapter, and encode what no cache holds.
+
+    Args:
+        name: what requests call the domain.
+        folder: prepared folder.
+        adapter_folder: adapter of the `dense` ranker on `backbone`.
+        backbone: the language model.
+        models: of the service.
+        added: items added at run time, which come last; those whose ids the folder holds by now
+            give way to it.
+
+    Raises:
+        DataError, AdapterError: the folders are damaged or do not fit the backbone.
+    """
+    domain = Domain.load(folder)
+    adapter = Adapter.load(adapter_folder)
+    check_compatible([adapter], backbone)
+    ranker = ranker_of(adapter.card, backbone)
+    if not isinstance(ranker, DenseRanker):
+        raise AdapterError(
+            f"'{adapter.name}' was trained for ranker {adapter.card.recipe.ranker}, which cannot "
+            "rank a whole catalogue at once; serve an adapter of ranker dense."
+        )
+    catalogue = Catalogue.of(domain, ranker)
+    identity = model_sha256(backbone, adapter.lora)
+    items = ItemVectors(catalogue, identity)
+    update = adapter.sha256
+    model = models.of(update, adapter.lora)
+    items.add(model, items.missing(range(len(catalogue.tokens))), backbone.device, int)
+    weight = prior_weight(model, catalogue, identity)
+    counts = domain.train_counts()
+    sheet = adapter_folder / COCKTAIL_FILE
+    rows = Rows(_contiguous(items.all()))
+    served = Served(
+        name=name,
+        domain=domain,
+        adapter=adapter,
+        adapter_folder=adapter_folder,
+        ranker=ranker,
+        update_sha256=update,
+        serial=next(_serials),
+        tokens=catalogue.tokens,
+        ids=domain.item_ids,
+        titles=domain.titles,
+        index=domain.index,
+        lookup=TitleLookup(name, domain.item_ids, domain.titles),
+        rows=rows,
+        vectors=rows.view(),
+        prior=(weight * popularity_prior(counts)).astype(np.float32),
+        new=counts == 0,
+        categories=_by_category(domain.items, 0),
+        added=pl.DataFrame(schema=ADDED_SCHEMA),
+        cocktail=read_json(sheet) if sheet.is_file() else None,
+    )
+    if added is None:
+        return served
+    return served.with_items(added.filter(~pl.col(ITEM).is_in(domain.item_ids)), models)
+
+
+def _contiguous(vectors: torch.Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(vectors.numpy(), dtype=np.float32)
+
+
+def _by_category(items: pl.DataFrame, first: int) -> dict[str, NDArray[np.int64]]:
+    """Item numbers, from `first`, of each category; a cell may hold several (``Action|Comedy``)."""
+    if CATEGORIES not in items.columns:
+        return {}
+    found: dict[str, list[int]] = {}
+    for number, cell in enumerate(items[CATEGORIES].to_list(), first):
+        for category in split_categories(cell):
+            found.setdefault(category, []).append(number)
+    return {category: np.array(numbers, dtype=np.int64) for category, numbers in found.items()}
+
+
+def split_categories(cell: str | None) -> Sequence[str]:
+    """The categories in a cell, in lower case, each once."""
+    parts = (part.strip().casefold() for part in _BETWEEN_CATEGORIES.split(cell or ""))
+    return list(dict.fromkeys(part for part in parts if part))

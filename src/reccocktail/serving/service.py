@@ -1,0 +1,490 @@
+"""The service without HTTP: one backbone, any number of domains, many users at once.
+
+Every domain is a `Served`, which never changes; what changes a domain (items, another adapter)
+makes a new one and puts it in the old one's place. A request keeps the one it began with. Changes
+of one domain wait for each other; requests wait for no change.
+"""
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from reccocktail.backbone import Backbone
+from reccocktail.data.titles import clean_title
+from reccocktail.errors import DataError, RecCocktailError, RunError
+from reccocktail.schema import CATEGORIES, ITEM, TITLE
+from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
+from reccocktail.serving.paths import Allowed
+from reccocktail.serving.query import Answer, Ask, Query, rank, resolve
+from reccocktail.serving.remix import MixRequest, remix
+from reccocktail.serving.served import ADDED_SCHEMA, Served, build
+from reccocktail.serving.store import Record, Store
+from reccocktail.serving.weights import Models
+
+RECENT_HISTORIES = 1000  # of each domain, for a later mix; in memory only
+
+
+class UnknownDomainError(RunError):
+    """No domain of that name is served."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no domain '{name}' here; GET /v1/domains lists them.")
+
+
+class ConflictError(RunError):
+    """The request does not fit what the service holds or does at the moment."""
+
+
+class TimedOutError(RunError):
+    """A request took longer than it may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The answer took more than {seconds:g} s; try again later.")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one service takes on.
+
+    Attributes:
+        queue: requests under way or waiting; more are turned away.
+        batch: requests that share one pass.
+        linger: how long the first of a batch waits for company, seconds.
+        timeout: how long a request may take, seconds.
+        cached_users: user vectors kept.
+        model_bytes: copies of weights kept for domains, see `Models`.
+        domains: domains at most.
+        added_items: items that may be added to one domain.
+    """
+
+    queue: int = 256
+    batch: int = 32
+    linger: float = 0.003
+    timeout: float = 10.0
+    cached_users: int = 10_000
+    model_bytes: int = 4 * 2**30
+    domains: int = 64
+    added_items: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """An item to add; `categories` may name several, divided by `|`."""
+
+    item_id: str
+    title: str
+    categories: str | None = None
+
+
+@dataclass(frozen=True)
+class MixStatus:
+    """The last mix of a domain: `idle`, `running`, `done`, `failed` or `dropped`, and why."""
+
+    status: str = "idle"
+    message: str = ""
+    adapter: str | None = None
+    started: float | None = None
+    finished: float | None = None
+
+
+class Service:
+    """Recommendations for the users of many domains."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        limits: Limits | None = None,
+        *,
+        state: Path | None = None,
+        allowed: Allowed | None = None,
+    ) -> None:
+        """Start with no domains.
+
+        Args:
+            backbone: the one language model.
+            limits: see `Limits`.
+            state: folder for what must survive a restart; without it nothing can be changed but
+                domains plugged in by the calling program.
+            allowed: where folders named in requests may lie; None refuses all.
+
+        Raises:
+            RunError: the state folder cannot be used.
+        """
+        self.backbone, self.limits = backbone, limits or Limits()
+        self.allowed = allowed
+        self.models = Models(backbone.model, self.limits.model_bytes)
+        self.cache_hits = self.cache_misses = 0
+        self._store = Store(state) if state else None
+        self._domains: dict[str, Served] = {}
+        self._changing: dict[str, threading.RLock] = {}
+        self._recent: dict[str, deque[tuple[str, ...]]] = {}
+        self._mixes: dict[str, MixStatus] = {}
+        self._mixing = threading.Lock()  # one search at a time: it takes the memory of a backbone
+        self._guard = threading.Lock()
+        self._users: OrderedDict[tuple[int, tuple[int, ...]], NDArray[np.float32]] = OrderedDict()
+        self._under_way = 0
+        self._closed = False
+        self._batcher: Batcher[Served, Ask, Answer] = Batcher(
+            self._answer,
+            limit=self.limits.queue,
+            batch=self.limits.batch,
+            linger=self.limits.linger,
+        )
+
+    # -- requests -----------------------------------------------------------------------------
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Hold one of the places for requests.
+
+        Raises:
+            OverloadedError: all are taken.
+            ClosedError: the service is shutting down.
+        """
+        with self._guard:
+            if self._closed:
+                raise ClosedError
+            if self._under_way >= self.limits.queue:
+                raise OverloadedError(self._batcher.retry_after())
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._under_way -= 1
+
+    def submit(self, name: str, query: Query) -> "Future[Answer]":
+        """Queue a request; the caller holds a place (`admitted`).
+
+        Raises:
+            UnknownDomainError, DataError: see `resolve`.
+            OverloadedError, ClosedError: see `Batcher.submit`.
+        """
+        deadline = time.monotonic() + self.limits.timeout
+        state = self.domain(name)
+        ask = resolve(state, query)
+        if query.candidates is None and not query.history_titles:
+            recent = self._recent.get(name)
+            if recent is not None:  # removed since the line above
+                recent.append(tuple(query.history))
+        return self._batcher.submit(state, ask, deadline)
+
+    def recommend(self, name: str, query: Query) -> Answer:
+        """Ask and wait.
+
+        Raises:
+            TimedOutError: it took too long.
+            RecCocktailError: see `admitted` and `submit`.
+        """
+        with self.admitted():
+            future = self.submit(name, query)
+            try:
+                return future.result(self.limits.timeout)
+            except (TimeoutError, CancelledError) as error:
+                future.cancel()
+                raise TimedOutError(self.limits.timeout) from error
+
+    def _answer(self, state: Served, asks: Sequence[Ask]) -> list[Answer]:
+        """One batch: user vectors that are not cached, then one matrix product."""
+        recent = state.ranker.prompt.max_history  # more of a history is not read
+        keys = [(state.serial, ask.history[-recent:]) for ask in asks]
+        missing = [key for key in dict.fromkeys(keys) if key not in self._users]
+        self.cache_misses += len(missing)
+        self.cache_hits += len(keys) - len(missing)
+        if missing:
+            model = self.models.of(state.update_sha256, state.lora)
+            histories = [[state.tokens[item] for item in history] for _, history in missing]
+            vectors = state.ranker.user_vectors(model, histories, self.backbone.device).numpy()
+            self._users.update(zip(missing, vectors, strict=True))
+        users = np.stack([self._users[key] for key in keys])
+        for key in keys:
+            self._users.move_to_end(key)
+        while len(self._users) > self.limits.cached_users:
+            self._users.popitem(last=False)
+        return rank(state, asks, users)
+
+    # -- what is there ------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return self._batcher.alive
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return self._batcher.waiting
+
+    @property
+    def batches(self) -> tuple[int, int]:
+        """Batches so far, and the requests in them."""
+        return self._batcher.batches, self._batcher.jobs
+
+    def domain(self, name: str) -> Served:
+        """A domain as it is at this moment.
+
+        Raises:
+            UnknownDomainError: there is none of that name.
+        """
+        try:
+            return self._domains[name]
+        except KeyError as error:
+            raise UnknownDomainError(name) from error
+
+    def domains(self) -> list[Served]:
+        """All domains, by name."""
+        return [self._domains[name] for name in sorted(self._domains.copy())]
+
+    # -- domains come and go ------------------------------------------------------------------
+
+    def restore(self, failed: Callable[[str, RecCocktailError], object]) -> None:
+        """Plug in again what the state folder remembers and no one has plugged in by now.
+
+        Args:
+            failed: told of each domain that cannot be had any more; the others are served.
+        """
+        for name in self._store.names() if self._store else ():
+            if name not in self._domains:
+                try:
+                    record = self._require_store().record(name)
+                    if record is not None:
+                        self.plug(name, record.data, record.adapters[0])
+                except RecCocktailError as error:
+                    failed(name, error)
+
+    def plug(self, name: str, data: Path, adapter: Path) -> Served:
+        """Serve a domain, in place of one of the same name if there is one.
+
+        If the state folder remembers the same folder and adapter, the cocktails that were mixed
+        since are taken up; items that were added to the name always are.
+
+        Args:
+            name: what requests call it.
+            data: prepared folder.
+            adapter: adapter folder.
+
+        Raises:
+            DataError, AdapterError: see `served.build`.
+            ConflictError: too many domains.
+        """
+        data, adapter = data.absolute(), adapter.absolute()
+        with self._change(name):
+            if name not in self._domains and len(self._domains) >= self.limits.domains:
+                raise ConflictError(
+                    f"{len(self._domains)} domains are served, the most allowed; remove one first."
+                )
+            former = self._store.record(name) if self._store else None
+            record = Record(data, (adapter,))
+            if former and former.data == data and former.adapters[0] == adapter:
+                record = former
+            added = self._store.items(name) if self._store else None
+            state = self._build(name, record, added)
+            if self._store:
+                self._store.write_record(name, record)
+            return self._publish(state)
+
+    def remove(self, name: str) -> None:
+        """Serve a domain no more and forget what was added to it.
+
+        Raises:
+            UnknownDomainError: there is none of that name.
+            ConflictError: there is no state folder.
+        """
+        store = self._require_store()
+        with self._change(name):
+            self.domain(name)
+            store.remove(name)
+            for table in (self._domains, self._recent, self._mixes):
+                table.pop(name, None)
+
+    def add_items(self, name: str, items: Sequence[NewItem]) -> int:
+        """Add items, which can be recommended at once and after a restart.
+
+        Items that are there already, with the same title, are left as they are.
+
+        Returns:
+            How many were not there yet.
+
+        Raises:
+            UnknownDomainError, DataError: an id twice, or a title without a readable letter.
+            ConflictError: an id that is there with another title, too many items, or no state
+                folder.
+        """
+        store = self._require_store()
+        with self._change(name):
+            state = self.domain(name)
+            fresh = _fresh(state, items)
+            if state.added.height + fresh.height > self.limits.added_items:
+                raise ConflictError(
+                    f"{name} takes {self.limits.added_items:,} added items at most; "
+                    "prepare its folder anew with them."
+                )
+            if fresh.height:
+                grown = state.with_items(fresh, self.models)
+                store.write_items(name, grown.added)
+                self._publish(grown)
+            return fresh.height
+
+    # -- mixing -------------------------------------------------------------------------------
+
+    def start_mix(self, name: str, request: MixRequest) -> MixStatus:
+        """Mix in the background; the cocktail takes its place when it is done.
+
+        Raises:
+            UnknownDomainError: there is none of that name.
+            ConflictError: a mix is running, or there is no state folder.
+        """
+        store = self._require_store()
+        with self._change(name):
+            state = self.domain(name)
+            if not self._mixing.acquire(blocking=False):
+                raise ConflictError("A mix is running; wait for its end.")
+            out = store.next_mix(name)
+            running = self._mixes[name] = MixStatus("running", started=time.time())
+        thread = threading.Thread(
+            target=self._mix, args=(store, state, request, out), name="mix", daemon=True
+        )
+        thread.start()
+        return running
+
+    def mix_status(self, name: str) -> MixStatus:
+        """How the last mix of a domain went.
+
+        Raises:
+            UnknownDomainError: there is none of that name.
+        """
+        self.domain(name)
+        return self._mixes.get(name, MixStatus())
+
+    def revert(self, name: str) -> Served:
+        """Go back to the adapter before the last mix.
+
+        Raises:
+            UnknownDomainError: there is none of that name.
+            ConflictError: there was no mix, or there is no state folder.
+        """
+        store = self._require_store()
+        with self._change(name):
+            state = self.domain(name)
+            record = store.record(name)
+            if record is None or len(record.adapters) < 2:
+                raise ConflictError(f"{name} was not mixed here; there is nothing to go back to.")
+            record = Record(record.data, record.adapters[:-1])
+            former = self._build(name, record, state.added)
+            store.write_record(name, record)
+            return self._publish(former)
+
+    def _mix(self, store: Store, state: Served, request: MixRequest, out: Path) -> None:
+        name, started = state.name, self._mixes[state.name].started
+        try:
+            cocktail = remix(state, request, list(self._recent[name]), self.backbone, out)
+            # Encoded before the domain is locked: items can be added meanwhile.
+            record = Record(state.domain.path, (out,))
+            mixed = self._build(name, record, state.added)
+            with self._change(name):
+                now = self._domains.get(name)
+                former = store.record(name)
+                if self._closed or now is None or former is None or now.serial != state.serial:
+                    status, message = "dropped", "the domain was changed or removed meanwhile"
+                else:
+                    since = now.added[state.added.height :]
+                    mixed = mixed.with_items(since, self.models)
+                    store.write_record(name, Record(former.data, (*former.adapters, out)))
+                    self._publish(mixed)
+                    status, message = "done", ""
+            adapter = cocktail.name if status == "done" else None
+            done = MixStatus(status, message, adapter, started, time.time())
+        except RecCocktailError as error:
+            done = MixStatus("failed", str(error), None, started, time.time())
+        except Exception as error:  # a thread has nobody else to tell
+            done = MixStatus(
+                "failed", f"{type(error).__name__}: {error}", None, started, time.time()
+            )
+        finally:
+            store.mix_ended(out)
+            self._mixing.release()
+        if name in self._domains:
+            self._mixes[name] = done
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Answer what waits, then stop. A mix that runs is dropped."""
+        with self._guard:
+            self._closed = True
+        self._batcher.close()
+        if self._store:
+            self._store.close()
+
+    # -- helpers ------------------------------------------------------------------------------
+
+    @contextmanager
+    def _change(self, name: str) -> Iterator[None]:
+        """Keep other changes of the domain waiting."""
+        with self._guard:
+            if self._closed:
+                raise ClosedError
+            lock = self._changing.setdefault(name, threading.RLock())
+        with lock:
+            yield
+
+    def _build(self, name: str, record: Record, added: pl.DataFrame | None) -> Served:
+        return build(name, record.data, record.adapters[-1], self.backbone, self.models, added)
+
+    def _publish(self, state: Served) -> Served:
+        self._recent.setdefault(state.name, deque(maxlen=RECENT_HISTORIES))
+        self._domains[state.name] = state
+        return state
+
+    def _require_store(self) -> Store:
+        if self._store is None:
+            raise ConflictError(
+                "Changes must survive a restart and this service has no folder for them; "
+                "start it with --state."
+            )
+        return self._store
+
+
+def _fresh(state: Served, items: Sequence[NewItem]) -> pl.DataFrame:
+    """The items that the domain does not hold, with clean titles."""
+    rows: dict[str, tuple[str, str, str | None]] = {}
+    for item in items:
+        title = clean_title(item.title)
+        if not title:
+            raise DataError(f"The title of item '{item.item_id}' holds nothing readable; give one.")
+        if item.item_id in rows:
+            raise DataError(f"Item '{item.item_id}' is given twice; give it once.")
+        number = state.index.get(item.item_id)
+        if number is not None and state.titles[number] != title:
+            raise ConflictError(
+                f"{state.name} has an item '{item.item_id}' with another title, "
+                f"'{state.titles[number]}'; give the new item another id."
+            )
+        rows[item.item_id] = item.item_id, title, item.categories
+    fresh = [row for item_id, row in rows.items() if item_id not in state.index]
+    return pl.DataFrame(fresh, schema=ADDED_SCHEMA, orient="row").select(ITEM, TITLE, CATEGORIES)
+
+
+def describe(state: Served) -> Mapping[str, Any]:
+    """What can be told of a domain."""
+    return {
+        "name": state.name,
+        "items": len(state.ids),
+        "added_items": state.added.height,
+        "new_items": int(state.new.sum()),
+        "categories": len(state.categories),
+        "adapter": state.adapter.name,
+        "role": state.adapter.card.role,
+        "trained_on": [data.name for data in state.adapter.card.data],
+        "max_history": state.ranker.prompt.max_history,
+    }

@@ -1,0 +1,188 @@
+"""What a service must remember over a restart, in a folder of its own.
+
+    STATE/domains/NAME/domain.json      prepared folder and adapters, the current one last
+    STATE/domains/NAME/items.parquet    items added at run time
+    STATE/domains/NAME/mixes/mix-NNNN/   cocktails mixed at run time
+
+Each file is written whole, forced to the disk and renamed into place before a change is
+acknowledged: a kill at any moment leaves the state before it or after it.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import polars as pl
+
+from reccocktail.errors import RunError
+from reccocktail.serving.served import ADDED_SCHEMA
+from reccocktail.storage import atomic_file, read_json, require_dir
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; one process is then a matter of trust
+    fcntl = None  # type: ignore[assignment]
+
+RECORD, ITEMS, MIXES = "domain.json", "items.parquet", "mixes"
+ADAPTERS_KEPT = 5
+_REMOVED = ".removed-"
+
+
+class StateError(RunError):
+    """The state folder takes no changes at the moment."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where a domain comes from.
+
+    Attributes:
+        data: prepared folder.
+        adapters: adapter folders, the current one last; the ones before can be gone back to.
+    """
+
+    data: Path
+    adapters: tuple[Path, ...]
+
+
+class Store:
+    """The state folder of one service."""
+
+    def __init__(self, root: Path) -> None:
+        """Open or make the folder.
+
+        Raises:
+            RunError: it cannot be written, or another service uses it.
+        """
+        self.root = root.absolute()
+        self._domains = self.root / "domains"
+        require_dir(self._domains)
+        try:
+            self._domains.mkdir(exist_ok=True)
+            self._lock: IO[str] = (self.root / "lock").open("w")
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(
+                f"Another service uses {root}; give this one its own --state."
+            ) from error
+        except OSError as error:
+            raise RunError(
+                f"Cannot write {root}: {error.strerror}; choose another --state."
+            ) from error
+        self._unfinished: set[Path] = set()
+        for leftover in self._domains.glob(f"{_REMOVED}*"):  # a removal was interrupted
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def close(self) -> None:
+        """Let another service use the folder."""
+        self._lock.close()
+
+    def names(self) -> list[str]:
+        """Names of the domains that are remembered."""
+        return sorted(file.parent.name for file in self._domains.glob(f"*/{RECORD}"))
+
+    def record(self, name: str) -> Record | None:
+        """Where a domain comes from; None if it is not remembered.
+
+        Raises:
+            RunError: its file is damaged.
+        """
+        file = self._domains / name / RECORD
+        if not file.is_file():
+            return None
+        found = read_json(file)
+        try:
+            return Record(Path(found["data"]), tuple(Path(path) for path in found["adapters"]))
+        except (KeyError, TypeError) as error:
+            raise RunError(f"{file} is damaged; remove it and plug the domain in again.") from error
+
+    def write_record(self, name: str, record: Record) -> Record:
+        """Remember where a domain comes from; of its adapters, the last few.
+
+        Raises:
+            StateError: the write was refused.
+        """
+        record = Record(record.data, record.adapters[-ADAPTERS_KEPT:])
+        value = {"format": 1, "data": str(record.data), "adapters": [*map(str, record.adapters)]}
+        with _durable(self._domains / name / RECORD) as temporary:
+            temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+        mixes = self._domains / name / MIXES
+        for folder in mixes.glob("mix-*"):
+            if folder not in record.adapters and folder not in self._unfinished:
+                shutil.rmtree(folder, ignore_errors=True)
+        return record
+
+    def items(self, name: str) -> pl.DataFrame:
+        """Items added to a domain at run time.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        file = self._domains / name / ITEMS
+        if not file.is_file():
+            return pl.DataFrame(schema=ADDED_SCHEMA)
+        try:
+            return pl.read_parquet(file).select(
+                pl.col(column).cast(dtype) for column, dtype in ADDED_SCHEMA.items()
+            )
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise RunError(f"{file} is damaged; restore it, or remove it to go without.") from error
+
+    def write_items(self, name: str, items: pl.DataFrame) -> None:
+        """Remember all added items of a domain (`ADDED_SCHEMA`).
+
+        Raises:
+            StateError: the write was refused.
+        """
+        with _durable(self._domains / name / ITEMS) as temporary:
+            items.write_parquet(temporary)
+
+    def next_mix(self, name: str) -> Path:
+        """A folder for a new cocktail of a domain; it is kept until `mix_ended`."""
+        mixes = self._domains / name / MIXES
+        endings = [path.name.removeprefix("mix-") for path in mixes.glob("mix-*")]
+        last = max((int(ending) for ending in endings if ending.isdigit()), default=0)
+        folder = mixes / f"mix-{last + 1:04d}"
+        self._unfinished.add(folder)
+        return folder
+
+    def mix_ended(self, folder: Path) -> None:
+        """A cocktail is in the domain's record by now, or will never be."""
+        self._unfinished.discard(folder)
+
+    def remove(self, name: str) -> None:
+        """Forget a domain, its added items and its cocktails."""
+        folder = self._domains / name
+        if folder.exists():
+            grave = self._domains / f"{_REMOVED}{uuid.uuid4().hex[:8]}"
+            os.replace(folder, grave)  # at once; what follows may be interrupted
+            _sync(self._domains)
+            shutil.rmtree(grave, ignore_errors=True)
+
+
+@contextmanager
+def _durable(path: Path) -> Iterator[Path]:
+    """`atomic_file` that also survives a loss of power once it has returned."""
+    try:
+        with atomic_file(path) as temporary:
+            yield temporary
+            _sync(temporary)
+        _sync(path.parent)
+    except RunError as error:
+        raise StateError(str(error)) from error
+
+
+def _sync(path: Path) -> None:
+    with suppress(PermissionError):  # Windows opens no folders
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,92 @@
+"""One backbone, many sets of weights: a model for each adapter that shares what the adapter leaves.
+
+A served adapter is merged into copies of the layers it changes; every other weight is the
+backbone's own tensor. Two domains therefore never share a weight that differs between them, nothing
+has to be switched between requests, and inference costs what the bare backbone costs.
+"""
+
+import copy
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from reccocktail.training.adapter import Lora
+from reccocktail.training.model import check_shapes
+
+
+def own_copy(model: PreTrainedModel, modules: Iterable[str]) -> PreTrainedModel:
+    """A model that may change the weights of `modules` without anybody noticing.
+
+    Args:
+        model: the backbone; it stays as it is.
+        modules: names of linear layers whose weights are copied; all other tensors are shared.
+    """
+    shared = [*model.parameters(), *model.buffers()]
+    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    named = dict(twin.named_modules())
+    for name in modules:
+        weight = named[name].weight
+        assert isinstance(weight, Tensor)
+        named[name].weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    return twin
+
+
+def with_update(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
+    """A model with the update in its weights, beside the backbone (see `own_copy`).
+
+    Raises:
+        AdapterError: the update does not fit the backbone.
+    """
+    check_shapes(model, lora)
+    twin = own_copy(model, lora)
+    named = dict(twin.named_modules())
+    with torch.no_grad():
+        for name, (a, b, scaling) in lora.items():
+            weight = named[name].weight
+            assert isinstance(weight, Tensor)
+            update = scaling * (b.to(weight.device) @ a.to(weight.device))
+            weight.add_(update.to(weight.dtype))
+    return twin
+
+
+class Models:
+    """Models with merged updates, the ones used last kept within a budget of memory.
+
+    A model that left the cache lives on as long as somebody computes with it.
+    """
+
+    def __init__(self, backbone: PreTrainedModel, budget: int) -> None:
+        """Start with the bare backbone; `budget` is in bytes of copied weights."""
+        self._backbone = backbone
+        self._budget = budget
+        self._models: OrderedDict[str, tuple[PreTrainedModel, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, sha256: str, lora: Lora) -> PreTrainedModel:
+        """The model of an update, whose hash is its name; merged now if it is not at hand."""
+        with self._lock:
+            if sha256 in self._models:
+                self._models.move_to_end(sha256)
+                return self._models[sha256][0]
+        model = with_update(self._backbone, lora)
+        with self._lock:
+            self._models[sha256] = model, _copied_bytes(model, lora)
+            self._models.move_to_end(sha256)
+            while len(self._models) > 1 and self.bytes > self._budget:
+                self._models.popitem(last=False)
+        return model
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the copied weights that are held."""
+        return sum(size for _, size in self._models.values())
+
+
+def _copied_bytes(model: PreTrainedModel, lora: Lora) -> int:
+    named = dict(model.named_modules())
+    weights = [named[name].weight for name in lora]
+    return sum(w.numel() * w.element_size() for w in weights if isinstance(w, Tensor))

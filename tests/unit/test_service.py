@@ -1,0 +1,763 @@
+"""The service without HTTP: many users, many domains, changes while requests run, restarts."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from reccocktail.errors import AdapterError, DataError, RunError
+from reccocktail.serving import service as module
+from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
+from reccocktail.serving.paths import Allowed, ForbiddenError
+from reccocktail.serving.query import Query
+from reccocktail.serving.recommend import Recommender
+from reccocktail.serving.remix import MixRequest
+from reccocktail.serving.service import (
+    ConflictError,
+    NewItem,
+    Service,
+    TimedOutError,
+    UnknownDomainError,
+)
+from reccocktail.serving.store import Store
+from reccocktail.serving.weights import Models, own_copy, with_update
+from reccocktail.storage import read_json, write_json
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import merged
+from tests.adapters import pico_recipe, random_adapter, save
+from tests.helpers import one_sentence
+from tests.serving import kitchen
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    return kitchen(tmp_path_factory.mktemp("kitchen"))
+
+
+@pytest.fixture
+def service(here, tmp_path):
+    service = here.service(tmp_path / "state")
+    yield service
+    service.close()
+
+
+def histories(domain, count=20):
+    return domain.rows("test_warm")["history"].to_list()[:count]
+
+
+def ids(answer):
+    return [place.item_id for place in answer.places]
+
+
+def settled(service, name="tastes"):
+    """Wait for the end of a mix."""
+    for _ in range(600):
+        status = service.mix_status(name)
+        if status.status != "running":
+            return status
+        time.sleep(0.05)
+    raise AssertionError("the mix does not end")
+
+
+# -- answers ----------------------------------------------------------------------------------
+
+
+def test_answers_are_those_of_the_recommender(service, here):
+    recommender = Recommender(here.tastes, Adapter.load(here.adapters["one"]), here.backbone)
+    for history in histories(here.tastes, 8):
+        expected = recommender.recommend(history, 15)
+        found = service.recommend("tastes", Query(history, k=15)).places
+        assert [p.item_id for p in found] == [p.item_id for p in expected]
+        assert [p.rank for p in found] == [p.rank for p in expected]
+        assert [p.new for p in found] == [p.new for p in expected]
+        assert [p.score for p in found] == pytest.approx([p.score for p in expected], abs=1e-4)
+
+
+def test_company_in_a_batch_changes_no_answer(here):
+    service = here.service(linger=0.2, batch=8)
+    asked = histories(here.tastes, 8)
+    alone = [service.recommend("tastes", Query(h[:3], k=50)) for h in asked]
+    service._users.clear()
+    before = service.batches[0]
+    with ThreadPoolExecutor(8) as threads:
+        together = list(
+            threads.map(lambda h: service.recommend("tastes", Query(h[:3], k=50)), asked)
+        )
+    assert service.batches[0] - before <= 2  # they did share passes
+    for one, other in zip(alone, together, strict=True):
+        scores = {p.item_id: p.score for p in one.places}
+        assert {p.item_id: p.score for p in other.places} == pytest.approx(scores, abs=1e-4)
+    service.close()
+
+
+def test_a_known_history_is_not_read_again(service, here, monkeypatch):
+    history = histories(here.tastes, 1)[0]
+    first = service.recommend("tastes", Query(history))
+
+    def never(*_):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(service.models, "of", never)
+    assert service.recommend("tastes", Query(history)) == first
+    # Only the last four items are read (pico_recipe): the same user vector serves both.
+    longer = [here.tastes.item_ids[-1], *history]
+    assert service.recommend("tastes", Query(longer, exclude_seen=False)).places
+    assert (service.cache_misses, service.cache_hits) == (1, 2)
+
+
+def test_the_user_cache_is_bounded(here):
+    service = here.service(cached_users=3)
+    for history in histories(here.tastes, 10):
+        service.recommend("tastes", Query(history))
+        assert len(service._users) <= 3
+    service.close()
+
+
+def test_filters_candidates_and_what_was_seen(service, here):
+    history = histories(here.tastes, 1)[0]
+    everything = service.recommend("tastes", Query(history, k=10**6))
+    assert set(ids(everything)) == set(here.tastes.item_ids) - set(history)
+    seen_too = service.recommend("tastes", Query(history, k=10**6, exclude_seen=False))
+    assert set(ids(seen_too)) == set(here.tastes.item_ids)
+    kinds = dict(zip(here.tastes.item_ids, here.tastes.items["categories"], strict=True))
+    food = service.recommend("tastes", Query(history, k=10**6, categories=["food "]))
+    assert ids(food) == [i for i in ids(everything) if "Food" in kinds[i]] != []
+    either = service.recommend("tastes", Query(history, k=10**6, categories=["Food", "SKY"]))
+    assert {kinds[i] for i in ids(either)} == {"All|Food", "All|Sky"}
+    new = service.recommend("tastes", Query(history, k=10**6, new_only=True))
+    assert ids(new) == [p.item_id for p in everything.places if p.new] != []
+    chosen = [*ids(everything)[5:0:-1], history[0], ids(everything)[5]]
+    few = service.recommend("tastes", Query(history, k=None, candidates=chosen))
+    assert ids(few) == ids(everything)[1:6]
+    ranked = service.recommend(
+        "tastes", Query(history, k=None, candidates=chosen, exclude_seen=False)
+    )
+    assert set(ids(ranked)) == set(chosen) and ranked.places[0].rank == 1
+    both = Query(history, k=9, candidates=ids(everything), categories=["food"], new_only=True)
+    assert set(ids(service.recommend("tastes", both))) <= set(ids(food)) & set(ids(new))
+    assert service.recommend("tastes", Query(history, candidates=history[:1])).places == []
+
+
+def test_titles_are_taken_for_items(service, here):
+    answer = service.recommend("tastes", Query(history_titles=["RED apple!", "blak tea"]))
+    assert [match.title for match in answer.matches] == ["red apple", "black tea"]
+    named = service.recommend("tastes", Query([match.item_id for match in answer.matches]))
+    assert answer.places == named.places
+
+
+@pytest.mark.parametrize(
+    ("query", "what"),
+    [
+        (Query(), "one of the two"),
+        (Query(["i1"], ["red apple"]), "one of the two"),
+        (Query(["i1", "none\nsuch"]), "no item"),
+        (Query(["i1"], k=0), "k must be at least 1"),
+        (Query(["i1"], candidates=[]), "candidates are empty"),
+        (Query(["i1"], candidates=["nope"]), "no item 'nope'"),
+        (Query(["i1"], categories=["nope"]), "no category 'nope'"),
+        (Query(history_titles=["zxqv wkjh"]), "resembles"),
+    ],
+)
+def test_bad_questions_are_refused(service, query, what):
+    with pytest.raises(DataError, match=what):
+        service.recommend("tastes", query)
+    with pytest.raises(UnknownDomainError) as error:
+        service.recommend("elsewhere", query)
+    one_sentence(error.value)
+
+
+def test_search_finds_words_that_are_not_finished(service):
+    state = service.domain("tastes")
+    found = [state.titles[number] for number in state.lookup.search("APP re", 5)]
+    assert "red apple" in found and all("app" in t and "re" in t for t in found)
+    assert state.lookup.search(" !? ", 5) == []
+
+
+# -- weights ----------------------------------------------------------------------------------
+
+
+def test_a_model_of_its_own_computes_what_a_merged_one_does(here):
+    model = here.backbone.model
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    lora = Adapter.load(here.adapters["one"]).lora
+    own = with_update(model, lora)
+    tokens = torch.arange(12).reshape(2, 6)
+    with torch.no_grad():
+        bare, alone = model(tokens).logits, own(tokens).logits
+        with merged(model, lora) as whole:
+            expected = whole(tokens).logits
+    assert torch.equal(alone, expected) and not torch.allclose(alone, bare)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    shared = {
+        name for name, p in own.named_parameters() if p is dict(model.named_parameters())[name]
+    }
+    changed = {f"{module}.weight" for module in lora}
+    assert changed.isdisjoint(shared)
+    assert shared | changed == {name for name, _ in model.named_parameters()}
+
+
+def test_a_search_on_a_copy_leaves_the_served_model_alone(here):
+    model = here.backbone.model
+    lora = Adapter.load(here.adapters["one"]).lora
+    twin = own_copy(model, lora)
+    tokens = torch.arange(6)[None]
+    with torch.no_grad():
+        bare = model(tokens).logits
+        with merged(twin, lora):
+            assert torch.equal(model(tokens).logits, bare)
+
+
+def test_models_are_kept_within_a_budget(here):
+    adapters = [Adapter.load(path) for path in here.adapters.values()]
+    models = Models(here.backbone.model, 1 << 40)
+    first = models.of("0", adapters[0].lora)
+    assert models.of("0", adapters[0].lora) is first
+    one = models.bytes
+    assert 0 < one < sum(p.numel() * 4 for p in here.backbone.model.parameters())
+    tight = Models(here.backbone.model, 2 * one)
+    held = [tight.of(str(n), adapter.lora) for n, adapter in enumerate(adapters)]
+    assert tight.bytes == 2 * one
+    assert tight.of("2", adapters[2].lora) is held[2]
+    again = tight.of("0", adapters[0].lora)  # merged anew, and the same
+    assert again is not held[0]
+    tokens = torch.arange(6)[None]
+    with torch.no_grad():
+        assert torch.equal(again(tokens).logits, held[0](tokens).logits)
+
+
+def test_domains_never_see_each_others_weights(here):
+    """Requests of three adapters at once, with a cache for one: each as if it were alone."""
+    service = here.service(model_bytes=1, cached_users=1, linger=0.0)
+    for name in ("two", "three"):
+        service.plug(name, here.tastes.path, here.adapters[name])
+    asked = [(n, h) for h in histories(here.tastes, 8) for n in ("tastes", "two", "three")]
+    alone = [service.recommend(name, Query(h, k=5)) for name, h in asked]
+    with ThreadPoolExecutor(12) as threads:
+        for _ in range(4):
+            found = threads.map(lambda ask: service.recommend(ask[0], Query(ask[1], k=5)), asked)
+            for one, other in zip(alone, found, strict=True):
+                assert other.adapter == one.adapter
+                scores = [place.score for place in one.places]
+                assert [p.score for p in other.places] == pytest.approx(scores, abs=1e-4)
+    assert len({tuple(ids(a)) for a in alone[:3]}) == 3  # the adapters do differ
+    service.close()
+
+
+# -- queue ------------------------------------------------------------------------------------
+
+
+def test_a_full_queue_turns_requests_away(here, monkeypatch):
+    service = here.service(queue=4, batch=1, linger=0.0)
+    history = histories(here.tastes, 1)[0]
+    held = threading.Event()
+    real = module.rank
+
+    def slow(*arguments):
+        held.wait(10)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "rank", slow)
+    with ThreadPoolExecutor(12) as threads:
+        asked = [threads.submit(service.recommend, "tastes", Query(history)) for _ in range(12)]
+        while sum(one.done() for one in asked) < 8:
+            time.sleep(0.01)
+        held.set()
+        errors = [one.exception() for one in asked]
+    turned_away = [error for error in errors if error is not None]
+    assert len(turned_away) == 8 and errors.count(None) == 4
+    for error in turned_away:
+        assert isinstance(error, OverloadedError) and 1 <= error.retry_after <= 60
+    assert service.recommend("tastes", Query(history)).places  # and all is well again
+    service.close()
+
+
+def test_a_request_that_takes_too_long_is_given_up(here, monkeypatch):
+    service = here.service(timeout=0.2)
+    history = histories(here.tastes, 1)[0]
+    held = threading.Event()
+    real = module.rank
+    monkeypatch.setattr(module, "rank", lambda *a: (held.wait(5), real(*a))[1])
+    with pytest.raises(TimedOutError) as error:
+        service.recommend("tastes", Query(history))
+    one_sentence(error.value)
+    held.set()
+    time.sleep(0.1)
+    assert service.recommend("tastes", Query(history)).places
+    service.close()
+
+
+def test_an_error_in_a_batch_reaches_its_requests_and_no_others():
+    def run(key, jobs):
+        if key == "bad":
+            raise ZeroDivisionError
+        return [job + 1 for job in jobs]
+
+    batcher = Batcher(run, limit=10, batch=4, linger=0.0)
+    soon = time.monotonic() + 5
+    with pytest.raises(ZeroDivisionError):
+        batcher.submit("bad", 1, soon).result(5)
+    assert batcher.submit("good", 1, soon).result(5) == 2
+    batcher.close()
+    with pytest.raises(ClosedError):
+        batcher.submit("good", 1, soon)
+
+
+def test_keys_take_turns():
+    order = []
+    gate = threading.Event()
+
+    def run(key, jobs):
+        gate.wait(5)
+        order.extend([key] * len(jobs))
+        return list(jobs)
+
+    batcher = Batcher(run, limit=100, batch=2, linger=0.0)
+    soon = time.monotonic() + 5
+    first = batcher.submit("warmup", 0, soon)
+    time.sleep(0.05)
+    busy = [batcher.submit("busy", n, soon) for n in range(8)]
+    quiet = batcher.submit("quiet", 0, soon)
+    gate.set()
+    for future in [first, *busy, quiet]:
+        future.result(5)
+    assert order.index("quiet") <= 3  # behind one batch of the busy one, not behind all
+    batcher.close()
+
+
+def test_abandoned_requests_make_room():
+    gate = threading.Event()
+    batcher = Batcher(lambda key, jobs: (gate.wait(5), list(jobs))[1], limit=2, batch=1, linger=0)
+    soon = time.monotonic() + 5
+    running = batcher.submit("a", 0, soon)
+    time.sleep(0.05)
+    waiting = [batcher.submit("a", n, soon) for n in (1, 2)]
+    with pytest.raises(OverloadedError):
+        batcher.submit("b", 3, soon)
+    assert waiting[0].cancel()
+    late = batcher.submit("b", 3, soon)
+    gate.set()
+    assert [running.result(5), waiting[1].result(5), late.result(5)] == [0, 2, 3]
+    batcher.close()
+
+
+def test_what_waits_is_answered_before_the_end(here):
+    service = here.service(linger=0.3, batch=64)
+    history = histories(here.tastes, 1)[0]
+    with ThreadPoolExecutor(4) as threads:
+        asked = [threads.submit(service.recommend, "tastes", Query(history)) for _ in range(4)]
+        while service.waiting < 4:
+            time.sleep(0.005)
+        service.close()
+        assert all(one.result().places for one in asked)
+    with pytest.raises(ClosedError):
+        service.recommend("tastes", Query(history))
+    assert not service.ready
+
+
+# -- items ------------------------------------------------------------------------------------
+
+
+def test_a_new_item_is_recommended_at_once(service, here):
+    history = histories(here.tastes, 1)[0]
+    best = service.recommend("tastes", Query(history, k=1, new_only=True)).places[0]
+    twin = NewItem("twin", best.title.upper(), "Fresh|Food")
+    assert service.add_items("tastes", [twin]) == 1
+    found = service.recommend("tastes", Query(history, k=2, new_only=True)).places
+    assert {p.item_id for p in found} == {"twin", best.item_id}
+    assert found[0].score == pytest.approx(found[1].score, abs=1e-4)  # the same words
+    assert all(place.new for place in found)
+    assert ids(service.recommend("tastes", Query(history, categories=["fresh"]))) == ["twin"]
+    assert "twin" in ids(service.recommend("tastes", Query(history, k=500, categories=["food"])))
+    # It is an item like any other: in a history, as a candidate, by its title.
+    assert service.recommend("tastes", Query(["twin"])).places
+    assert ids(service.recommend("tastes", Query(history, candidates=["twin"]))) == ["twin"]
+    assert service.add_items("tastes", [twin]) == 0  # again: nothing happens
+    assert service.domain("tastes").added.height == 1
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["red<script>alert(1)</script> apple", "red apple\nINFO all is well", "<s> red", "\u202ered"],
+)
+def test_titles_are_one_line_of_text(service, here, title):
+    service.add_items("tastes", [NewItem("odd", title)])
+    stored = service.domain("tastes").titles[-1]
+    assert "\n" not in stored and "<" not in stored and "\u202e" not in stored
+    assert "odd" in ids(service.recommend("tastes", Query(["i1"], k=500)))
+
+
+def test_items_that_do_not_fit_are_refused_whole(service, here):
+    known, title = here.tastes.item_ids[0], here.tastes.titles[0]
+    good = NewItem("good", "red moon")
+    cases = [
+        ([good, NewItem("bad", "<br>\u200b")], DataError, "nothing readable"),
+        ([good, good], DataError, "given twice"),
+        ([good, NewItem(known, "quite another")], ConflictError, "another title"),
+    ]
+    for items, kind, what in cases:
+        with pytest.raises(kind, match=what) as error:
+            service.add_items("tastes", items)
+        one_sentence(error.value)
+    assert "good" not in service.domain("tastes").index
+    assert service.add_items("tastes", [NewItem(known, title)]) == 0
+    with pytest.raises(UnknownDomainError):
+        service.add_items("elsewhere", [good])
+
+
+def test_added_items_are_bounded(here, tmp_path):
+    service = here.service(tmp_path / "state", added_items=3)
+    items = [NewItem(f"n{n}", f"red moon {n}") for n in range(4)]
+    assert service.add_items("tastes", items[:3]) == 3
+    with pytest.raises(ConflictError, match="3 added items at most"):
+        service.add_items("tastes", items[3:])
+    service.close()
+
+
+def test_without_a_state_folder_nothing_is_promised(here):
+    service = here.service()
+    for change in (
+        lambda: service.add_items("tastes", [NewItem("n", "red moon")]),
+        lambda: service.remove("tastes"),
+        lambda: service.revert("tastes"),
+        lambda: service.start_mix("tastes", MixRequest((here.adapters["one"],) * 2)),
+    ):
+        with pytest.raises(ConflictError, match="--state") as error:
+            change()
+        one_sentence(error.value)
+    service.close()
+
+
+def test_an_upload_that_cannot_be_written_leaves_no_trace(service, here, monkeypatch):
+    before = service.recommend("tastes", Query(["i1"], k=500))
+
+    def full(*_):
+        raise RunError("Cannot write: the disk is full; free space.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service._store, "write_items", full)
+        with pytest.raises(RunError, match="full"):
+            service.add_items("tastes", [NewItem("lost", "red moon")])
+    assert service.recommend("tastes", Query(["i1"], k=500)) == before
+    service.add_items("tastes", [NewItem("kept", "green star")])
+    after = service.domain("tastes")
+    assert "lost" not in after.index and after.titles[-1] == "green star"
+    # The vector in the last row is the kept item's.
+    own = after.ranker.item_vectors(
+        service.models.of(after.update_sha256, after.lora), [after.tokens[-1]], torch.device("cpu")
+    )
+    np.testing.assert_allclose(after.vectors[-1], own[0].numpy(), atol=1e-5)
+
+
+def test_states_before_an_upload_stay_as_they_were(service):
+    before = service.domain("tastes")
+    vectors, size = before.vectors.copy(), len(before.ids)
+    for n in range(40):
+        service.add_items("tastes", [NewItem(f"n{n}", f"red moon {n % 10}")])
+    assert len(before.ids) == len(before.prior) == size and len(before.vectors) == size
+    np.testing.assert_array_equal(before.vectors, vectors)
+    now = service.domain("tastes")
+    assert len(now.vectors) == len(now.ids) == len(now.prior) == len(now.new) == size + 40
+    np.testing.assert_array_equal(now.vectors[:size], vectors)
+
+
+# -- domains come and go, under load ----------------------------------------------------------
+
+
+def test_changes_under_load_harm_no_request(service, here):
+    """Uploads, plug-ins, replacements and removals while users ask: every answer is whole."""
+    stop = threading.Event()
+    asked = histories(here.tastes, 20)
+    whole = set(here.tastes.item_ids)
+    errors, answers = [], []
+
+    def user(number):
+        while not stop.is_set():
+            history = asked[number % len(asked)]
+            number += 7
+            try:
+                answer = service.recommend("tastes", Query(history, k=1000))
+            except Exception as error:
+                errors.append(error)
+                return
+            found = {place.item_id for place in answer.places}
+            if not whole - set(history) <= found or answer.adapter not in ("one", "two"):
+                errors.append(answer)
+            answers.append(answer.adapter)
+
+    threads = [threading.Thread(target=user, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for n in range(6):
+        items = [NewItem(f"n{n}-{i}", f"red moon {i % 10}") for i in range(50)]
+        assert service.add_items("tastes", items) == 50
+        newest = service.recommend("tastes", Query(["i1"], candidates=[f"n{n}-49"]))
+        assert ids(newest) == [f"n{n}-49"]
+        service.plug("small", here.small.path, here.adapters["one"])
+        assert service.recommend("small", Query([here.small.item_ids[0]])).places
+        service.plug("tastes", here.tastes.path, here.adapters[("two", "one")[n % 2]])
+        service.remove("small")
+    stop.set()
+    for thread in threads:
+        thread.join(10)
+    assert not errors, errors[0]
+    assert len(answers) > 20 and set(answers) == {"one", "two"}
+    assert service.domain("tastes").added.height == 300
+
+
+def test_a_request_under_way_finishes_with_the_domain_it_began_with(here, tmp_path, monkeypatch):
+    service = here.service(tmp_path / "state", linger=0.0)
+    history = histories(here.tastes, 1)[0]
+    before = service.recommend("tastes", Query(history))
+    held, started = threading.Event(), threading.Event()
+    real = module.rank
+
+    def slow(*arguments):
+        started.set()
+        held.wait(10)
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "rank", slow)
+    with ThreadPoolExecutor(2) as threads:
+        under_way = threads.submit(service.recommend, "tastes", Query(history))
+        started.wait(5)
+        service.plug("tastes", here.tastes.path, here.adapters["two"])
+        removed = threads.submit(service.recommend, "tastes", Query(history))
+        while service.waiting < 1:
+            time.sleep(0.005)
+        service.remove("tastes")
+        held.set()
+        assert under_way.result() == before
+        assert removed.result().adapter == "two"
+    with pytest.raises(UnknownDomainError):
+        service.recommend("tastes", Query(history))
+    service.close()
+
+
+def test_domains_that_do_not_fit_are_refused_and_the_old_one_stays(service, here, tmp_path):
+    other = random_adapter(here.backbone, here.tastes, "choosy")
+    card = other.card.model_copy(
+        update={"recipe": pico_recipe("pico").model_copy(update={"ranker": "choice"})}
+    )
+    fingerprint = here.backbone.fingerprint.model_copy(update={"sha256": "0" * 64})
+    foreign = other.card.model_copy(update={"backbone": fingerprint})
+    for name, changed in (("choosy", card), ("foreign", foreign)):
+        path = save(Adapter(name, other.lora, changed), tmp_path)
+        with pytest.raises(AdapterError) as error:
+            service.plug("tastes", here.tastes.path, path)
+        one_sentence(error.value)
+    with pytest.raises(DataError):
+        service.plug("tastes", tmp_path, here.adapters["one"])
+    assert service.domain("tastes").adapter.name == "one"
+
+
+def test_domains_are_bounded(here, tmp_path):
+    service = here.service(tmp_path / "state", domains=1)
+    with pytest.raises(ConflictError, match="the most allowed"):
+        service.plug("small", here.small.path, here.adapters["one"])
+    service.plug("tastes", here.tastes.path, here.adapters["two"])  # a replacement is no more
+    service.close()
+
+
+# -- restarts ---------------------------------------------------------------------------------
+
+
+def test_a_restart_finds_everything_again(here, tmp_path):
+    state = tmp_path / "state"
+    service = here.service(state)
+    service.add_items("tastes", [NewItem("n1", "red moon", "Sky")])
+    service.plug("small", here.small.path, here.adapters["two"])
+    service.plug("gone", here.small.path, here.adapters["two"])
+    service.remove("gone")
+    before = service.recommend("tastes", Query(["n1"], k=500))
+    service.close()
+    again = here.service(state)
+    again.restore(lambda name, error: pytest.fail(f"{name}: {error}"))
+    assert [d.name for d in again.domains()] == ["small", "tastes"]
+    assert again.domain("small").adapter.name == "two"
+    assert again.recommend("tastes", Query(["n1"], k=500)) == before
+    again.close()
+
+
+def test_a_domain_that_is_gone_does_not_keep_the_others(here, tmp_path):
+    state = tmp_path / "state"
+    service = here.service(state)
+    service.plug("small", here.small.path, here.adapters["two"])
+    service.close()
+    file = state / "domains" / "small" / "domain.json"
+    write_json(file, read_json(file) | {"data": str(tmp_path / "moved")})
+    again = here.service(state)
+    failed = {}
+    again.restore(failed.__setitem__)
+    assert list(failed) == ["small"] and [d.name for d in again.domains()] == ["tastes"]
+    one_sentence(failed["small"])
+    again.close()
+
+
+def test_items_that_the_catalogue_has_by_now_give_way(here, tmp_path):
+    service = here.service(tmp_path / "state")
+    service.plug("shop", here.small.path, here.adapters["one"])
+    item = next(i for i in here.tastes.item_ids if i not in here.small.index)
+    service.add_items("shop", [NewItem(item, "blue apple"), NewItem("n2", "red moon")])
+    service.plug("shop", here.tastes.path, here.adapters["one"])
+    found = service.domain("shop")
+    assert found.ids.count(item) == 1 and found.added["item_id"].to_list() == ["n2"]
+    assert found.titles[found.index[item]] == here.tastes.titles[here.tastes.index[item]]
+    service.close()
+
+
+def test_two_services_do_not_share_a_state_folder(here, tmp_path):
+    first = Store(tmp_path / "state")
+    with pytest.raises(RunError, match="Another service") as error:
+        Service(here.backbone, state=tmp_path / "state")
+    one_sentence(error.value)
+    first.close()
+    Store(tmp_path / "state").close()
+
+
+def test_damaged_state_is_named(here, tmp_path):
+    store = Store(tmp_path / "state")
+    folder = tmp_path / "state" / "domains" / "tastes"
+    folder.mkdir()
+    for file, ask in (("items.parquet", store.items), ("domain.json", store.record)):
+        (folder / file).write_text("{}")
+        with pytest.raises(RunError, match=file) as error:
+            ask("tastes")
+        one_sentence(error.value)
+    store.close()
+
+
+# -- mixing -----------------------------------------------------------------------------------
+
+
+def test_a_mix_takes_its_place_and_can_be_undone(here, tmp_path):
+    state = tmp_path / "state"
+    service = here.service(state)
+    for history in histories(here.tastes, 30):
+        service.recommend("tastes", Query(history))
+    bare = {name: t.clone() for name, t in here.backbone.model.state_dict().items()}
+    first = service.recommend("tastes", Query(["i1"]))
+    service.add_items("tastes", [NewItem("n1", "red moon")])
+    request = MixRequest((here.adapters["two"], here.adapters["three"]), coefficients=(0.5, 0.5))
+    assert service.start_mix("tastes", request).status == "running"
+    status = settled(service)
+    assert (status.status, status.adapter, status.message) == ("done", "mix-0001", "")
+    mixed = service.recommend("tastes", Query(["i1"]))
+    assert mixed.adapter == "mix-0001" and mixed.places != first.places
+    assert service.recommend("tastes", Query(["n1"])).places  # added items came along
+    assert service.domain("tastes").cocktail["adapters"][0]["name"] == "two"
+    after = here.backbone.model.state_dict()
+    assert all(torch.equal(t, after[name]) for name, t in bare.items())
+    service.close()
+    again = here.service(state)  # started with the old adapter, it takes up the mix
+    assert again.recommend("tastes", Query(["i1"])) == mixed
+    assert again.revert("tastes").adapter.name == "one"
+    assert again.recommend("tastes", Query(["i1"], candidates=ids(first))).places[0].item_id == (
+        first.places[0].item_id
+    )
+    with pytest.raises(ConflictError, match="nothing to go back to"):
+        again.revert("tastes")
+    again.close()
+    third = here.service(state)
+    assert third.domain("tastes").adapter.name == "one"
+    third.close()
+
+
+def test_a_mix_searches_with_the_users_who_asked(service, here, monkeypatch):
+    seen = {}
+    real = module.remix
+
+    def watching(state, request, recent, *rest):
+        seen["recent"] = recent
+        return real(state, request, recent, *rest)
+
+    monkeypatch.setattr(module, "remix", watching)
+    asked = histories(here.tastes, 30)
+    for history in asked:
+        service.recommend("tastes", Query(history))
+    service.start_mix("tastes", MixRequest((here.adapters["one"], here.adapters["two"])))
+    assert settled(service).status == "done"
+    assert seen["recent"] == [tuple(history) for history in asked]
+    sheet = service.domain("tastes").cocktail
+    assert sheet["objective"] == "entropy" and len(sheet["curve"]) >= 5
+    users = sheet["adaptation"]["user_ids"]
+    assert users and all(user.startswith("recent") for user in users)
+
+
+def test_too_few_users_or_a_wrong_adapter_fail_and_change_nothing(service, here, tmp_path):
+    request = MixRequest((here.adapters["one"], here.adapters["two"]))
+    service.start_mix("tastes", request)
+    status = settled(service)
+    assert status.status == "failed" and "needs 20" in status.message
+    for history in histories(here.tastes, 30):
+        service.recommend("tastes", Query(history))
+    service.start_mix("tastes", MixRequest((here.adapters["one"], tmp_path)))
+    status = settled(service)
+    assert status.status == "failed" and "adapter.json" in status.message
+    assert service.domain("tastes").adapter.name == "one"
+    assert service.start_mix("tastes", request).status == "running"  # the next one may
+    assert settled(service).status == "done"
+
+
+def test_items_and_replacements_during_a_mix(service, here, monkeypatch):
+    real, gate, reached = module.remix, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        cocktail = real(*arguments)
+        reached.set()
+        gate.wait(10)
+        return cocktail
+
+    monkeypatch.setattr(module, "remix", slow)
+    for history in histories(here.tastes, 30):
+        service.recommend("tastes", Query(history))
+    request = MixRequest((here.adapters["one"], here.adapters["two"]), coefficients=(0.5, 0.5))
+    service.start_mix("tastes", request)
+    with pytest.raises(ConflictError, match="A mix is running"):
+        service.start_mix("tastes", request)
+    reached.wait(10)
+    service.add_items("tastes", [NewItem("during", "red moon")])
+    gate.set()
+    assert settled(service).status == "done"
+    assert service.recommend("tastes", Query(["during"])).adapter == "mix-0001"
+    gate.clear()
+    reached.clear()
+    service.start_mix("tastes", request)
+    reached.wait(10)
+    service.plug("tastes", here.tastes.path, here.adapters["three"])
+    gate.set()
+    assert settled(service).status == "dropped"
+    assert service.domain("tastes").adapter.name == "three"
+
+
+# -- paths ------------------------------------------------------------------------------------
+
+
+def test_folders_are_confined(here, tmp_path):
+    root = tmp_path / "root"
+    (root / "inside").mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    (root / "link").symlink_to(tmp_path / "outside")
+    (root / "holds").mkdir()
+    (root / "holds" / "items.parquet").symlink_to(tmp_path / "outside")
+    allowed = Allowed(root, {"base_spirit": here.adapters["one"]})
+    assert allowed.folder("inside") == root / "inside"
+    assert allowed.adapter("base_spirit") == here.adapters["one"]
+    for path in ("../outside", "inside/../../outside", str(tmp_path / "outside"), "link", "holds"):
+        with pytest.raises(ForbiddenError):
+            allowed.folder(path)
+    for path in ("nowhere", "a\0b", "x" * 5000):
+        with pytest.raises(DataError):
+            allowed.folder(path)
+
+
+def test_a_template_by_path_is_not_read(here, tmp_path):
+    """A card could name any file of the machine as its prompt template."""
+    path = save(random_adapter(here.backbone, here.tastes, "sly"), tmp_path)
+    card = read_json(path / "adapter.json")
+    card["recipe"]["prompt"]["template"] = "/etc/passwd"
+    write_json(path / "adapter.json", card)
+    with pytest.raises(ForbiddenError, match="template"):
+        Allowed(tmp_path).adapter("sly")
