@@ -4,6 +4,8 @@ Hidden size 32, two layers, a word-level tokenizer over a few dozen words with a
 fixed seeds.
 """
 
+from collections.abc import Sequence
+
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
@@ -34,6 +36,7 @@ WORDS = (
     "story part one two three four five six seven eight nine ten 0 1 2 3 4 5 6 7 8 9 . , : ; ( ) "
     "| - ? ! ' \" & /"
 ).split()
+LETTERS = "b c d e f g h i j k l m n o p q r s t u v w x y z".split()  # "a" is a word
 CHAT_TEMPLATE = (
     "{% for message in messages %}<{{ message['role'] }}> {{ message['content'] }} "
     "</s>\n{% endfor %}"
@@ -60,9 +63,9 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, int]]] = {
 }
 
 
-def pico_tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer of `SPECIAL + WORDS`; ignores case, unknown words become `<unk>`."""
-    vocabulary = {word: place for place, word in enumerate(SPECIAL + WORDS)}
+def pico_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Word-level tokenizer of `SPECIAL + WORDS` and `more`; ignores case, the rest is `<unk>`."""
+    vocabulary = {word: place for place, word in enumerate([*SPECIAL, *WORDS, *more])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -83,10 +86,13 @@ def pico_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def pico_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
-    """A random model of the family; same seed, same weights. The global seed is left alone."""
+def pico_model(family: str = "llama", seed: int = 0, more: int = 0) -> torch.nn.Module:
+    """A random model of the family; same seed, same weights. The global seed is left alone.
+
+    Its vocabulary is that of the tokenizer and `more` words.
+    """
     config_class, extra = FAMILIES[family]
-    config = config_class(vocab_size=len(SPECIAL + WORDS), **SHAPE, **extra)
+    config = config_class(vocab_size=len(SPECIAL + WORDS) + more, **SHAPE, **extra)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -98,6 +104,7 @@ def pico_model(family: str = "llama", seed: int = 0) -> torch.nn.Module:
     return model
 
 
-def pico_backbone(family: str = "llama", seed: int = 0) -> Backbone:
+def pico_backbone(family: str = "llama", seed: int = 0, more: Sequence[str] = ()) -> Backbone:
     """A pico backbone in memory, frozen and in eval mode, as `load_backbone` would give it."""
-    return Backbone.from_memory(pico_model(family, seed), pico_tokenizer(), f"pico-{family}-{seed}")
+    model = pico_model(family, seed, len(more))
+    return Backbone.from_memory(model, pico_tokenizer(more), f"pico-{family}-{seed}")

@@ -107,8 +107,10 @@ class Instruction:
 
     def tokens(self, texts: Sequence[str]) -> list[TokenIds]:
         """Tokens of texts, none of them special whatever the texts hold."""
+        if not texts:
+            return []
         found = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
-        return [list(ids) for ids in found["input_ids"]] if texts else []
+        return [list(ids) for ids in found["input_ids"]]
 
     def titles(self, titles: Sequence[str]) -> list[TokenIds]:
         """Token ids of each title, cut at `title_tokens`."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from reccocktail.errors import RecipeError
 from reccocktail.prompting.encoding import TokenIds
 
 
@@ -12,12 +13,16 @@ def distinct(
     """Titles of which, with any of the endings, none starts with another.
 
     A title that equals an earlier one, or runs into one, gets a number behind it, the least that
-    makes it distinct: (2), (3), ... So each path through a trie leads to one item.
+    makes it distinct: (2), (3), ... What ends a title is taken out of the middle of one. So each
+    path through a trie leads to one item.
 
     Args:
         titles: tokens of each title.
         endings: what may stand behind a title in an answer.
         suffix: number -> tokens of the mark.
+
+    Raises:
+        RecipeError: an ending cannot be told from titles and marks.
     """
     kept: list[TokenIds] = []
 
@@ -29,13 +34,32 @@ def distinct(
         )
 
     for title in titles:
-        found, number = list(title), 1
+        title = _without(title, endings)
+        found, number = title, 1
         while clashes(found):
             number += 1
+            if number > 2 * len(titles) + 100:
+                raise RecipeError(
+                    "The template's answer_separator cannot be told from titles; choose another."
+                )
             # A tokenizer may know no such number: then marks pile up.
             found = [*title, *suffix(number)] if number <= len(titles) + 1 else [*found, *suffix(2)]
         kept.append(found)
     return kept
+
+
+def _without(title: TokenIds, endings: Sequence[TokenIds]) -> TokenIds:
+    """The title without any ending inside it."""
+    found = list(title)
+    place = 0
+    while place < len(found):
+        ending = next((e for e in endings if e and found[place : place + len(e)] == e), None)
+        if ending is None:
+            place += 1
+        else:
+            del found[place : place + len(ending)]
+            place = max(0, place - len(ending))  # what came together may be one again
+    return found
 
 
 def _starts(longer: TokenIds, shorter: TokenIds) -> bool:
