@@ -55,7 +55,7 @@ def random_adapter(
         role=role,
         backbone=backbone.fingerprint,
         recipe=recipe,
-        template_sha256=build(backbone.tokenizer, recipe).template_sha256,
+        template_sha256=build(backbone, recipe).template_sha256,
         data=(DataCard(name=domain.name, sha256=domain.sha256, users=1, items=1),),
     )
     return Adapter(name, random_lora(backbone, seed, scale), card)

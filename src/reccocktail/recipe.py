@@ -56,8 +56,16 @@ class DenseSettings(_Settings):
     pooling: Literal["last", "mean"] = Field(
         "last", description="A text's vector: the state of its last token, or the mean of all."
     )
-    temperature: float = Field(
-        0.05, gt=0, description="Cosines are divided by it before the softmax."
+    readout: str | None = Field(
+        "auto",
+        description="Fixed whitening of the states: 'auto' for the one that ships for the "
+        "backbone, if any, a file, or null.",
+    )
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="Cosines are divided by it before the softmax; null takes the readout's own, "
+        "or 0.05 without one.",
     )
     sampling_correction: float = Field(
         0.0,

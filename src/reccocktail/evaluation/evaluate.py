@@ -153,9 +153,9 @@ def evaluate(
     if backbone:
         if adapters:
             check_compatible([a for a, _ in adapters], backbone)
-            ranker = ranker_of(adapters[0][0].card, backbone.tokenizer)
+            ranker = ranker_of(adapters[0][0].card, backbone)
         else:
-            ranker = build(backbone.tokenizer, recipe or Recipe())
+            ranker = build(backbone, recipe or Recipe())
         catalogue = Catalogue.of(domain, ranker)
         for adapter in (None, *(a for a, _ in adapters)):
             _judge(results, adapter, backbone, catalogue, tables, settings)

@@ -104,6 +104,7 @@ def mix(
         backbone=backbone.fingerprint,
         recipe=adapters[0].card.recipe,
         template_sha256=adapters[0].card.template_sha256,
+        readout_sha256=adapters[0].card.readout_sha256,
         data=(
             DataCard(
                 name=domain.name,

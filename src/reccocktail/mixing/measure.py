@@ -140,7 +140,7 @@ class Mixer:
         _check_settings(adapters, settings)
         self.adapters, self.backbone, self.domain = list(adapters), backbone, domain
         self.scenario, self.settings = scenario, settings
-        self.ranker = ranker_of(adapters[0].card, backbone.tokenizer)
+        self.ranker = ranker_of(adapters[0].card, backbone)
         self.catalogue = Catalogue.of(domain, self.ranker)
         table = domain.rows(f"test_{scenario}")
         if table.height < 2:

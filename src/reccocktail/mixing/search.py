@@ -112,6 +112,7 @@ class FunctionalModel:
         assert isinstance(decoder, nn.Module)
         self._model, self._decoder = model, decoder
         self.config: Any = model.config
+        self.forward: Any = model.forward  # for its signature; calls go through this object
         known = {module: name for name, module in decoder.named_modules()}
         named = dict(model.named_modules())
         self._tensors: dict[str, Tensor] = {}
@@ -151,6 +152,9 @@ class _FunctionalDecoder:
         decoder = first_layers(self._decoder, depth)
         kept = {name for name, _ in decoder.named_parameters()}
         return _FunctionalDecoder(decoder, {n: t for n, t in self._tensors.items() if n in kept})
+
+    def get_input_embeddings(self) -> Any:
+        return self._decoder.get_input_embeddings()  # type: ignore[operator]
 
     def __call__(self, **inputs: Any) -> Any:
         return functional_call(self._decoder, self._tensors, (), inputs)

@@ -1,25 +1,27 @@
 """From a language model to scores: what a ranker is, the rankers, a popularity prior."""
 
-from transformers import PreTrainedTokenizerBase
-
+from reccocktail.backbone import Backbone
 from reccocktail.errors import RecipeError
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.choice import ChoiceRanker
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.generate import GenerateRanker
+from reccocktail.ranking.readout import load_readout
 from reccocktail.recipe import Recipe
 
 
-def build(tokenizer: PreTrainedTokenizerBase, recipe: Recipe) -> Ranker:
-    """The ranker of a recipe, for a backbone's tokenizer.
+def build(backbone: Backbone, recipe: Recipe) -> Ranker:
+    """The ranker of a recipe, for a backbone.
 
     Raises:
-        RecipeError: the template is missing or wrong, or a setting of the dense ranker is given to
-            another.
+        RecipeError: the template or the readout is missing or wrong, or a setting of the dense
+            ranker is given to another.
         BackboneError: the tokenizer cannot write the ranker's prompts.
     """
+    tokenizer = backbone.tokenizer
     if recipe.ranker == "dense":
-        return DenseRanker(tokenizer, recipe.prompt, recipe.dense)
+        readout = load_readout(recipe.dense.readout, backbone.fingerprint)
+        return DenseRanker(tokenizer, recipe.prompt, recipe.dense, readout)
     dense_only = {"dense.depth": recipe.dense.depth, "training.bank": recipe.training.bank}
     for name, asked in dense_only.items():
         if asked:

@@ -18,6 +18,8 @@ class Model(Protocol):
     """A causal language model with or without adapters."""
 
     config: Any
+    forward: Any
+    """What a call runs; its signature tells the arguments."""
 
     def get_decoder(self) -> Any:
         """The stack of layers below the vocabulary head, called with `input_ids`."""
@@ -46,6 +48,11 @@ class Ranker(Protocol):
     @property
     def template_sha256(self) -> str:
         """Hash of the wording, which goes into every adapter's card."""
+        ...
+
+    @property
+    def readout_sha256(self) -> str | None:
+        """Hash of the fixed numbers beside the backbone's (see `ranking.readout`), if any."""
         ...
 
     @property
@@ -119,6 +126,12 @@ def hidden_states(model: Model, input_ids: Tensor, depth: int | None = None) -> 
     decoder = first_layers(model.get_decoder(), depth)
     output: Tensor = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
     return output
+
+
+def embeddings(model: Model, input_ids: Tensor) -> Tensor:
+    """Input embeddings (sequences, tokens, width) of ids (sequences, tokens)."""
+    found: Tensor = model.get_decoder().get_input_embeddings()(input_ids)
+    return found
 
 
 def first_layers(decoder: Any, depth: int | None) -> Any:

@@ -15,9 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from reccocktail.prompting.encoding import DenseEncoder, TokenIds, length_batches, pad
 from reccocktail.prompting.template import DenseTemplate, load_template
-from reccocktail.ranking.base import Batch, Model, entropy_of, hidden_states
+from reccocktail.ranking.base import Batch, Model, embeddings, entropy_of, hidden_states
+from reccocktail.ranking.readout import Readout, Side
 from reccocktail.recipe import DenseSettings, PromptSettings
 
+PLAIN_TEMPERATURE = 0.05  # of cosines of states as they are
 INFERENCE_TOKENS = (
     4096  # padded tokens in one forward pass: large enough for full cores, small in memory
 )
@@ -30,11 +32,25 @@ class DenseRanker:
     gradient_users = 8
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, dense: DenseSettings
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: PromptSettings,
+        dense: DenseSettings,
+        readout: Readout | None = None,
     ) -> None:
-        """Bind the wording, truncation and temperature to a backbone's tokenizer."""
+        """Bind the wording, truncation and temperature to a backbone's tokenizer.
+
+        Args:
+            tokenizer: the backbone's.
+            prompt: wording and truncation.
+            dense: depth, pooling and temperature.
+            readout: fixed whitening of the states; None reads them as they are.
+        """
         self.prompt = prompt
         self.dense = dense
+        self.readout = readout
+        own = readout.temperature if readout else PLAIN_TEMPERATURE
+        self.temperature = own if dense.temperature is None else dense.temperature
         self.template: DenseTemplate = load_template(prompt.template)
         self.encoder = DenseEncoder(tokenizer, self.template, prompt.title_tokens)
 
@@ -42,6 +58,11 @@ class DenseRanker:
     def template_sha256(self) -> str:
         """Hash of the wording."""
         return self.template.sha256
+
+    @property
+    def readout_sha256(self) -> str | None:
+        """Hash of the readout; None where states are read as they are."""
+        return self.readout.sha256 if self.readout else None
 
     # -- batches ------------------------------------------------------------------------------
 
@@ -137,14 +158,14 @@ class DenseRanker:
         targets = batch["targets"]  # (B, L)
         rows, _ = (targets >= 0).nonzero(as_tuple=True)
         wanted = targets[targets >= 0]  # (P,)
-        logits = users[targets >= 0] @ items.T / self.dense.temperature  # (P, U)
+        logits = users[targets >= 0] @ items.T / self.temperature  # (P, U)
         logits = logits - self.dense.sampling_correction * batch["log_q"]
         false_negatives = batch["known"][rows]  # (P, U)
         false_negatives = false_negatives.scatter(1, wanted[:, None], False)
         logits = logits.masked_fill(false_negatives, float("-inf"))
         batch["item_vectors"] = items.detach()
         if "bank_vectors" in batch:
-            more = users[targets >= 0] @ batch["bank_vectors"].T / self.dense.temperature
+            more = users[targets >= 0] @ batch["bank_vectors"].T / self.temperature
             more = more - self.dense.sampling_correction * batch["bank_log_q"]
             logits = torch.cat(
                 [logits, more.masked_fill(batch["bank_known"][rows], float("-inf"))], dim=1
@@ -171,8 +192,8 @@ class DenseRanker:
     def logits(self, users: Tensor, items: Tensor) -> Tensor:
         """Scores of unit vectors: users (U, d), items (U, C, d) or (N, d) -> (U, C) or (U, N)."""
         if items.ndim == 2:
-            return users @ items.T / self.dense.temperature
-        return torch.einsum("ud,ucd->uc", users, items) / self.dense.temperature
+            return users @ items.T / self.temperature
+        return torch.einsum("ud,ucd->uc", users, items) / self.temperature
 
     @torch.no_grad()
     def item_vectors(
@@ -225,21 +246,33 @@ class DenseRanker:
         return out if out is not None else torch.empty(0, 0)
 
     def _users(self, model: Model, input_ids: Tensor, positions: Tensor) -> Tensor:
-        return self._states(model, input_ids, positions, self.encoder.history_start)
+        return self._states(model, input_ids, positions, self.encoder.history_start, "users")
 
     def _items(self, model: Model, input_ids: Tensor, positions: Tensor) -> Tensor:
-        return self._states(model, input_ids, positions, self.encoder.item_start)[:, 0]
+        return self._states(model, input_ids, positions, self.encoder.item_start, "items")[:, 0]
 
-    def _states(self, model: Model, input_ids: Tensor, positions: Tensor, start: int) -> Tensor:
-        """Unit states (sequences, states, d) in float32 at `positions`; what -1 gives is masked.
+    def _states(
+        self, model: Model, input_ids: Tensor, positions: Tensor, start: int, side: Side
+    ) -> Tensor:
+        """Unit vectors (sequences, states, d) in float32 at `positions`; what -1 gives is masked.
 
-        Pooled, a state is the mean of the tokens from `start` (the end of the prefix) up to its
-        position.
+        `start` is the end of the prefix. With a readout they are (sequences, states, 2 d).
         """
         hidden = hidden_states(model, input_ids, self.dense.depth)
-        index = positions.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
-        if self.dense.pooling == "mean":
-            # A sum over the tokens needs float32. The division by their number falls to normalize.
-            hidden = normalize(hidden.float(), dim=-1)[:, start:].cumsum(dim=1)
-            index = (index - start).clamp(min=0)
-        return normalize(hidden.gather(1, index).float(), dim=-1)
+        states = pool(hidden, positions, start, self.dense.pooling)
+        if self.readout is None:
+            return states
+        with torch.no_grad():  # no adapter changes the embeddings
+            words = pool(embeddings(model, input_ids), positions, start, "mean")
+        self.readout = self.readout.to(states.device)
+        return self.readout(states, words, side)
+
+
+def pool(hidden: Tensor, positions: Tensor, start: int, pooling: str) -> Tensor:
+    """Unit states (sequences, states, d): of the last token, or the mean from `start` up to it."""
+    index = positions.clamp(min=0)[:, :, None].expand(-1, -1, hidden.shape[-1])
+    if pooling == "mean":
+        # A sum over the tokens needs float32. The division by their number falls to normalize.
+        hidden = normalize(hidden.float(), dim=-1)[:, start:].cumsum(dim=1)
+        index = (index - start).clamp(min=0)
+    return normalize(hidden.gather(1, index).float(), dim=-1)

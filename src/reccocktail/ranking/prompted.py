@@ -33,6 +33,7 @@ class PromptRanker:
     """Base of `generate` and `choice`: one prompt holds a user's history and its candidates."""
 
     packed = False
+    readout_sha256: str | None = None
     gradient_users = 2
 
     def __init__(

@@ -97,7 +97,7 @@ class ItemVectors:
         self._file: Path | None = None
         if model_sha256 is not None:
             ranker = catalogue.ranker
-            reading = [ranker.dense.depth, ranker.dense.pooling]
+            reading = [ranker.dense.depth, ranker.dense.pooling, ranker.readout_sha256]
             prompt = [ranker.template.sha256, catalogue.tokens, reading]
             self._file = (
                 cache_dir() / "vectors" / f"{sha256_json([model_sha256, prompt])}.safetensors"

@@ -51,9 +51,9 @@ class Retrieval:
             AdapterError: the adapter is of another ranker.
         """
         if adapter is None:
-            ranker = build(backbone.tokenizer, Recipe(prompt=prompt or PromptSettings()))
+            ranker = build(backbone, Recipe(prompt=prompt or PromptSettings()))
         else:
-            ranker = ranker_of(adapter.card, backbone.tokenizer)
+            ranker = ranker_of(adapter.card, backbone)
         if not isinstance(ranker, DenseRanker):
             assert adapter is not None
             raise AdapterError(
@@ -80,9 +80,7 @@ class Retrieval:
         tokens = [self._tokens[item] for item in history]
         with merged(self._backbone.model, self._lora) as model:
             user = self._ranker.user_vectors(model, [tokens], self._backbone.device)[0].numpy()
-        found: NDArray[np.float64] = (
-            self._vectors @ user / self._ranker.dense.temperature + self._prior
-        )
+        found: NDArray[np.float64] = self._vectors @ user / self._ranker.temperature + self._prior
         return found
 
 
@@ -100,7 +98,7 @@ class Reranking:
             backbone: the language model.
             new_titles: titles of items behind the catalogue.
         """
-        self._ranker = ranker_of(adapter.card, backbone.tokenizer)
+        self._ranker = ranker_of(adapter.card, backbone)
         self._backbone, self._lora = backbone, adapter.lora
         catalogue = Catalogue.of(domain, self._ranker)
         self._tokens = [*catalogue.tokens, *self._ranker.titles(new_titles)]

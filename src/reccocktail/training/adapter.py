@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from peft import LoraConfig
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -94,7 +94,19 @@ class Card(BaseModel):
     """Hash of the adapter that training started from; None for a fresh start."""
     beside_sha256: str | None = None
     """Hash of the adapter that was at work, frozen, during the training; None for none."""
+    readout_sha256: str | None = None
+    """Hash of the fixed readout (see `ranking.readout`); None where states are read as they are."""
     version: str = __version__
+
+    @model_validator(mode="before")
+    @classmethod
+    def _before_readouts(cls, values: Any) -> Any:
+        """Cards from before there was a readout read states as they are."""
+        if not isinstance(values, dict) or not isinstance(values.get("recipe"), dict):
+            return values
+        recipe = values["recipe"]
+        dense = {"readout": None} | dict(recipe.get("dense") or {})
+        return values | {"recipe": recipe | {"dense": dense}}
 
     def reading(self) -> dict[str, object]:
         """How text is read, by name of the setting: what adapters used together must share."""
@@ -107,6 +119,7 @@ class Card(BaseModel):
             return reading | {
                 "depth": self.recipe.dense.depth,
                 "pooling": self.recipe.dense.pooling,
+                "readout": self.readout_sha256,
             }
         return reading | {"form of the answer": self.recipe.generate.answer}
 

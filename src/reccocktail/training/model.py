@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
@@ -26,18 +26,23 @@ from reccocktail.training.adapter import (
 )
 
 
-def ranker_of(card: Card, tokenizer: PreTrainedTokenizerBase) -> Ranker:
+def ranker_of(card: Card, backbone: Backbone) -> Ranker:
     """The ranker that an adapter was trained for.
 
     Raises:
-        AdapterError: its prompt template reads otherwise by now.
+        AdapterError: its prompt template or its readout is another one by now.
         RecipeError, BackboneError: see `ranking.build`.
     """
-    ranker = build(tokenizer, card.recipe)
+    ranker = build(backbone, card.recipe)
     if ranker.template_sha256 != card.template_sha256:
         raise AdapterError(
             "The prompt template is not the one that the adapter was trained with; "
             "give its former wording back, or train again."
+        )
+    if ranker.readout_sha256 != card.readout_sha256:
+        raise AdapterError(
+            f"The readout of {backbone.name} is not the one that the adapter was trained with; "
+            "use the version of RecCocktail that it was trained with, or train again."
         )
     return ranker
 

@@ -80,12 +80,13 @@ def train(
     """
     require_adapter_dir(out)
     run_folder = out.with_name(out.name + ".training")
-    ranker = build(backbone.tokenizer, recipe)
+    ranker = build(backbone, recipe)
     card = Card(
         role=role,
         backbone=backbone.fingerprint,
         recipe=recipe,
         template_sha256=ranker.template_sha256,
+        readout_sha256=ranker.readout_sha256,
         data=tuple(
             DataCard(name=d.name, sha256=d.sha256, users=d.train().height, items=len(d.item_ids))
             for d in domains
