@@ -3,7 +3,8 @@
 Item numbers here are rows of the catalogue, with new items behind it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import choose_weight, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.recipe import PromptSettings, Recipe
+from reccocktail.serving.index import Index
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import merged, model_sha256, ranker_of
@@ -82,6 +84,38 @@ class Retrieval:
             user = self._ranker.user_vectors(model, [tokens], self._backbone.device)[0].numpy()
         found: NDArray[np.float64] = self._vectors @ user / self._ranker.temperature + self._prior
         return found
+
+    def best(
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        tick: Callable[[int], object] = int,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The k best items that each history does not hold, popularity included.
+
+        Args:
+            histories: item numbers, oldest first, at least one each.
+            k: how many.
+            tick: told of every n histories read.
+
+        Returns:
+            Item numbers and scores, both (histories, k); see `Index.search`.
+        """
+        rows = [[self._tokens[item] for item in history] for history in histories]
+        with merged(self._backbone.model, self._lora) as model:
+            users = self._ranker.user_vectors(model, rows, self._backbone.device, tick).numpy()
+        queries = _with_column(users / self._ranker.temperature, np.ones(len(users)))
+        return self._index.search(queries, k, histories)
+
+    @cached_property
+    def _index(self) -> Index:
+        # One more number in each vector carries the prior, so that a product is a whole score.
+        return Index.build(_with_column(self._vectors, self._prior))
+
+
+def _with_column(vectors: NDArray[np.float32], column: NDArray[np.float64]) -> NDArray[np.float32]:
+    more = column.astype(np.float32)[:, None]
+    return np.concatenate([vectors, more], axis=1)
 
 
 class Reranking:

@@ -1,0 +1,212 @@
+"""Top-k for every user of a table: numbered files, each written once, resumable at any moment."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from reccocktail.backbone import load_backbone
+from reccocktail.data.domain import Domain
+from reccocktail.errors import AdapterError, RecipeError, RunError
+from reccocktail.mixing.measure import check_compatible
+from reccocktail.progress import bar, say
+from reccocktail.schema import HISTORY, USER
+from reccocktail.serving.stages import Retrieval
+from reccocktail.serving.users import UserTable
+from reccocktail.storage import (
+    atomic_file,
+    read_json,
+    require_dir,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
+from reccocktail.training.adapter import Adapter
+
+Engine = Literal["local", "ray"]
+MANIFEST = "manifest.json"
+FORMAT = 1
+CHUNK = 4096  # users a file
+SCHEMA = {USER: pl.String(), "items": pl.List(pl.String()), "scores": pl.List(pl.Float32())}
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to write any chunk; it travels to other machines.
+
+    Attributes:
+        data: prepared folder.
+        adapter: adapter folder of the dense ranker.
+        users: see `UserTable`.
+        out: folder of the output.
+        k: items a user.
+        chunk: users a file.
+        backbone: name of the adapter's backbone.
+        device: see `load_backbone`.
+        dtype: see `load_backbone`.
+    """
+
+    data: Path
+    adapter: Path
+    users: Path
+    out: Path
+    k: int = 10
+    chunk: int = CHUNK
+    backbone: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+    def file(self, number: int) -> Path:
+        """Output file of a chunk."""
+        return self.out / f"part-{number:06d}.parquet"
+
+
+class ChunkWriter:
+    """Computes and writes chunks of one job; the model stays in memory."""
+
+    def __init__(self, job: Job) -> None:
+        """Load domain, adapter and backbone, and encode what is not cached.
+
+        Raises:
+            AdapterError: the adapter belongs to another backbone, or its ranker reads candidates.
+        """
+        adapter = _adapter(job)
+        name = job.backbone or adapter.card.recipe.backbone
+        backbone = load_backbone(name, device=job.device, dtype=job.dtype)
+        check_compatible([adapter], backbone)
+        self._job, self._domain = job, Domain.load(job.data)
+        self._users = UserTable(job.users, self._domain)
+        self._retrieval = Retrieval(self._domain, adapter, backbone, ())
+
+    def write(self, number: int, tick: Callable[[int], object] = int) -> int:
+        """Write a chunk's file, whole or not at all.
+
+        Args:
+            number: of the chunk.
+            tick: told of every n users done.
+
+        Returns:
+            Users in it.
+        """
+        job, index, names = self._job, self._domain.index, self._domain.item_ids
+        rows = self._users.rows(number * job.chunk, job.chunk)
+        seen = [[index[item] for item in history] for history in rows[HISTORY].to_list()]
+        ids, scores = self._retrieval.best(seen, job.k, tick)
+        table = pl.DataFrame(
+            {
+                USER: rows[USER],
+                "items": [[names[item] for item in row if item >= 0] for row in ids.tolist()],
+                "scores": [row[np.isfinite(row)].tolist() for row in scores],
+            },
+            schema=SCHEMA,
+        )
+        with atomic_file(job.file(number)) as temporary:
+            table.write_parquet(temporary)
+        return table.height
+
+
+def batch(
+    job: Job, engine: Engine = "local", *, address: str | None = None, workers: int | None = None
+) -> dict[str, Any]:
+    """Write the k best items of every user of a table, in the table's order.
+
+    `part-000000.parquet` and so on hold `user_id`, `items` and `scores` (logits, best first), none
+    of them an item of the user's history. Files that are there are not computed again.
+
+    Args:
+        job: what to do.
+        engine: this process, or Ray Data.
+        address: of a Ray cluster; None for the variable RAY_ADDRESS, or a Ray of this machine.
+        workers: processes of Ray; None for one a GPU, or one a machine.
+
+    Returns:
+        The manifest: settings, counts, and the SHA-256 of every file.
+
+    Raises:
+        DataError: a row of the table cannot be served; see `UserTable.check`.
+        RunError: the folder holds other files, or a run with other inputs; or Ray is missing.
+        RecipeError: k or chunk is below 1.
+        AdapterError: see `ChunkWriter`.
+    """
+    for flag, value in (("-k", job.k), ("--chunk", job.chunk), ("--workers", workers or 1)):
+        if value < 1:
+            raise RecipeError(f"{flag} must be at least 1, not {value}.")
+    adapter, domain = _adapter(job), Domain.load(job.data)
+    users = UserTable(job.users, domain)
+    settings = _settings(job, adapter, domain)
+    chunks = -(-users.height // job.chunk)
+    manifest = {"format": FORMAT, "settings": settings, "users": users.height, "chunks": chunks}
+    if (former := _former(job.out)) is not None:
+        _require_same(former["settings"], settings, job.out)
+        if former.get("outputs") and all((job.out / name).is_file() for name in former["outputs"]):
+            say(f"{job.out}: finished before, taken as it is.")
+            return former
+    else:
+        users.check()
+        write_json(job.out / MANIFEST, manifest)
+    for left in job.out.glob(".part-*.tmp"):  # of a run that was killed
+        left.unlink(missing_ok=True)
+    missing = [number for number in range(chunks) if not job.file(number).is_file()]
+    if len(missing) < chunks:
+        say(f"{job.out}: {chunks - len(missing)} of {chunks} files are there, going on.")
+    with bar("Recommending", users.height) as advance:
+        advance(min(users.height, (chunks - len(missing)) * job.chunk))
+        if engine == "ray":
+            from reccocktail.serving.batch_ray import run
+
+            for rows in run(job, missing, address, workers):
+                advance(rows)
+        elif missing:
+            writer = ChunkWriter(job)
+            for number in missing:
+                writer.write(number, advance)
+    outputs = {job.file(number).name: sha256_file(job.file(number)) for number in range(chunks)}
+    write_json(job.out / MANIFEST, manifest | {"outputs": outputs})
+    return manifest | {"outputs": outputs}
+
+
+def _adapter(job: Job) -> Adapter:
+    adapter = Adapter.load(job.adapter)
+    ranker = adapter.card.recipe.ranker
+    if ranker != "dense":
+        raise AdapterError(
+            f"'{adapter.name}' is of the ranker {ranker}, which reads candidates in its prompt; "
+            "a batch ranks whole catalogues, so give an adapter of the ranker dense."
+        )
+    return adapter
+
+
+def _settings(job: Job, adapter: Adapter, domain: Domain) -> dict[str, Any]:
+    """What decides the content of the files."""
+    return {
+        "users file": sha256_file(job.users),
+        "data": domain.sha256,
+        "adapter": sha256_json([adapter.sha256, adapter.card.model_dump(mode="json")]),
+        "k": job.k,
+        "chunk": job.chunk,
+        "dtype": job.dtype,
+    }
+
+
+def _former(out: Path) -> dict[str, Any] | None:
+    """The manifest of a run that began here."""
+    require_dir(out)
+    if (out / MANIFEST).is_file():
+        found = read_json(out / MANIFEST)
+        if isinstance(found, dict) and isinstance(found.get("settings"), dict):
+            return found
+    if out.is_dir() and any(out.iterdir()):
+        raise RunError(f"{out} holds other files than a batch's; choose another folder.")
+    return None
+
+
+def _require_same(former: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    changed = [name for name, value in now.items() if former.get(name) != value]
+    if changed:
+        raise RunError(
+            f"The batch in {out} was begun with another {' and '.join(changed)}; "
+            "give the same again, or choose another folder."
+        )

@@ -1,0 +1,118 @@
+"""The users of a batch: a table of ids, with histories of its own or those of the domain."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from reccocktail.data.columns import find_column
+from reccocktail.data.domain import Domain
+from reccocktail.data.tables import read_table
+from reccocktail.errors import DataError
+from reccocktail.schema import HISTORY, USER
+
+_CHECKED_AT_ONCE = 500_000  # rows
+_LIST = pl.List(pl.String())
+
+
+class UserTable:
+    """Rows `user_id`, `history` by number, read a slice at a time where the file is Parquet."""
+
+    def __init__(self, path: Path, domain: Domain) -> None:
+        """Open a table; nothing is checked but its columns.
+
+        Args:
+            path: Parquet, or any text format of `read_table`, with a user column and perhaps a
+                column `history`: lists of item ids, oldest first. In CSV and TSV a list is a JSON
+                array, or ids between semicolons.
+            domain: whose users have their own histories where the table has none: all that comes
+                before the held-out test item.
+
+        Raises:
+            DataError: the file cannot be read, or has no user column.
+        """
+        self._path, self._domain = path, domain
+        parquet = path.is_file() and path.suffix.lower() == ".parquet"
+        try:
+            self._rows = pl.scan_parquet(path) if parquet else read_table(path).lazy()
+            head = self._rows.head(0).collect()
+            self.height: int = self._rows.select(pl.len()).collect().item()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path.name} cannot be read ({reason[:200]}); check it.") from error
+        user = find_column(head, USER, None, path.name)
+        if user is None:
+            found = ", ".join(head.columns)
+            raise DataError(
+                f"{path.name} has no user column (columns found: {found}); name one 'user_id'."
+            )
+        self._user = user
+        self._has_history = HISTORY in head.columns
+        if self._has_history and head.schema[HISTORY] != pl.String:
+            if not isinstance(head.schema[HISTORY], pl.List):
+                raise DataError(
+                    f"The column '{HISTORY}' of {path.name} is {head.schema[HISTORY]}; "
+                    "give lists of item ids."
+                )
+        self._own: pl.DataFrame | None = None
+
+    def rows(self, start: int, count: int) -> pl.DataFrame:
+        """`user_id` and `history` (null for an unknown user) of some rows, in the file's order."""
+        columns = [pl.col(self._user).cast(pl.String).alias(USER)]
+        if self._has_history:
+            columns.append(pl.col(HISTORY))
+        part = self._rows.slice(start, count).select(columns).collect()
+        if not self._has_history:
+            return part.join(self._histories(), on=USER, how="left", maintain_order="left")
+        if part.schema[HISTORY] == pl.String:
+            lists = [self._parsed(text, start + row) for row, text in enumerate(part[HISTORY], 1)]
+            return part.with_columns(pl.Series(HISTORY, lists, dtype=_LIST))
+        return part.with_columns(pl.col(HISTORY).cast(_LIST))
+
+    def check(self) -> None:
+        """Look at every row before any work is done for one.
+
+        Raises:
+            DataError: a row has no user id, an unknown one, no history, or an unknown item in it;
+                rows are counted from 1 without a header.
+        """
+        for start in range(0, self.height, _CHECKED_AT_ONCE):
+            part = self.rows(start, _CHECKED_AT_ONCE).with_row_index("row", offset=start + 1)
+            self._refuse(part.filter(pl.col(USER).is_null()), "has no user id; give one")
+            if not self._has_history:
+                wrong = part.filter(pl.col(HISTORY).is_null())
+                self._refuse(wrong, f"is no user of {self._domain.name}; add a column 'history'")
+            few = pl.col(HISTORY).is_null() | (pl.col(HISTORY).list.len() == 0)
+            self._refuse(part.filter(few), "has an empty history; give at least one item")
+            items = part.explode(HISTORY).join(
+                self._domain.items.select(pl.col("item_id").alias(HISTORY)), on=HISTORY, how="anti"
+            )
+            if items.height:
+                item = items.sort("row").row(0, named=True)[HISTORY]
+                self._refuse(items, f"has the item '{item}', which {self._domain.name} has not")
+
+    def _refuse(self, rows: pl.DataFrame, what: str) -> None:
+        if rows.height:
+            first = rows.sort("row").row(0, named=True)
+            user = f" (user '{first[USER]}')" if first[USER] is not None else ""
+            raise DataError(f"Row {first['row']} of {self._path.name}{user} {what}.")
+
+    def _histories(self) -> pl.DataFrame:
+        """The domain's own histories, (user_id, history), each user once."""
+        if self._own is None:
+            tables = [self._domain.rows("test_warm"), self._domain.train()]
+            both = pl.concat([table.select(USER, HISTORY) for table in tables])
+            self._own = both.unique(USER, keep="first", maintain_order=True)
+        return self._own
+
+    def _parsed(self, text: str | None, row: int) -> list[str] | None:
+        if text is None or not text.strip().startswith("["):
+            return None if text is None else [part.strip() for part in text.split(";") if part]
+        try:
+            found: Any = json.loads(text)
+        except ValueError as error:
+            raise DataError(
+                f"Row {row} of {self._path.name} has a history that is no JSON array ({error})."
+            ) from error
+        return [str(item) for item in found]

@@ -1,0 +1,279 @@
+"""Every user of a table gets the service's ranking, once, whatever stops the run."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from reccocktail.backbone import load_backbone
+from reccocktail.errors import AdapterError, DataError, RecipeError, RunError
+from reccocktail.serving import batch as module
+from reccocktail.serving.batch import Job, batch
+from reccocktail.serving.recommend import Recommender
+from reccocktail.serving.users import UserTable
+from reccocktail.storage import sha256_file
+from reccocktail.training.adapter import Adapter
+from tests.adapters import random_adapter, save
+from tests.domains import taste_domain
+from tests.helpers import one_sentence
+from tests.pico import pico_model, pico_tokenizer
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a domain, a backbone, an adapter on it, and a table of the domain's users."""
+    folder = tmp_path_factory.mktemp("batch")
+    domain = taste_domain(folder, users=60)
+    pico_model().save_pretrained(folder / "backbone")
+    pico_tokenizer().save_pretrained(folder / "backbone")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECCOCKTAIL_CACHE", str(folder / "cache"))
+        backbone = load_backbone(str(folder / "backbone"), device="cpu", dtype="float32")
+    save(random_adapter(backbone, domain, "adapter"), folder)
+    domain.rows("test_warm").select("user_id").write_parquet(folder / "users.parquet")
+    return folder
+
+
+@pytest.fixture
+def job(place, tmp_path):
+    return Job(
+        data=place / "tastes",
+        adapter=place / "adapter",
+        users=place / "users.parquet",
+        out=tmp_path / "out",
+        k=5,
+        chunk=7,
+        device="cpu",
+        dtype="float32",
+    )
+
+
+def table(out):
+    return pl.concat([pl.read_parquet(file) for file in sorted(out.glob("part-*.parquet"))])
+
+
+def contents(out):
+    return {file.name: sha256_file(file) for file in out.iterdir()}
+
+
+def command(job, *more):
+    flags = {"data": job.data, "adapter": job.adapter, "users": job.users, "out": job.out}
+    flags |= {"k": job.k, "chunk": job.chunk, "device": job.device, "dtype": job.dtype}
+    parts = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "reccocktail.cli", "batch", *parts, *more]
+
+
+# -- what is written --------------------------------------------------------------------------
+
+
+def test_every_user_gets_the_recommenders_ranking(job):
+    manifest = batch(job)
+    found, users = table(job.out), pl.read_parquet(job.users)
+    assert found["user_id"].to_list() == users["user_id"].to_list()
+    assert found.schema == {
+        "user_id": pl.String, "items": pl.List(pl.String), "scores": pl.List(pl.Float32)
+    }  # fmt: skip
+    assert manifest["users"] == users.height and manifest["chunks"] == -(-users.height // 7)
+    table_of = UserTable(job.users, module.Domain.load(job.data))
+    domain, adapter = module.Domain.load(job.data), Adapter.load(job.adapter)
+    backbone = load_backbone(adapter.card.recipe.backbone, device="cpu", dtype="float32")
+    recommender = Recommender(domain, adapter, backbone)
+    rows = table_of.rows(0, 100)
+    for row, history in list(zip(found.iter_rows(named=True), rows["history"], strict=True))[::9]:
+        places = recommender.recommend(history.to_list(), 5)
+        assert row["items"] == [place.item_id for place in places]
+        np.testing.assert_allclose(row["scores"], [place.score for place in places], atol=1e-3)
+        assert not set(row["items"]) & set(history)
+
+
+def test_the_manifest_names_every_file(job):
+    manifest = batch(job)
+    assert manifest == json.loads((job.out / "manifest.json").read_text())
+    names = {file.name for file in job.out.iterdir()}
+    assert names == {*manifest["outputs"], "manifest.json"}
+    for name, sha256 in manifest["outputs"].items():
+        assert sha256_file(job.out / name) == sha256
+
+
+def test_histories_of_the_table_win(job, tmp_path):
+    domain = module.Domain.load(job.data)
+    users = pl.DataFrame(
+        {
+            "user_id": ["a", "u0", "b"],
+            "history": [domain.item_ids[:2], domain.item_ids[5:6], domain.item_ids[9:12]],
+        }
+    )
+    users.write_parquet(tmp_path / "own.parquet")
+    users.write_ndjson(tmp_path / "own.jsonl")
+    lists = users["history"].to_list()
+    for name, texts, separator in (
+        ("own.csv", [json.dumps(items) for items in lists], ","),
+        ("own.tsv", ["; ".join(items) for items in lists], "\t"),
+    ):
+        text = users.with_columns(pl.Series("history", texts))
+        text.write_csv(tmp_path / name, separator=separator)
+    found = []
+    for name in ("own.parquet", "own.jsonl", "own.csv", "own.tsv"):
+        out = tmp_path / f"out-{name}"
+        batch(replace(job, users=tmp_path / name, out=out))
+        found.append(table(out))
+    assert found[0]["user_id"].to_list() == ["a", "u0", "b"]
+    for other in found[1:]:
+        assert other.equals(found[0])
+    for items, history in zip(found[0]["items"], lists, strict=True):
+        assert len(items) == 5 and not set(items) & set(history)
+
+
+def test_users_of_training_alone_have_a_history_too(job, tmp_path):
+    domain = module.Domain.load(job.data)
+    only = set(domain.train()["user_id"]) - set(domain.rows("test_warm")["user_id"])
+    ids = [*sorted(only)[:2], domain.train()["user_id"][0]]
+    pl.DataFrame({"user_id": ids}).write_csv(tmp_path / "some.csv")
+    rows = UserTable(tmp_path / "some.csv", domain).rows(0, 10)
+    assert rows["user_id"].to_list() == ids and rows["history"].list.len().min() >= 1
+
+
+def test_more_places_than_items(job):
+    batch(replace(job, k=10**4))
+    lengths = table(job.out)["items"].list.len()
+    domain = module.Domain.load(job.data)
+    assert lengths.max() < len(domain.item_ids) and lengths.min() > len(domain.item_ids) - 10
+    assert (table(job.out)["scores"].list.len() == lengths).all()
+
+
+# -- going on ---------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_taken_as_it_is(job, monkeypatch):
+    first = batch(job)
+    monkeypatch.setattr(module, "ChunkWriter", None)  # nothing may be computed
+    assert batch(job) == first
+
+
+def test_only_missing_files_are_computed(job, monkeypatch):
+    batch(job)
+    whole = contents(job.out)
+    job.file(2).unlink()
+    (job.out / ".part-000002.parquet.12ab34cd.tmp").write_bytes(b"half")
+    written = []
+    real = module.ChunkWriter.write
+
+    def counting(self, number, tick=int):
+        written.append(number)
+        return real(self, number, tick)
+
+    monkeypatch.setattr(module.ChunkWriter, "write", counting)
+    batch(job)
+    assert written == [2] and contents(job.out) == whole
+
+
+def test_kill_9_and_restart_give_the_files_of_an_undisturbed_run(job, tmp_path):
+    small = replace(job, chunk=1)
+    child = subprocess.Popen(command(small), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while len(list(small.out.glob("part-*"))) < 2 and child.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    done = len(list(small.out.glob("part-*")))
+    assert 2 <= done < pl.read_parquet(job.users).height
+    assert "outputs" not in json.loads((small.out / "manifest.json").read_text())
+    batch(small)
+    batch(replace(small, out=tmp_path / "undisturbed"))
+    assert contents(small.out) == contents(tmp_path / "undisturbed")
+
+
+# -- ray --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+def test_ray_writes_the_same_files(job, tmp_path):
+    batch(job)
+    other = replace(job, out=tmp_path / "ray")
+    other.out.mkdir()
+    for name in ("manifest.json", "part-000001.parquet"):  # and it goes on where another stopped
+        (other.out / name).write_bytes((job.out / name).read_bytes())
+    stopped = json.loads((other.out / "manifest.json").read_text())
+    del stopped["outputs"]
+    (other.out / "manifest.json").write_text(json.dumps(stopped))
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    child = subprocess.run(
+        command(other, "--engine", "ray"), env=environment, capture_output=True, text=True
+    )
+    assert child.returncode == 0, child.stderr[-2000:]
+    assert contents(other.out) == contents(job.out)
+
+
+# -- what is refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda job, folder: replace(job, k=6), "another k;"),
+        (lambda job, folder: replace(job, chunk=8), "another chunk;"),
+        (lambda job, folder: replace(job, users=other_users(folder)), "another users file;"),
+    ],
+)
+def test_changed_inputs_are_refused_and_nothing_is_lost(job, tmp_path, change, what):
+    batch(job)
+    before = contents(job.out)
+    with pytest.raises(RunError, match=what) as error:
+        batch(change(job, tmp_path))
+    one_sentence(error.value)
+    assert contents(job.out) == before
+
+
+def other_users(folder):
+    pl.DataFrame({"user_id": ["u1"]}).write_csv(folder / "others.csv")
+    return folder / "others.csv"
+
+
+BAD = {
+    "no user column (columns found: name)": {"name": ["u1"]},
+    "Row 2 of users.jsonl has no user id": {"user_id": ["u1", None]},
+    "Row 2 of users.jsonl (user 'nobody') is no user of tastes": {"user_id": ["u1", "nobody"]},
+    "(user 'u1') has an empty history": {"user_id": ["u0", "u1"], "history": [["i1"], []]},
+    "has the item 'i999'": {"user_id": ["u0", "u1"], "history": [["i1"], ["i999", "i2"]]},
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_rows_are_named_before_any_work(job, tmp_path, what, monkeypatch):
+    monkeypatch.setattr(module, "ChunkWriter", None)
+    pl.DataFrame(BAD[what]).write_ndjson(tmp_path / "users.jsonl")
+    with pytest.raises(DataError) as error:
+        batch(replace(job, users=tmp_path / "users.jsonl"))
+    assert what in one_sentence(error.value)
+    assert not job.out.exists() or not any(job.out.iterdir())
+
+
+def test_numbers_below_one_and_foreign_folders_are_refused(job, tmp_path):
+    for wrong in (replace(job, k=0), replace(job, chunk=0)):
+        with pytest.raises(RecipeError, match="at least 1, not 0") as error:
+            batch(wrong)
+        one_sentence(error.value)
+    job.out.mkdir()
+    (job.out / "precious.txt").write_text("mine")
+    with pytest.raises(RunError, match="other files than a batch's") as error:
+        batch(job)
+    one_sentence(error.value)
+    assert [file.name for file in job.out.iterdir()] == ["precious.txt"]
+
+
+def test_an_adapter_of_another_backbone_is_refused(job, place, tmp_path):
+    pico_model(seed=5).save_pretrained(tmp_path / "other")
+    pico_tokenizer().save_pretrained(tmp_path / "other")
+    with pytest.raises(AdapterError, match="was trained on backbone") as error:
+        batch(replace(job, backbone=str(tmp_path / "other")))
+    one_sentence(error.value)
