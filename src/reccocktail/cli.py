@@ -1,5 +1,6 @@
 """The command line: one command, one typed function; no algorithm lives here."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reccocktail import __version__
+from reccocktail.baselines import BASELINES
 from reccocktail.errors import RecCocktailError, RecipeError
 from reccocktail.schema import SCENARIOS, Scenario
 
@@ -24,6 +26,7 @@ app = cyclopts.App(
 data_app = cyclopts.App(name="data", help="Get and prepare recommendation data.")
 app.command(data_app)
 _output = Console()
+_BASELINES = f"{', '.join(BASELINES)}; sentence-encoder=MODEL takes a hub id or a folder."
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -335,7 +338,9 @@ def evaluate(
     data: Path,
     out: Path,
     adapter: list[Path] | None = None,
-    baseline: list[str] | None = None,
+    baseline: Annotated[
+        list[str] | None, Parameter(help=f"Names of baselines: {_BASELINES}")
+    ] = None,
     scenario: list[Scenario] | None = None,
     users: int | None = None,
     validation_users: int = 200,
@@ -352,7 +357,7 @@ def evaluate(
         data: prepared folder.
         out: evaluation folder to write.
         adapter: adapter folders, or names of shipped base spirits.
-        baseline: names of baselines, such as popularity.
+        baseline: names of baselines.
         scenario: warm, cold, or both if left out.
         users: at most so many users a scenario; all if left out.
         validation_users: users on which the popularity prior's weight is chosen.
@@ -550,6 +555,75 @@ def batch(
     )
     done = run(job, engine, address=address, workers=workers)
     _output.print(f"{done['users']:,} users in {done['chunks']:,} files: {out}", soft_wrap=True)
+
+
+@app.command
+def serve(
+    *,
+    domain: list[str] | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    state: Path | None = None,
+    root: Path | None = None,
+    api_key_file: Path | None = None,
+    admin_key_file: Path | None = None,
+    queue: int = 256,
+    batch: int = 32,
+    timeout: float = 10.0,
+    backbone: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> None:
+    """Serve recommendations over HTTP, for any number of domains.
+
+    Args:
+        domain: NAME=DIR:ADAPTER, a prepared folder and its adapter (a folder, or the name of a
+            shipped base spirit); may be given more than once.
+        host: address to listen at; this machine alone if left out.
+        port: port to listen at.
+        state: folder for what changes at run time: items, domains, mixes. Without it nothing can
+            be changed.
+        root: folder below which domains and adapters named in requests may lie.
+        api_key_file: file with the key that every request must bring; or RECCOCKTAIL_API_KEY.
+        admin_key_file: file with the key that changes need; or RECCOCKTAIL_ADMIN_KEY. Without
+            a key, changes are off.
+        queue: requests under way at most; more are answered 429.
+        batch: requests that share a pass of the model.
+        timeout: seconds a request may take.
+        backbone: where the adapters' backbone is, if not where it was.
+        device: cpu, cuda or mps.
+        dtype: float32, bfloat16 or float16.
+    """
+    from reccocktail import spirits
+    from reccocktail.backbone import load_backbone
+    from reccocktail.recipe import Recipe
+    from reccocktail.serving.keys import Keys, read_key
+    from reccocktail.serving.run import Serving, parse_domains
+    from reccocktail.serving.run import serve as run
+    from reccocktail.serving.service import Limits
+    from reccocktail.training.adapter import Adapter
+
+    domains = {
+        name: (data, spirits.resolve(adapter))
+        for name, (data, adapter) in parse_domains(domain or ()).items()
+    }
+    if not domains and state is None:
+        raise RecipeError("Nothing to serve; give --domain NAME=DIR:ADAPTER, or --state.")
+    settings = Serving(
+        host=host,
+        port=port,
+        state=state,
+        root=root,
+        names=spirits.names(),
+        keys=Keys(
+            read_key(api_key_file, os.environ.get("RECCOCKTAIL_API_KEY"), "user's"),
+            read_key(admin_key_file, os.environ.get("RECCOCKTAIL_ADMIN_KEY"), "admin"),
+        ),
+        limits=Limits(queue=queue, batch=batch, timeout=timeout),
+    )
+    first = next((Adapter.load(adapter) for _, adapter in domains.values()), None)
+    name = backbone or (first.card.recipe.backbone if first else Recipe().backbone)
+    run(load_backbone(name, device=device, dtype=dtype), domains, settings)
 
 
 @app.command

@@ -20,6 +20,7 @@ _PLACES = {
     "sasrec": "sequential.SASRec",
     "gru4rec": "sequential.GRU4Rec",
 }
+_TAKES_MODEL, _TAKES_BACKBONE = "sentence-encoder", "backbone-similarity"
 
 
 class _Registry(Mapping[str, "type[Baseline]"]):
@@ -40,11 +41,11 @@ class _Registry(Mapping[str, "type[Baseline]"]):
 
 
 BASELINES: Mapping[str, "type[Baseline]"] = _Registry()
-"""Name on the command line -> class; a class is made without arguments, then fitted."""
+"""Name on the command line -> class; `make_baseline` makes one."""
 
 
 def baseline_name(text: str) -> str:
-    """Name of the baseline in ``NAME`` or ``NAME=MODEL``.
+    """Name of the baseline in ``NAME`` or ``sentence-encoder=MODEL``.
 
     Raises:
         RunError: there is no such baseline, or it takes no model.
@@ -52,9 +53,10 @@ def baseline_name(text: str) -> str:
     name, equals, model = text.partition("=")
     if name not in BASELINES:
         raise RunError(f"No baseline '{name}'; choose from {', '.join(sorted(BASELINES))}.")
-    if equals and (name != "sentence-encoder" or not model):
-        wanted = "a model after '='" if name == "sentence-encoder" else "nothing after its name"
-        raise RunError(f"--baseline {text}: {name} takes {wanted}.")
+    if equals and name != _TAKES_MODEL:
+        raise RunError(f"The {name} baseline takes no model; write --baseline {name}.")
+    if equals and not model:
+        raise RunError(f"--baseline {text} names no model; write a hub id or a folder after '='.")
     return name
 
 
@@ -63,18 +65,21 @@ def make_baseline(text: str, backbone: "Backbone | None" = None) -> "Baseline":
 
     Args:
         text: ``NAME``, or ``sentence-encoder=MODEL`` with a hub id or folder.
-        backbone: for the baselines that read one.
+        backbone: for the baseline that reads one.
 
     Raises:
-        RunError: there is no such baseline, it takes no model, or it lacks its backbone.
+        RunError: there is no such baseline, it takes no model, or its package or backbone is
+            missing.
     """
     name = baseline_name(text)
-    made: Any = BASELINES[name]
-    if name == "sentence-encoder" and "=" in text:
-        return made(text.partition("=")[2])  # type: ignore[no-any-return]
-    if name == "backbone-similarity":
-        return made(backbone)  # type: ignore[no-any-return]
-    return made()  # type: ignore[no-any-return]
+    arguments: list[Any] = []
+    if name == _TAKES_MODEL and "=" in text:
+        arguments.append(text.partition("=")[2])
+    if name == _TAKES_BACKBONE:
+        if backbone is None:
+            raise RunError(f"The {name} baseline reads a backbone; give --backbone or --adapter.")
+        arguments.append(backbone)
+    return BASELINES[name](*arguments)
 
 
 __all__ = ["BASELINES", "baseline_name", "make_baseline"]

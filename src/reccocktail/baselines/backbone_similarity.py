@@ -7,7 +7,6 @@ from torch import nn
 
 from reccocktail.baselines.base import FloatArray
 from reccocktail.baselines.similarity import ItemSimilarity
-from reccocktail.errors import RunError
 
 if TYPE_CHECKING:
     from reccocktail.backbone import Backbone
@@ -29,21 +28,17 @@ class BackboneSimilarity(ItemSimilarity):
 
     name: ClassVar[str] = "backbone-similarity"
 
-    def __init__(self, backbone: "Backbone | None" = None, half_life: float | None = None) -> None:
+    def __init__(self, backbone: "Backbone", half_life: float | None = None) -> None:
         """Make an unfitted model.
 
         Args:
-            backbone: whose embeddings to read; without one `fit` asks for it.
+            backbone: whose input embeddings are read.
             half_life: see `ItemSimilarity`.
         """
         super().__init__(half_life)
         self._backbone = backbone
 
     def _vectors(self, domain: "Domain") -> FloatArray:
-        if self._backbone is None:
-            raise RunError(
-                "The backbone-similarity baseline needs a backbone; give --backbone or --adapter."
-            )
         encoded = self._backbone.tokenizer(
             domain.titles, add_special_tokens=False, split_special_tokens=True
         )["input_ids"]

@@ -57,22 +57,26 @@ class BPR(CollaborativeBaseline):
     name: ClassVar[str] = "bpr"
 
     def __init__(self, grid: Sequence[BprSettings] = GRID, seed: int = 0) -> None:
-        """Make an unfitted model that will choose from `grid`; the first setting wins ties."""
+        """Make an unfitted model that will choose from `grid`; the first setting wins ties.
+
+        Raises:
+            RunError: the package implicit is missing.
+        """
         super().__init__(seed)
+        self._library = require("implicit.cpu.bpr", "baselines", self.name)
         self._grid = grid
         self._regularization = 0.0
         self._items: FloatArray = np.zeros((0, 1))
         self._negatives: Numbers = np.zeros(0, dtype=np.intp)
 
     def _train(self, domain: "Domain", histories: list[Numbers], valid: pl.DataFrame) -> None:
-        module = require("implicit.cpu.bpr", "baselines", self.name)
         matrix = interactions(histories, len(self._known))
         known = np.flatnonzero(self._known)
         rng = np.random.default_rng(self._seed)
         self._negatives = rng.choice(known, min(_NEGATIVES, len(known)), replace=False)
         best: tuple[float, BprSettings, FloatArray] | None = None
         for settings in track(self._grid, "Fitting bpr"):
-            model = module.BayesianPersonalizedRanking(
+            model = self._library.BayesianPersonalizedRanking(
                 factors=settings.factors,
                 learning_rate=settings.learning_rate,
                 regularization=settings.regularization,

@@ -51,18 +51,22 @@ class ItemKNN(CollaborativeBaseline):
     name: ClassVar[str] = "item-knn"
 
     def __init__(self, grid: Sequence[KnnSettings] = GRID, seed: int = 0) -> None:
-        """Make an unfitted model that will choose from `grid`; the first setting wins ties."""
+        """Make an unfitted model that will choose from `grid`; the first setting wins ties.
+
+        Raises:
+            RunError: the package implicit is missing.
+        """
         super().__init__(seed)
+        self._library = require("implicit.nearest_neighbours", "baselines", self.name)
         self._grid = grid
         self._half_life: float | None = None
         self._similarity = sparse.csr_array((0, 0))
 
     def _train(self, domain: "Domain", histories: list[Numbers], valid: pl.DataFrame) -> None:
-        neighbours = require("implicit.nearest_neighbours", "baselines", self.name)
         classes = {
-            "cosine": neighbours.CosineRecommender,
-            "tfidf": neighbours.TFIDFRecommender,
-            "bm25": neighbours.BM25Recommender,
+            "cosine": self._library.CosineRecommender,
+            "tfidf": self._library.TFIDFRecommender,
+            "bm25": self._library.BM25Recommender,
         }
         matrix = interactions(histories, len(self._known))
         fitted: dict[tuple[str, int], sparse.csr_array] = {}

@@ -29,17 +29,20 @@ class SentenceEncoder(ItemSimilarity):
         Args:
             model: hub id, or folder that `SentenceTransformer.save` wrote.
             half_life: see `ItemSimilarity`.
+
+        Raises:
+            RunError: the package sentence-transformers is missing.
         """
         super().__init__(half_life)
+        self._library = require("sentence_transformers", "encoders", self.name)
         self._model = model
         self.chosen = {"model": model}
 
     def _vectors(self, domain: "Domain") -> npt.NDArray[np.float64]:
-        library = require("sentence_transformers", "encoders", self.name)
         # Its advice on missing modules is for people who train encoders.
         logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
         try:
-            model = library.SentenceTransformer(self._model, device="cpu")
+            model = self._library.SentenceTransformer(self._model, device="cpu")
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise RunError(

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
-from reccocktail.baselines import BASELINES
+from reccocktail.baselines import baseline_name, make_baseline
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
@@ -110,7 +110,7 @@ def evaluate(
         adapters: loaded adapters with their folders; a model's name is its folder's.
         backbone: their backbone; None if only baselines are judged.
         out: evaluation folder.
-        baselines: names in `BASELINES`.
+        baselines: names in `BASELINES`, or ``sentence-encoder=MODEL``.
         scenarios: `warm`, `cold`.
         settings: see `EvaluationSettings`.
         recipe: prompt and ranker of the bare backbone where there is no adapter.
@@ -120,29 +120,34 @@ def evaluate(
 
     Raises:
         RecipeError: a number of users is out of range.
-        RunError: unknown baseline, two models of one name, or nobody left to score.
+        RunError: unknown baseline or one that lacks a package or backbone, two models of one name,
+            or nobody left to score.
         AdapterError: adapters that do not fit the backbone or one another.
     """
     settings = settings or EvaluationSettings()
     settings.check()
     require_dir(out)
     started = time.monotonic()
-    names = [*baselines, *([BACKBONE] if backbone else []), *(a.name for a, _ in adapters)]
+    names = [
+        *(baseline_name(text) for text in baselines),
+        *([BACKBONE] if backbone else []),
+        *(a.name for a, _ in adapters),
+    ]
     for name in names:
         if names.count(name) > 1:
             raise RunError(f"Two models are named '{name}'; rename one adapter folder.")
-    for name in baselines:
-        if name not in BASELINES:
-            raise RunError(f"No baseline '{name}'; choose from {', '.join(sorted(BASELINES))}.")
     sheets = [
         read_json(path / COCKTAIL_FILE) for _, path in adapters if (path / COCKTAIL_FILE).exists()
     ]
+    # All of them first: what is missing is said before any of them learns for minutes.
+    made = [make_baseline(text, backbone) for text in baselines]
     tables = _tables(domain, scenarios, sheets, settings)
     results = _Results()
-    for name in baselines:
+    for baseline in made:
+        name = baseline.name
         with _timed(results, name, name):
-            baseline = BASELINES[name]()
             baseline.fit(domain)
+            results.models[name]["chosen"] = dict(baseline.chosen)
             for scenario, rows in tables.test.items():
                 results.predictions.append(
                     prediction_rows(name, scenario, rows, baseline.scores(rows))
