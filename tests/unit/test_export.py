@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from reccocktail.backbone import Backbone
@@ -17,11 +17,12 @@ from reccocktail.errors import AdapterError, BackboneError, RunError
 from reccocktail.export.folders import export_gguf, export_merged, export_peft
 from reccocktail.export.gguf import pre_tokenizer
 from reccocktail.ranking.base import hidden_states
+from reccocktail.ranking.readout import Readout, Whitening
 from reccocktail.training.adapter import Adapter, Factors
-from reccocktail.training.model import merged
+from reccocktail.training.model import merged, ranker_of
 from tests.adapters import random_adapter, save
 from tests.helpers import one_sentence
-from tests.pico import CHAT_TEMPLATE, FAMILIES, SHAPE, WORDS, pico_backbone
+from tests.pico import CHAT_TEMPLATE, FAMILIES, HIDDEN, SHAPE, WORDS, pico_backbone
 
 TEXT = "the red apple 12 queen, old tea"
 DOMAIN = SimpleNamespace(name="d", sha256="0" * 64)
@@ -167,6 +168,48 @@ def test_an_export_tells_its_origin_and_wording(backbone, adapter, tmp_path):
     assert told["adapter_sha256"] == adapter.sha256 and told["card"]["role"] == "cocktail"
     assert told["wording"]["history_prefix"] and told["libraries"]["transformers"]
     assert "scaled to length 1" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_readout_travels_with_the_export(backbone, adapter, tmp_path):
+    """The vectors can be computed from the exported files and the README's formula alone."""
+    generator = torch.Generator().manual_seed(0)
+    some = [torch.randn(40, HIDDEN, generator=generator) for _ in range(4)]
+    parts = [Whitening.of(normalize(u), normalize(i), 0.1) for u, i in (some[:2], some[2:])]
+    Readout(*parts, 0.7, 0.09, backbone.fingerprint.sha256).save(tmp_path / "readout")
+    recipe = adapter.card.recipe
+    dense = recipe.dense.model_copy(update={"readout": str(tmp_path / "readout")})
+    card = {
+        "recipe": recipe.model_copy(update={"dense": dense}),
+        "readout_sha256": Readout.load(tmp_path / "readout").sha256,
+    }
+    own = Adapter("own", adapter.lora, adapter.card.model_copy(update=card))
+    export_merged(own, backbone, tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert told["temperature"] == 0.09
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "readout.safetensors" in readme and "0.7 times" in readme
+
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    numbers = {k: v.float() for k, v in load_file(tmp_path / "out" / "readout.safetensors").items()}
+    words = told["wording"]
+    prefix = tokenizer(words["item_prefix"], add_special_tokens=False)["input_ids"]
+    rest = [*tokenizer("red apple")["input_ids"]]
+    rest += tokenizer(words["item_suffix"], add_special_tokens=False)["input_ids"]
+    row = torch.tensor([[*prefix, *rest]])
+    with torch.no_grad():
+        state = normalize(model.get_decoder()(row).last_hidden_state[0, -1], dim=-1)
+        unit = normalize(model.get_input_embeddings()(row)[0, len(prefix) :], dim=-1)
+    word = normalize(unit.mean(dim=0), dim=-1)
+    halves = [
+        normalize((part - numbers[f"{name}.items"]) @ numbers[f"{name}.matrix"], dim=-1)
+        for name, part in (("states", state), ("words", word))
+    ]
+    by_hand = normalize(torch.cat([halves[0], 0.7 * halves[1]]), dim=-1)
+    ranker = ranker_of(own.card, backbone)
+    with merged(backbone.model, own.lora) as whole:
+        ours = ranker.item_vectors(whole, ranker.titles(["red apple"]), backbone.device)[0]
+    torch.testing.assert_close(ours, by_hand, atol=1e-4, rtol=1e-4)
 
 
 # -- gguf -------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ from reccocktail.backbone import DTYPES, Backbone, quiet_transformers
 from reccocktail.errors import AdapterError, RunError
 from reccocktail.export.gguf import GGUF_TYPES, GgufType, require_exportable, write_gguf
 from reccocktail.prompting.template import load_template
-from reccocktail.recipe import Recipe
+from reccocktail.ranking.dense import PLAIN_TEMPERATURE
+from reccocktail.ranking.readout import Readout, load_readout
 from reccocktail.storage import atomic_dir, read_json, require_dir, write_json
 from reccocktail.training.adapter import Adapter, Factors, Lora
 from reccocktail.training.model import merged
@@ -27,6 +28,7 @@ from reccocktail.training.model import merged
 Format = Literal["peft", "merged", "gguf"]
 MARK = "export.json"
 GGUF_FILE = "model.gguf"
+READOUT_FILE = "readout.safetensors"
 SHARD_SIZE = "5GB"
 _LIBRARIES = ("gguf", "peft", "safetensors", "torch", "transformers")
 
@@ -61,8 +63,7 @@ def export_peft(adapter: Adapter, out: Path, dtype: str = "float32") -> None:
         f"and 512 that is at least {rank}.",
     )
     plain = replace(adapter, lora=lora)
-    origin = _origin(adapter, "peft", dtype)
-    _write(out, lambda folder: plain.save(folder, readme), origin, readme)
+    _write(out, lambda folder: plain.save(folder, readme), adapter, "peft", dtype, readme)
 
 
 def export_merged(adapter: Adapter, backbone: Backbone, out: Path, dtype: str = "float32") -> None:
@@ -95,7 +96,7 @@ def export_merged(adapter: Adapter, backbone: Backbone, out: Path, dtype: str = 
         config = read_json(folder / "config.json")
         write_json(folder / "config.json", config | {"dtype": dtype})
 
-    _write(out, write, _origin(adapter, "merged", dtype), readme)
+    _write(out, write, adapter, "merged", dtype, readme)
 
 
 def export_gguf(
@@ -131,7 +132,7 @@ def export_gguf(
         with merged(backbone.model, adapter.lora):
             write_gguf(backbone, folder / GGUF_FILE, dtype, name=adapter.name)
 
-    _write(out, write, _origin(adapter, "gguf", dtype), readme)
+    _write(out, write, adapter, "gguf", dtype, readme)
 
 
 def require_export_dir(path: Path) -> None:
@@ -180,9 +181,19 @@ def _cast(state: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: done[(tensor.data_ptr(), tensor.shape)] for name, tensor in state.items()}
 
 
-def _write(out: Path, write: Callable[[Path], None], origin: dict[str, Any], readme: str) -> None:
+def _write(
+    out: Path,
+    write: Callable[[Path], None],
+    adapter: Adapter,
+    kind: Format,
+    dtype: str,
+    readme: str,
+) -> None:
+    origin, readout = _origin(adapter, kind, dtype), _readout(adapter)
     with atomic_dir(out) as folder:
         write(folder)
+        if readout is not None:
+            readout.save(folder / READOUT_FILE)
         write_json(folder / MARK, origin)
         (folder / "README.md").write_text(readme, encoding="utf-8")
 
@@ -199,6 +210,7 @@ def _origin(adapter: Adapter, kind: Format, dtype: str) -> dict[str, Any]:
         "wording": load_template(recipe.prompt.template).model_dump()
         if recipe.ranker == "dense"
         else None,
+        "temperature": _temperature(adapter) if recipe.ranker == "dense" else None,
         "version": __version__,
         "libraries": {name: version(name) for name in _LIBRARIES},
     }
@@ -212,7 +224,7 @@ def _readme(adapter: Adapter, *lines: str) -> str:
         *lines,
     ]
     if card.recipe.ranker == "dense":
-        text.append(_scoring(card.recipe))
+        text.append(_scoring(adapter))
     return "\n\n".join(text) + "\n"
 
 
@@ -221,16 +233,49 @@ def _pooling(adapter: Adapter) -> str:
     return "last" if adapter.card.recipe.dense.pooling == "last" else "none"
 
 
-def _scoring(recipe: Recipe) -> str:
+def _scoring(adapter: Adapter) -> str:
     """How to score with the exported files alone."""
+    recipe = adapter.card.recipe
     state = "state of the last token"
     if recipe.dense.pooling == "mean":
-        state = "mean of the unit states of all tokens behind the prefix"
+        state = "mean of the unit states of all tokens behind the prefix, scaled to length 1"
     depth = f" Only the lowest {recipe.dense.depth} layers are run." if recipe.dense.depth else ""
-    return (
+    text = (
         "A score is the product of a history's and an item's vector over "
-        f"{recipe.dense.temperature}. A vector is the {state}, the final norm applied, scaled to "
+        f"{_temperature(adapter)}. A vector is the {state}, the final norm applied, scaled to "
         f"length 1.{depth} The texts around titles are `wording` in {MARK}; a title is cut at "
         f"{recipe.prompt.title_tokens} tokens, a history at its last "
         f"{recipe.prompt.max_history} items."
     )
+    if (readout := _readout(adapter)) is None:
+        return text
+    return text + (
+        f" Behind it stands a fixed readout, {READOUT_FILE}: with s that vector and w the mean of "
+        "the unit input embeddings of the tokens behind the prefix, scaled to length 1, take "
+        "unit((s - states.users) @ states.matrix) and unit((w - words.users) @ words.matrix) for a "
+        "history, the same with states.items and words.items for an item; the vector is the first, "
+        f"with {readout.weight} times the second behind it, scaled to length 1."
+    )
+
+
+def _readout(adapter: Adapter) -> Readout | None:
+    """The readout that a dense adapter was trained with.
+
+    Raises:
+        AdapterError: it is another one by now.
+    """
+    card = adapter.card
+    if card.recipe.ranker != "dense" or card.readout_sha256 is None:
+        return None
+    readout = load_readout(card.recipe.dense.readout, card.backbone)
+    if readout is None or readout.sha256 != card.readout_sha256:
+        raise AdapterError(
+            f"The readout of '{adapter.name}' is not the one that it was trained with; "
+            "give the former file back, or train again."
+        )
+    return readout
+
+
+def _temperature(adapter: Adapter) -> float:
+    readout, own = _readout(adapter), adapter.card.recipe.dense.temperature
+    return own or (readout.temperature if readout else PLAIN_TEMPERATURE)
