@@ -24,7 +24,7 @@ def mark(number):
 def test_any_titles_become_distinct(rows, endings):
     found = distinct(rows, endings, mark)
     assert len(found) == len(rows)
-    for place, (title, row) in enumerate(zip(found, rows, strict=True)):
+    for place, title in enumerate(found):
         for ending in endings:
             assert ending not in [title[i : i + len(ending)] for i in range(len(title))]
             for other in found[:place]:
@@ -79,7 +79,11 @@ def test_the_likeliest_allowed_token_is_taken():
     trie = Trie([[1, 5, 9], [2, 9], [2, 6, 9]])
     values = {1: -2.0, 2: -1.0, 9: -3.0, 6: -0.5}
     assert trie.greedy(lambda _, options: [values[t] for t in options]) == [2, 6, 9]
-    assert trie.greedy(lambda _, options: [0.0 for _ in options]) == [1, 5, 9]  # of equals the first
+    assert trie.greedy(lambda _, options: [0.0 for _ in options]) == [
+        1,
+        5,
+        9,
+    ]
     assert trie.greedy(lambda _, options: [values[t] for t in options], most=1) == [2]
     assert trie.options([2]) == {6: 2, 9: 1}
 

@@ -1,5 +1,6 @@
 """A prompt that is read once, and the log-probabilities of what may follow it."""
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -25,6 +26,9 @@ class Context:
         self._model, self._ids = model, ids
         kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         self._cached = kinds <= _CACHEABLE
+        # Its name changes in transformers, model by model.
+        named = "cache" in inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if named else "past_key_values"
         self._cache: DynamicCache | None = None
         self._read: TokenIds = []
         self._own: DynamicCache | None = None
@@ -32,9 +36,9 @@ class Context:
             self._cache = DynamicCache()
         output = model(
             input_ids=ids[None],
-            past_key_values=self._cache,
             use_cache=self._cached,
             logits_to_keep=1,
+            **{self._cache_name: self._cache},
         )
         self.first: Tensor = output.logits[0, -1].float().log_softmax(-1)
         """Log-probabilities (vocabulary,) of the token right after the prompt."""
@@ -52,7 +56,10 @@ class Context:
         fresh = torch.tensor([tokens[done:]], device=self._ids.device)
         if self._cached:
             output = self._model(
-                input_ids=fresh, past_key_values=self._own, use_cache=True, logits_to_keep=1
+                input_ids=fresh,
+                use_cache=True,
+                logits_to_keep=1,
+                **{self._cache_name: self._own},
             )
         else:
             fresh = torch.tensor([tokens], device=self._ids.device)
@@ -84,7 +91,7 @@ class Context:
         """Logits after each token of continuations `ids` (paths, tokens), padded on the right."""
         if self._cached:
             output = self._model(
-                input_ids=ids, past_key_values=self._copies(len(ids)), use_cache=True
+                input_ids=ids, use_cache=True, **{self._cache_name: self._copies(len(ids))}
             )
             logits: Tensor = output.logits
             return logits
