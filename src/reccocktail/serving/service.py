@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
 from reccocktail.data.titles import clean_title
-from reccocktail.errors import DataError, RecCocktailError, RunError
+from reccocktail.errors import DataError, RecCocktailError, RecipeError, RunError
 from reccocktail.schema import CATEGORIES, ITEM, TITLE
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
 from reccocktail.serving.paths import Allowed
@@ -75,6 +75,15 @@ class Limits:
     model_bytes: int = 4 * 2**30
     domains: int = 64
     added_items: int = 1_000_000
+
+    def __post_init__(self) -> None:
+        """Refuse limits under which nothing is answered.
+
+        Raises:
+            RecipeError: one of them is too low.
+        """
+        if min(self.queue, self.batch) < 1 or not 0 < self.timeout < float("inf"):
+            raise RecipeError("Queue and batch must be at least 1 and the timeout above 0.")
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,13 @@ def shipped(root: Path = ROOT) -> list[Spirit]:
     ]
 
 
+def names(root: Path = ROOT) -> dict[str, Path]:
+    """Names by which shipped base spirits are known, and their folders."""
+    found = {path.parent.relative_to(root).as_posix(): path for path in _folders(root)}
+    usual = default(root)
+    return {NAME: usual} | found if usual else found
+
+
 def resolve(value: str | Path, root: Path = ROOT) -> Path:
     """The adapter folder that a user means: a path that exists, or the name of a shipped spirit.
 
@@ -83,10 +90,7 @@ def resolve(value: str | Path, root: Path = ROOT) -> Path:
     known = _folders(root)
     if chosen in known:
         return chosen
-    names = [spirit.parent.relative_to(root).as_posix() for spirit in known]
-    if default(root) is not None:
-        names.insert(0, NAME)
-    shipped_names = ", ".join(names) or "none"
+    shipped_names = ", ".join(names(root)) or "none"
     raise AdapterError(
         f"'{path.as_posix()}' is neither an adapter folder nor a shipped base spirit "
         f"(shipped: {shipped_names}); check the path."

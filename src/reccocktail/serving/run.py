@@ -1,0 +1,121 @@
+"""Start the HTTP service: from folders to a listening process."""
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from reccocktail import progress
+from reccocktail.backbone import Backbone
+from reccocktail.errors import RecCocktailError, RecipeError, RunError
+from reccocktail.progress import say
+from reccocktail.serving.keys import Keys
+from reccocktail.serving.paths import Allowed
+from reccocktail.serving.service import Limits, Service
+
+GRACE_SECONDS = 15
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a service runs.
+
+    Attributes:
+        host: address to listen at.
+        port: 0 takes a free one.
+        state: folder for what must survive a restart.
+        root: folder below which folders named in requests may lie; None refuses all.
+        names: adapters that requests may name without a path.
+        keys: who may ask and change.
+        limits: see `Limits`.
+        max_body: bytes of a request's body.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    state: Path | None = None
+    root: Path | None = None
+    names: Mapping[str, Path] = field(default_factory=dict)
+    keys: Keys = field(default_factory=Keys)
+    limits: Limits = field(default_factory=Limits)
+    max_body: int = 4 * 2**20
+
+
+def parse_domains(values: Sequence[str]) -> dict[str, tuple[Path, str]]:
+    """`NAME=DIR:ADAPTER` values by name.
+
+    Raises:
+        RecipeError: one is not of this form, or a name comes twice.
+    """
+    found: dict[str, tuple[Path, str]] = {}
+    for value in values:
+        name, equals, rest = value.partition("=")
+        folder, colon, adapter = rest.rpartition(":")
+        if not (name and equals and folder and colon and adapter):
+            raise RecipeError(f"'{value}' is not of the form NAME=DIR:ADAPTER.")
+        if name in found:
+            raise RecipeError(f"The domain '{name}' is given twice; give each a name of its own.")
+        found[name] = Path(folder), adapter
+    return found
+
+
+def serve(
+    backbone: Backbone, domains: Mapping[str, tuple[Path, Path]], settings: Serving | None = None
+) -> None:
+    """Plug the domains in, listen, and return when the process is asked to stop.
+
+    Args:
+        backbone: the language model.
+        domains: name -> prepared folder and adapter folder.
+        settings: see `Serving`.
+
+    Raises:
+        RunError: the packages of the extra `serve` are missing, the port is taken, a name is wrong,
+            or the state folder cannot be used.
+        DataError, AdapterError: a domain of `domains` cannot be served.
+    """
+    try:
+        import uvicorn
+
+        from reccocktail.serving.app import create_app
+        from reccocktail.serving.logs import event, log_json
+        from reccocktail.serving.schemas import require_name
+    except ImportError as error:
+        raise RunError(
+            f"The service needs {error.name}; install it with `pip install reccocktail[serve]`."
+        ) from error
+    settings = settings or Serving()
+    for name in domains:
+        require_name(name)
+    allowed = Allowed(settings.root, settings.names) if settings.root else None
+    service = Service(backbone, settings.limits, state=settings.state, allowed=allowed)
+    for name, (data, adapter) in domains.items():
+        say(f"Plugging in {name} ...")
+        service.plug(name, data, adapter)
+
+    def failed(name: str, error: RecCocktailError) -> None:
+        say(f"{name} cannot be restored: {error}")
+
+    service.restore(failed)
+    app = create_app(service, settings.keys, max_body=settings.max_body)
+    log_json()
+    progress.console.quiet = True  # from here on, standard error is for log lines
+    event("start", domains=[state.name for state in service.domains()])
+    gc.freeze()  # what is loaded stays; the collector need not walk it again
+    config = uvicorn.Config(
+        app,
+        settings.host,
+        settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+    try:
+        uvicorn.Server(config).run()
+    except SystemExit as error:  # uvicorn logged why it cannot listen
+        raise RunError(
+            f"Cannot listen at {settings.host}:{settings.port}; choose another --port."
+        ) from error
+    finally:
+        progress.console.quiet = False
