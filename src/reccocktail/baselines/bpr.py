@@ -40,9 +40,7 @@ class BprSettings:
     epochs: int
 
 
-GRID = tuple(
-    BprSettings(*point) for point in product((64,), (0.05,), (0.002, 0.01, 0.03), (30, 100))
-)
+GRID = tuple(BprSettings(*point) for point in product((64,), (0.05,), (0.01, 0.03, 0.1), (100,)))
 
 
 class BPR(CollaborativeBaseline):

@@ -39,9 +39,12 @@ class SearchSettings:
 
     grid: tuple[SequenceSettings, ...] = tuple(
         SequenceSettings(dimension, dropout, rate)
-        for dimension, dropout, rate in product((64,), (0.2, 0.5), (0.001, 0.003))
+        for rate, dimension, dropout in (
+            *product((0.003,), (64, 128), (0.2, 0.5)),
+            *product((0.001,), (64, 128), (0.2,)),
+        )
     )
-    screening_steps: int = 600
+    screening_steps: int = 300
     check_steps: int = 200
     patience: int = 5
     max_steps: int = 20_000
@@ -137,7 +140,7 @@ class SASRec(Sequential):
     """SASRec (Kang & McAuley 2018), trained with full cross-entropy in place of one negative.
 
     That loss makes it the strong baseline which it is often not in comparisons (Klenitskiy &
-    Vasilev 2023). Learning rate and dropout are tuned on warm validation users.
+    Vasilev 2023). Learning rate, dropout and dimension are tuned on warm validation users.
     """
 
     name: ClassVar[str] = "sasrec"
