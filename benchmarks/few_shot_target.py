@@ -14,7 +14,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, ranks
 from reccocktail.evaluation.results import PREDICTIONS_FILE, prediction_rows
-from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking import build
 from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
@@ -51,7 +51,7 @@ class Target:
         """Draw the rows: the same in every cell, without the users that cocktails adapt to."""
         self.domain, self.base, self.backbone = domain, base, backbone
         self.recipe, self.sizes = recipe, sizes
-        ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+        ranker = build(backbone, recipe)
         self.catalogue = Catalogue.of(domain, ranker)
         self.scenarios: list[Scenario] = [
             s for s in SCENARIOS if domain.rows(f"test_{s}").height > 2

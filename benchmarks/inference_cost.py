@@ -27,7 +27,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.mixing.arithmetic import METHODS, Method, combine
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds
-from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking import build
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY
@@ -188,7 +188,7 @@ def measure(
 ) -> dict[str, Any]:
     """All figures."""
     recipe, device = card.recipe, backbone.device
-    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    ranker = build(backbone, recipe)
     catalogue = Catalogue.of(domain, ranker)
     # A cached catalogue costs the same whatever its vectors are.
     generator = torch.Generator().manual_seed(args.seed)
@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         recipe = Recipe.load(args.recipe) if args.recipe else Recipe()
         pair = [random_lora(backbone, recipe, args.seed + number) for number in range(2)]
-        ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+        ranker = build(backbone, recipe)
         card = Card(
             role="base",
             backbone=backbone.fingerprint,

@@ -27,6 +27,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.progress import bar
+from reccocktail.ranking import build
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER
@@ -109,7 +110,7 @@ def run_trial(
             ],
         }
         lora = adapter.lora
-    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    ranker = build(backbone, recipe)
     judged = {}
     with (
         merged(backbone.model, lora) as model,

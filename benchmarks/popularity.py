@@ -18,7 +18,7 @@ from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
-from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking import build
 from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
@@ -48,7 +48,7 @@ def judge(
     """Train one cell and measure it on half of the drawn validation users."""
     length = Length(steps=steps)
     adapter = train("ingredient", [domain], backbone, recipe, out, length, resume=True)
-    catalogue = Catalogue.of(domain, DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense))
+    catalogue = Catalogue.of(domain, build(backbone, recipe))
     rows = sample_rows(domain.rows("valid_warm"), users, seed=0)
     items = ItemVectors(catalogue, model_sha256(backbone, adapter.lora))
     with merged(backbone.model, adapter.lora) as model:

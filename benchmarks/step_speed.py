@@ -23,7 +23,7 @@ from common import environment, spread
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.progress import bar
-from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking import build
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json
 from reccocktail.training.batches import DomainWindows, TrainingBatches
@@ -42,7 +42,7 @@ def measure(
 ) -> dict[str, Any]:
     """Seconds of each variant's rounds, and its losses."""
     recipe = Recipe(backbone=backbone.name)
-    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    ranker = build(backbone, recipe)
     windows = DomainWindows.build(domain, ranker)
     total = warm_up + rounds * steps
     batches = TrainingBatches([windows], ranker, recipe.training, total)

@@ -1,12 +1,13 @@
 """An adapter or cocktail gives the same scores with stock PEFT and none of this project's code.
 
-    python benchmarks/stock_peft.py --adapter COCKTAIL --data PREPARED
+    python benchmarks/stock_peft.py --adapter COCKTAIL --data PREPARED [--readout FILE]
 
-The first half of this file is all that a stranger needs: transformers, peft, and the words of the
-prompt. It runs first, and the script makes sure that nothing of the project was imported until it
-is done. The second half scores the same rows with the project's own code (weights merged, users
-and items in padded batches) and compares. Prints the greatest absolute difference; fails above
-1e-4.
+FILE is the fixed readout that the adapter was trained with, if it was; the one that ships for the
+default backbone, if left out. The first half of this file is all that a stranger needs:
+transformers, peft, and the words of the prompt. It runs first, and the script makes sure that
+nothing of the project was imported until it is done. The second half scores the same rows with the
+project's own code (weights merged, users and items in padded batches) and compares. Prints the
+greatest absolute difference; fails above 1e-4.
 """
 
 import argparse
@@ -19,23 +20,32 @@ from pathlib import Path
 import polars as pl
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-4
+READOUT = Path(__file__).parents[1] / "src/reccocktail/ranking/readouts/smollm2-135m.safetensors"
 
 # -- with stock libraries ---------------------------------------------------------------------
 
-# The words of prompting/templates/titles.yaml; the state at the last token is the vector.
+# The words of prompting/templates/titles.yaml; the state at the last token is the
+# vector, or half of it beside the mean of the token embeddings.
 HISTORY, AFTER_TITLE, ITEM, AFTER_ITEM = "History:\n", "\n", "Item: ", "\n"
 
 
 @torch.no_grad()
 def stock_scores(
-    adapter: Path, data: Path, backbone: str, tables: Sequence[str], users: int
+    adapter: Path, data: Path, backbone: str, readout: Path, tables: Sequence[str], users: int
 ) -> dict[tuple[str, str], list[float]]:
     """Scores of the candidates of the tables' first users: (table, user id) -> (candidates,)."""
-    recipe = json.loads((adapter / "adapter.json").read_text(encoding="utf-8"))["recipe"]
-    prompt, temperature = recipe["prompt"], recipe["dense"]["temperature"]
+    card = json.loads((adapter / "adapter.json").read_text(encoding="utf-8"))
+    recipe, prompt = card["recipe"], card["recipe"]["prompt"]
+    parts, facts = {}, {"temperature": 0.05}
+    if card["readout_sha256"]:
+        with safe_open(readout, framework="pt") as file:
+            parts = {name: file.get_tensor(name).float() for name in file.keys()}
+            facts = json.loads(file.metadata()["readout"])
+    temperature = recipe["dense"]["temperature"] or facts["temperature"]
     tokenizer = AutoTokenizer.from_pretrained(backbone)
     model = AutoModelForCausalLM.from_pretrained(backbone, dtype=torch.float32)
     decoder = PeftModel.from_pretrained(model, str(adapter)).eval().get_base_model().get_decoder()
@@ -47,9 +57,20 @@ def stock_scores(
     def title(item: str) -> list[int]:
         return tokens(titles[item])[: prompt["title_tokens"]]
 
-    def vector(ids: list[int]) -> torch.Tensor:
-        state = decoder(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-        return torch.nn.functional.normalize(state, dim=-1)
+    def unit(vectors: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
+    def vector(ids: list[int], prefix: str, side: str) -> torch.Tensor:
+        state = unit(decoder(input_ids=torch.tensor([ids])).last_hidden_state[0, -1])
+        if not parts:
+            return state
+        embedded = decoder.get_input_embeddings()(torch.tensor(ids[len(tokens(prefix)) :]))
+        found = {"states": state, "words": unit(unit(embedded).sum(dim=0))}
+        states, words = (
+            unit((found[part] - parts[f"{part}.{side}"]) @ parts[f"{part}.matrix"])
+            for part in ("states", "words")
+        )
+        return unit(torch.cat([states, facts["weight"] * words]))
 
     items = pl.read_parquet(data / "items.parquet")
     titles = dict(zip(items["item_id"], items["title"], strict=True))
@@ -60,10 +81,10 @@ def stock_scores(
             for item in row["history"][-prompt["max_history"] :]:
                 ids += title(item) + tokens(AFTER_TITLE)
             candidates = [
-                vector(tokens(ITEM) + title(item) + tokens(AFTER_ITEM))
+                vector(tokens(ITEM) + title(item) + tokens(AFTER_ITEM), ITEM, "items")
                 for item in row["candidates"]
             ]
-            found = torch.stack(candidates) @ vector(ids) / temperature
+            found = torch.stack(candidates) @ vector(ids, HISTORY, "users") / temperature
             scores[table, row["user_id"]] = found.tolist()
     return scores
 
@@ -77,7 +98,7 @@ def project_scores(
     """The same from the path that `evaluate`, `mix` and `recommend` take."""
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
-    from reccocktail.ranking.dense import DenseRanker
+    from reccocktail.ranking import build
     from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
     from reccocktail.training.adapter import Adapter
     from reccocktail.training.model import merged
@@ -88,7 +109,7 @@ def project_scores(
     recipe = loaded.card.recipe
     if recipe.prompt.template != "titles":
         raise SystemExit(f"This script writes 'titles' prompts, not '{recipe.prompt.template}'.")
-    ranker = DenseRanker(bare.tokenizer, recipe.prompt, recipe.dense)
+    ranker = build(bare, recipe)
     catalogue = Catalogue.of(Domain.load(data), ranker)
     rows = [catalogue.domain.rows(table).head(users) for table in tables]
     with merged(bare.model, loaded.lora) as model:
@@ -124,11 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--adapter", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="prepared domain")
     parser.add_argument("--backbone", default="smollm2-135m", help="or a folder, or a hub id")
+    parser.add_argument("--readout", type=Path, default=READOUT, help="that the adapter needs")
     parser.add_argument("--table", action="append", help="test_warm and test_cold if left out")
     parser.add_argument("--users", type=int, default=20, help="of each table")
     args = parser.parse_args(arguments)
     tables = args.table or ["test_warm", "test_cold"]
-    stock = stock_scores(args.adapter, args.data, folder_of(args.backbone), tables, args.users)
+    place = folder_of(args.backbone)
+    stock = stock_scores(args.adapter, args.data, place, args.readout, tables, args.users)
     ours = sorted(name for name in sys.modules if name.partition(".")[0] == "reccocktail")
     if ours:
         raise SystemExit(f"Not a stock run: {ours[0]} was imported before the scores were there.")

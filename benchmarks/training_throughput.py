@@ -34,6 +34,7 @@ from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import length_batches
+from reccocktail.ranking import build
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json
@@ -202,7 +203,7 @@ def methods(
     backbone: Backbone, domain: Domain, recipe: Recipe, args: argparse.Namespace
 ) -> list[Method]:
     """The methods, on one LoRA."""
-    ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
+    ranker = build(backbone, recipe)
     windows = DomainWindows.build(domain, ranker)
     model = new_peft_model(backbone, recipe)
     model.train()

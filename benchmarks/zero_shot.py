@@ -2,10 +2,11 @@
 
     python benchmarks/zero_shot.py --target PREPARED [--target ...] --base ADAPTER --out RUN
 
-Judges text similarity, popularity, the bare backbone and the base spirit on the test users of each
-target, warm and cold: by text alone, and with the popularity prior whose weight validation users
-choose. Resumable: finished cells (a target and a scenario, RUN/TARGET/SCENARIO) are taken as they
-are. Writes zero_shot.json and zero_shot.md into RUN.
+Judges text similarity, popularity, the bare backbone (with the base spirit's fixed readout, if it
+has one, and with plain states) and the base spirit on the test users of each target, warm and cold:
+by text alone, and with the popularity prior whose weight validation users choose. Resumable:
+finished cells (a target and a scenario, RUN/TARGET/SCENARIO) are taken as they are. Writes
+zero_shot.json and zero_shot.md into RUN.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from reccocktail.storage import atomic_file, read_json, sha256_json, write_json
 from reccocktail.training.adapter import Adapter
 
 BASE = "base_spirit"
+PLAIN = "backbone, plain states"  # without the fixed readout
 BASELINES = ("text-similarity", "popularity")
 OPPONENTS = (BACKBONE, *BASELINES)
 VIEWS = ("text alone", "with prior")
@@ -67,6 +69,16 @@ def judge(
         if "prior_weight" in model
     }
     predictions = pl.read_parquet(out / PREDICTIONS_FILE)
+    if base.card.readout_sha256:
+        plain = out / "plain"
+        dense = base.card.recipe.dense.model_copy(update={"readout": None, "temperature": None})
+        recipe = base.card.recipe.model_copy(update={"dense": dense})
+        evaluate(
+            target, [], backbone, plain, scenarios=[scenario], settings=settings, recipe=recipe
+        )
+        rows = pl.read_parquet(plain / PREDICTIONS_FILE)
+        predictions = pl.concat([predictions, rows.with_columns(pl.lit(PLAIN).alias("model"))])
+        weights[PLAIN] = read_json(plain / RUN_FILE)["models"][BACKBONE]["prior_weight"][scenario]
     values = {view: by_model(target, predictions, weights, view) for view in VIEWS}
     cell = {
         "identity": identity,
@@ -79,12 +91,17 @@ def judge(
         "base_spirit_minus": {
             view: {
                 other: paired_bootstrap(values[view][BASE], values[view][other])
-                for other in OPPONENTS
+                for other in (*OPPONENTS, PLAIN)
+                if other in values[view]
             }
             for view in VIEWS
         },
-        "base_spirit_over_backbone_ndcg@1": {
-            view: ratio_of_means(values[view][BASE]["ndcg@1"], values[view][BACKBONE]["ndcg@1"])
+        "base_spirit_over_ndcg@1": {
+            view: {
+                other: ratio_of_means(values[view][BASE]["ndcg@1"], values[view][other]["ndcg@1"])
+                for other in (BACKBONE, PLAIN)
+                if other in values[view]
+            }
             for view in VIEWS
         },
     }
@@ -133,15 +150,17 @@ def table(targets: dict[str, Any], view: str) -> str:
 
 def ratios(targets: dict[str, Any]) -> str:
     """Markdown: how many times the backbone's NDCG@1 the base spirit reaches."""
-    lines = ["| target | scenario | " + " | ".join(VIEWS) + " |", "|---|---|--:|--:|"]
+    lines = ["| target | scenario | over | " + " | ".join(VIEWS) + " |", "|---|---|---|--:|--:|"]
     for name, found in targets.items():
         for scenario, cell in found["scenarios"].items():
-            cells = []
-            for view in VIEWS:
-                ratio = cell["base_spirit_over_backbone_ndcg@1"][view]
-                shown = ["-" if v is None else f"{v:.2f}" for v in ratio.values()]
-                cells.append(f"{shown[0]} [{shown[1]}, {shown[2]}]")
-            lines.append(f"| {name} | {scenario} | {' | '.join(cells)} |")
+            over = cell["base_spirit_over_ndcg@1"]
+            for other in over[VIEWS[0]]:
+                cells = []
+                for view in VIEWS:
+                    ratio = over[view][other].values()
+                    shown = ["-" if v is None else f"{v:.2f}" for v in ratio]
+                    cells.append(f"{shown[0]} [{shown[1]}, {shown[2]}]")
+                lines.append(f"| {name} | {scenario} | {other} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from reccocktail.errors import RunError
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.arithmetic import combine
 from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.readout import Readout
 from reccocktail.recipe import Recipe
 from reccocktail.training.adapter import Adapter, Card, Factors
 from reccocktail.training.batches import DomainWindows
@@ -32,6 +33,7 @@ from reccocktail.training.trainer import train
 from tests.adapters import pico_recipe
 from tests.domains import taste_domain
 from tests.pico import pico_model, pico_tokenizer
+from tests.readouts import a_readout
 
 ROOT = Path(__file__).parents[2]
 
@@ -273,12 +275,25 @@ def test_inference_cost_refuses_one_adapter(
 # -- stock PEFT -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("readout", [False, True])
 def test_stock_peft_gives_the_same_scores(
-    folder: Path, tmp_path: Path, backbone: Backbone, benchmark: Any
+    folder: Path, tmp_path: Path, backbone: Backbone, benchmark: Any, readout: bool
 ) -> None:
     adapter = saved_adapter(tmp_path / "cocktail", backbone, benchmark)
+    file = tmp_path / "readout.safetensors"
+    if readout:
+        a_readout(backbone.fingerprint.sha256).save(file)
+        dense = adapter.card.recipe.dense.model_copy(update={"readout": str(file)})
+        card = adapter.card.model_copy(
+            update={
+                "recipe": adapter.card.recipe.model_copy(update={"dense": dense}),
+                "readout_sha256": Readout.load(file).sha256,
+            }
+        )
+        adapter = Adapter(adapter.name, adapter.lora, card)
+        adapter.save(tmp_path / "cocktail", "None.")
     script = [sys.executable, str(ROOT / "benchmarks" / "stock_peft.py"), "--users", "4"]
-    places = ["--adapter", tmp_path / "cocktail", "--data", folder / "tastes"]
+    places = ["--adapter", tmp_path / "cocktail", "--data", folder / "tastes", "--readout", file]
     done = subprocess.run(
         [*script, *map(str, places), "--backbone", str(folder / "backbone")],
         capture_output=True,
