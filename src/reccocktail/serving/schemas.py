@@ -29,7 +29,7 @@ def require_name(name: str) -> None:
     """
     if not re.fullmatch(DOMAIN_NAME, name):
         raise RecipeError(
-            f"'{name}' cannot be a domain's name; use at most 64 letters, digits, '_', '.' or '-'."
+            f"{name!a} cannot be a domain's name; use at most 64 letters, digits, '_', '.' or '-'."
         )
 
 
