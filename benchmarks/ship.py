@@ -29,6 +29,7 @@ from reccocktail.data.overlap import overlapping_items
 from reccocktail.data.registry import AMAZON_TERMS, COMPLETE_JOURNEY, GROUPLENS_TERMS
 from reccocktail.errors import AdapterError, DataError, RunError
 from reccocktail.progress import say
+from reccocktail.ranking.readout import shipped
 from reccocktail.recipe import Recipe
 from reccocktail.storage import read_json
 from reccocktail.training.adapter import TENSORS_FILE, Adapter, Factors
@@ -144,6 +145,12 @@ def _check(adapter: Adapter, path: Path) -> None:
     if card.recipe.prompt.template != Recipe().prompt.template:
         raise AdapterError(
             f"{path} reads the template '{card.recipe.prompt.template}', which does not ship."
+        )
+    readout = shipped(card.backbone.sha256)
+    if card.readout_sha256 != (readout.sha256 if readout else None):
+        raise AdapterError(
+            f"{path} was not trained with the readout that ships for {card.backbone.name}; "
+            "train it with dense.readout: auto."
         )
 
 

@@ -16,6 +16,7 @@ from reccocktail import spirits
 from reccocktail.errors import AdapterError, DataError, RunError
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.pipeline import familiar
+from reccocktail.ranking import readout as readouts
 from reccocktail.recipe import Recipe
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.schedule import Length
@@ -157,6 +158,7 @@ def test_shipping_again_writes_the_same_bytes(root, trained, domains, tmp_path):
         ({"role": "ingredient"}, "only a base spirit"),
         ({"backbone__source": "folder"}, "others do not have"),
         ({"recipe__prompt__template": "mine.yaml"}, "mine.yaml"),
+        ({"readout_sha256": "of a file of mine"}, "dense.readout: auto"),
     ],
 )
 def test_what_others_cannot_use_is_refused(copy, domains, tmp_path, changes, what):
@@ -290,6 +292,8 @@ def test_wheel_and_sdist_take_the_tensors_along(root, tmp_path):
     shutil.copytree(root, package / "spirits")
     (package / "__init__.py").touch()
     (package / "stray.safetensors").touch()
+    (package / "ranking" / "readouts").mkdir(parents=True)
+    (package / "ranking" / "readouts" / "some.safetensors").touch()
     inside = "reccocktail/spirits/smollm2-135m/dense/base_spirit/"
     for builder, prefix in (
         (wheel.WheelBuilder(str(tmp_path)), inside),
@@ -297,6 +301,8 @@ def test_wheel_and_sdist_take_the_tensors_along(root, tmp_path):
     ):
         files = {f.distribution_path for f in builder.recurse_included_files()}
         assert {prefix + "adapter_model.safetensors", prefix + "README.md"} <= files
+        readout = prefix.partition("reccocktail/")[0] + "reccocktail/ranking/readouts/"
+        assert readout + "some.safetensors" in files
         assert not any("stray" in name for name in files)
 
 
@@ -310,6 +316,7 @@ def test_git_keeps_the_tensors():
 
     place = "src/reccocktail/spirits/smollm2-135m/dense/base_spirit"
     assert not ignored(f"{place}/adapter_model.safetensors")
+    assert not ignored("src/reccocktail/ranking/readouts/smollm2-135m.safetensors")
     assert ignored("src/reccocktail/adapter_model.safetensors")
 
 
@@ -318,6 +325,8 @@ def test_every_spirit_of_this_package_is_whole():
         facts = json.loads((spirit.path / "spirit.json").read_text())
         assert spirit.adapter.card.role == "base" and spirit.adapter.name == "base_spirit"
         assert facts["sha256"] == spirit.adapter.sha256
+        readout = readouts.shipped(spirit.adapter.card.backbone.sha256)
+        assert spirit.adapter.card.readout_sha256 == (readout.sha256 if readout else None)
         assert spirit.bytes <= program.LIMIT_BYTES
         card = spirit.adapter.card
         assert spirit.path == spirits.folder(card.backbone.name, card.recipe.ranker)
