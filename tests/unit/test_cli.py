@@ -157,6 +157,26 @@ def test_recommend_to_a_user_and_to_titles(home, call):
     assert " new " in row
 
 
+def test_a_ranker_that_reads_candidates(home, call, refused):
+    train = "train --role ingredient --data shop --recipe recipe.yaml --backbone pico --steps 1"
+    assert call(f"{train} --out writer --ranker generate")[0] == 0
+    assert Adapter.load(home / "writer").card.recipe.ranker == "generate"
+    user = pl.read_parquet(home / "shop" / "test_warm.parquet")["user_id"][0]
+    recommend = f"recommend --adapter writer --data shop --user {user}"
+    code, out, _ = call(f"{recommend} -k 4 --retrieve dense --retriever base --ranker generate")
+    assert code == 0 and len(re.findall(r"│ i\d+ ", out)) == 4
+    assert "trained for ranker generate, not choice" in refused(f"{recommend} --ranker choice")
+    assert "cannot retrieve" in refused(f"{recommend} --retriever writer")
+    code, _, _ = call("evaluate --data shop --adapter writer --users 3 --no-prior --out written")
+    metrics = json.loads((home / "written" / "metrics.json").read_text())
+    assert code == 0 and set(metrics["models"]) == {"backbone", "writer"}
+    assert "differ in their ranker" in refused(
+        "mix --adapter base --adapter writer --data shop --scenario warm --out none"
+    )
+    # Its tokenizer has no letters.
+    assert "letters of one token" in refused(f"{train} --out chooser --ranker choice")
+
+
 def test_an_evaluation_of_baselines_alone(call, tmp_path):
     code, out, err = call(f"evaluate --data shop --baseline popularity --out {tmp_path / 'e'}")
     assert code == 0 and "popularity" in out and "Loading backbone" not in err
