@@ -24,7 +24,7 @@ from torch.nn.functional import normalize
 from common import environment, module_tensors, ratio_of_pairs, seconds, spread, tensor_bytes
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
-from reccocktail.mixing.arithmetic import METHODS, Method, combine
+from reccocktail.mixing.arithmetic import Method, combine
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking import build
@@ -38,6 +38,7 @@ from reccocktail.training.validation import sample_rows
 from variants import Variant, random_lora, rank_of, twin, variants
 
 TOP = 10
+METHODS: tuple[Method, ...] = ("delta", "factor", "svd")
 HALVES = torch.tensor([0.5, 0.5])
 
 

@@ -69,7 +69,7 @@ def assert_same_function(one, other, tolerance=1e-6):
 # -- exact properties -------------------------------------------------------------------------
 
 
-@given(st.lists(loras(), min_size=1, max_size=4), st.data(), st.sampled_from(["delta", "factor"]))
+@given(st.lists(loras(), min_size=1, max_size=4), st.data(), st.sampled_from([m for m in METHODS if m != "svd"]))
 def test_a_lone_adapter_comes_back_bit_for_bit(adapters, data, method):
     chosen = data.draw(st.integers(0, len(adapters) - 1))
     weights = torch.zeros(len(adapters))
@@ -92,7 +92,7 @@ def test_permuting_adapters_with_their_coefficients_changes_nothing(mix, method)
         assert_same_function(again, mixed)
 
 
-@given(loras(), st.integers(1, 4), st.sampled_from(METHODS), st.data())
+@given(loras(), st.integers(1, 4), st.sampled_from(["delta", "factor", "svd"]), st.data())
 def test_mixing_an_adapter_with_itself_changes_nothing(lora, copies, method, data):
     parts = data.draw(st.lists(st.integers(1, 9), min_size=copies, max_size=copies))
     weights = torch.tensor(parts, dtype=torch.float32) / sum(parts)

@@ -7,24 +7,72 @@ An adapter changes a weight W to W + s B A. `combine` is the only code of the pr
 - `factor`: the factors are averaged, A = sum_i l_i A_i and B = sum_i l_i B_i (paper, Eq. 7). The
   rank stays r, and the product has cross terms l_1 l_2 (B_1 A_2 + B_2 A_1).
 - `svd`: `delta`, compressed to the largest rank among the adapters.
+- `linear`: PEFT's `add_weighted_adapter("linear")`: the factors are summed, each with the square
+  root of its coefficient and scaling.
+- `ties`, `dare`: see `mixing.sparse`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from reccocktail.errors import AdapterError
+from reccocktail.mixing.sparse import dropped, ties, truncated
 from reccocktail.training.adapter import Factors, Lora
 
-Method = Literal["delta", "factor", "svd"]
-METHODS: tuple[Method, ...] = ("delta", "factor", "svd")
+Method = Literal["delta", "factor", "svd", "linear", "ties", "dare"]
+METHODS: tuple[Method, ...] = ("delta", "factor", "svd", "linear", "ties", "dare")
+DIFFERENTIABLE: tuple[Method, ...] = ("delta", "factor", "linear", "dare")
+"""Methods that gradients of the coefficients flow through."""
+
+
+@dataclass(frozen=True)
+class MergeOptions:
+    """What a merge takes beside method and coefficients.
+
+    Attributes:
+        density: share of the entries that `ties` and `dare` keep, in (0, 1].
+        rank: of `svd` and `ties`; None for the largest among the adapters (`svd`) or their sum
+            (`ties`).
+        norm_matched: scale the merged update to the norm sum_i ||l_i s_i B_i A_i||. With one set of
+            coefficients on the simplex this is the mean of the adapters' norms. Updates that point
+            in different directions shrink when they are averaged; this takes the shrinking back.
+        seed: of what `dare` drops.
+    """
+
+    density: float = 0.5
+    rank: int | None = None
+    norm_matched: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse what no merge can do.
+
+        Raises:
+            AdapterError: a number is out of range.
+        """
+        if not 0 < self.density <= 1:
+            raise AdapterError(f"The density must be above 0 and at most 1, not {self.density}.")
+        if self.rank is not None and self.rank < 1:
+            raise AdapterError(f"The rank of a merge must be 1 or more, not {self.rank}.")
+
+
+class Merged(NamedTuple):
+    """A merged LoRA, and the share of the squared norm lost in compressing it, in [0, 1]."""
+
+    lora: dict[str, Factors]
+    lost_energy: float
 
 
 def combine(
-    adapters: Sequence[Lora], coefficients: Tensor | Mapping[str, Tensor], method: Method = "delta"
+    adapters: Sequence[Lora],
+    coefficients: Tensor | Mapping[str, Tensor],
+    method: Method = "delta",
+    options: MergeOptions | None = None,
 ) -> dict[str, Factors]:
     """Merge adapters into one.
 
@@ -33,23 +81,38 @@ def combine(
 
     Args:
         adapters: N >= 1 LoRAs on the same backbone.
-        coefficients: (N,), or one (N,) for each module; gradients flow through them (`delta`,
-            `factor`).
+        coefficients: (N,), or one (N,) for each module; gradients flow through them for the methods
+            in `DIFFERENTIABLE`.
         method: see above.
+        options: see `MergeOptions`.
 
     Returns:
         One LoRA. A lone adapter with coefficient 1, the others 0, comes back as it is, bit for bit
-        (`svd` gives it back in function).
+        (`svd` gives it back in function): there is nothing to be merged.
 
     Raises:
         AdapterError: no adapters, an unknown method, coefficients that are missing or of the wrong
-            length, or shapes that do not fit together.
+            length, shapes that do not fit together, or options out of range.
     """
+    return merge(adapters, coefficients, method, options).lora
+
+
+def merge(
+    adapters: Sequence[Lora],
+    coefficients: Tensor | Mapping[str, Tensor],
+    method: Method = "delta",
+    options: MergeOptions | None = None,
+) -> Merged:
+    """`combine`, with what compression lost (`svd`, `ties`; 0 for the others)."""
+    options = options or MergeOptions()
+    options.check()
     if not adapters:
         raise AdapterError("Nothing to mix: give at least one adapter.")
     if method not in METHODS:
         raise AdapterError(f"There is no method '{method}'; choose one of {', '.join(METHODS)}.")
     merged: dict[str, Factors] = {}
+    sizes: list[Tensor] = []  # of l_i s_i B_i A_i: (adapters of the module,) squared norms
+    lost = total = 0.0
     for module in sorted({name for lora in adapters for name in lora}):
         weights = coefficients if isinstance(coefficients, Tensor) else coefficients.get(module)
         if weights is None:
@@ -65,18 +128,51 @@ def combine(
             if module in lora
         ]
         _check(module, [factors for factors, _ in present])
+        if options.norm_matched:
+            sizes.append(_sizes(adapters, module, weights))
         if not weights.requires_grad:
             present = [(factors, weight) for factors, weight in present if weight != 0] or present[
                 :1
             ]
         if len(present) == 1 and not present[0][1].requires_grad and present[0][1] == 1:
             merged[module] = present[0][0]
+        elif method == "ties":
+            rank = options.rank or sum(factors.a.shape[0] for factors, _ in present)
+            merged[module], gone, whole = truncated(ties(present, options.density), rank)
+            lost, total = lost + gone, total + whole
+        elif method in ("factor", "linear"):
+            merged[module] = _factor(present, root=method == "linear")
         else:
-            merged[module] = _factor(present) if method == "factor" else _delta(present)
+            if method == "dare":
+                present = [
+                    (dropped(f, module, options.density, options.seed), w) for f, w in present
+                ]
+            merged[module] = _delta(present)
+    share = lost / total if total else 0.0
     if method == "svd":
-        rank = max(factors.a.shape[0] for lora in adapters for factors in lora.values())
-        return compress(merged, rank)[0]
-    return merged
+        largest = max(factors.a.shape[0] for lora in adapters for factors in lora.values())
+        merged, share = compress(merged, options.rank or largest)
+    if options.norm_matched:
+        merged = _norm_matched(merged, torch.stack(sizes).sum(dim=0))
+    return Merged(merged, share)
+
+
+def _sizes(adapters: Sequence[Lora], module: str, weights: Tensor) -> Tensor:
+    """||l_i s_i B_i A_i||^2 of each adapter (adapters,), 0 where it lacks the module."""
+    found = [
+        weight.square() * _squared_norm(lora[module]) if module in lora else weight * 0
+        for lora, weight in zip(adapters, weights, strict=True)
+    ]
+    return torch.stack([size.to(weights) for size in found])
+
+
+def _norm_matched(lora: dict[str, Factors], sizes: Tensor) -> dict[str, Factors]:
+    """Scale an update to the sum of the roots of `sizes` (adapters,)."""
+    own = torch.stack([_squared_norm(factors).to(sizes) for factors in lora.values()]).sum()
+    if not own > 0 or int((sizes > 0).sum()) < 2:  # nothing to be scaled, or a lone adapter
+        return lora
+    scale = sizes[sizes > 0].sqrt().sum() / own.sqrt()
+    return {m: Factors(f.a, f.b * scale.to(f.b), f.scaling) for m, f in lora.items()}
 
 
 def _delta(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
@@ -86,11 +182,11 @@ def _delta(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
     return Factors(a, b, 1.0)
 
 
-def _factor(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
+def _factor(parts: Sequence[tuple[Factors, Tensor]], root: bool = False) -> Factors:
     """(sum_i l_i B_i)(sum_i l_i A_i), Eq. 7; smaller ranks are filled up with zeros.
 
     Where scalings differ, each factor takes the square root of its own, which for equal ones is
-    Eq. 7 itself.
+    Eq. 7 itself. With `root` each takes the square root of its coefficient too (PEFT's `linear`).
     """
     scalings = {factors.scaling for factors, _ in parts}
     common = scalings.pop() if len(scalings) == 1 else 1.0
@@ -99,7 +195,7 @@ def _factor(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
     b: Tensor | float = 0.0
     for factors, weight in parts:
         missing = rank - factors.a.shape[0]
-        share = weight * (factors.scaling / common) ** 0.5
+        share = (weight.sqrt() if root else weight) * (factors.scaling / common) ** 0.5
         a = a + share * torch.nn.functional.pad(factors.a, (0, 0, 0, missing))
         b = b + share * torch.nn.functional.pad(factors.b, (0, missing))
     assert isinstance(a, Tensor) and isinstance(b, Tensor)
@@ -135,11 +231,15 @@ def compress(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
 
 def update_norm(lora: Lora) -> float:
     """Frobenius norm of the whole update, sqrt(sum over modules of ||s B A||^2)."""
-    total = 0.0
-    for a, b, scaling in lora.values():
-        # ||B A||^2 = tr(A A^T B^T B): two rank x rank products in place of the full weight.
-        total += scaling**2 * float(((a @ a.T) * (b.T @ b)).sum())
+    total = sum(float(_squared_norm(factors)) for factors in lora.values())
     return math.sqrt(max(total, 0.0))
+
+
+def _squared_norm(factors: Factors) -> Tensor:
+    """||s B A||^2 = s^2 tr(A A^T B^T B): two rank x rank products in place of the full weight."""
+    a, b, scaling = factors
+    squared: Tensor = scaling**2 * ((a @ a.T) * (b.T @ b)).sum()
+    return squared
 
 
 def _check(module: str, factors: Sequence[Factors]) -> None:
