@@ -73,8 +73,10 @@ class Retrieval:
                 model, self._tokens[len(catalogue.tokens) :], backbone.device
             )
             weight = prior_weight(model, catalogue, model_sha256(backbone, self._lora))
-        vectors = items.all().numpy()
-        self._vectors = np.concatenate([vectors, added.numpy()]) if new_titles else vectors
+        vectors: NDArray[np.float32] = items.all().numpy()
+        self._vectors: NDArray[np.float32] = (
+            np.concatenate([vectors, added.numpy()]) if new_titles else vectors
+        )
         self._prior = weight * _prior_with_new(domain, len(new_titles))
 
     def scores(self, history: Sequence[int]) -> NDArray[np.float64]:
