@@ -40,7 +40,9 @@ class BprSettings:
     epochs: int
 
 
-GRID = tuple(BprSettings(*point) for point in product((64,), (0.05,), (0.01, 0.03, 0.1), (100,)))
+GRID = tuple(
+    BprSettings(*point) for point in product((64,), (0.05,), (0.003, 0.01, 0.03, 0.1), (100,))
+)
 
 
 class BPR(CollaborativeBaseline):
