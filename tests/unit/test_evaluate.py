@@ -379,7 +379,7 @@ def test_two_models_of_one_name_are_refused(domain, backbone, adapters, tmp_path
 
 
 def test_an_unknown_baseline_is_refused(domain, tmp_path):
-    with pytest.raises(RunError, match="No baseline 'oracle'; choose from .*popularity") as error:
+    with pytest.raises(RunError, match=r"No baseline 'oracle'; choose from .*popularity") as error:
         evaluate(domain, [], None, tmp_path / "e", baselines=["oracle"])
     one_sentence(error.value)
 
