@@ -106,7 +106,8 @@ class Retrieval:
         rows = [[self._tokens[item] for item in history] for history in histories]
         with merged(self._backbone.model, self._lora) as model:
             users = self._ranker.user_vectors(model, rows, self._backbone.device, tick).numpy()
-        queries = _with_column(users / self._ranker.temperature, np.ones(len(users)))
+        scaled = (users / self._ranker.temperature).astype(np.float32)
+        queries = _with_column(scaled, np.ones(len(users)))
         return self._index.search(queries, k, histories)
 
     @cached_property
