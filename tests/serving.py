@@ -8,8 +8,9 @@ import polars as pl
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.schema import CATEGORIES
+from reccocktail.serving.limits import Limits
 from reccocktail.serving.paths import Allowed
-from reccocktail.serving.service import Limits, Service
+from reccocktail.serving.service import Service
 from tests.adapters import random_adapter, save
 from tests.domains import taste_domain, taste_of
 from tests.helpers import changed

@@ -21,8 +21,9 @@ from reccocktail.serving import schemas
 from reccocktail.serving import service as module
 from reccocktail.serving.app import create_app
 from reccocktail.serving.keys import Keys, read_key
+from reccocktail.serving.limits import Limits
 from reccocktail.serving.logs import LOGGER, JsonFormatter
-from reccocktail.serving.service import Limits, Service
+from reccocktail.serving.service import Service
 from tests.helpers import one_sentence
 from tests.serving import kitchen
 

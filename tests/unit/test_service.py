@@ -11,17 +11,13 @@ import torch
 from reccocktail.errors import AdapterError, DataError, RunError
 from reccocktail.serving import service as module
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
+from reccocktail.serving.items import NewItem
+from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDomainError
 from reccocktail.serving.paths import Allowed, ForbiddenError
 from reccocktail.serving.query import Query
 from reccocktail.serving.recommend import Recommender
 from reccocktail.serving.remix import MixRequest
-from reccocktail.serving.service import (
-    ConflictError,
-    NewItem,
-    Service,
-    TimedOutError,
-    UnknownDomainError,
-)
+from reccocktail.serving.service import Service
 from reccocktail.serving.store import Store
 from reccocktail.serving.weights import Models, own_copy, with_update
 from reccocktail.storage import read_json, write_json

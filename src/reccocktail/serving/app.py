@@ -18,13 +18,15 @@ from reccocktail.mixing.measure import MixSettings
 from reccocktail.serving import errors, schemas
 from reccocktail.serving.errors import documented
 from reccocktail.serving.keys import Keys
+from reccocktail.serving.limits import TimedOutError
 from reccocktail.serving.middleware import Outside
 from reccocktail.serving.monitoring import Monitoring
 from reccocktail.serving.paths import Allowed, ForbiddenError
 from reccocktail.serving.plugging import Plugging
 from reccocktail.serving.query import Query as Question
 from reccocktail.serving.remix import MixRequest
-from reccocktail.serving.service import Service, TimedOutError, describe
+from reccocktail.serving.served import describe
+from reccocktail.serving.service import Service
 
 PAGE = FolderPath(__file__).parent / "page"
 MAX_BODY = 4 * 2**20

@@ -10,10 +10,10 @@ from starlette.exceptions import HTTPException
 
 from reccocktail.errors import RecCocktailError
 from reccocktail.serving.batching import ClosedError, OverloadedError
+from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDomainError
 from reccocktail.serving.logs import LOGGER
 from reccocktail.serving.paths import ForbiddenError
 from reccocktail.serving.schemas import ErrorOut
-from reccocktail.serving.service import ConflictError, TimedOutError, UnknownDomainError
 from reccocktail.serving.store import StateError
 
 STATUS: dict[type[RecCocktailError], int] = {

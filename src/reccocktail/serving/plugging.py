@@ -4,8 +4,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from reccocktail.errors import RecCocktailError
+from reccocktail.serving.limits import ConflictError
 from reccocktail.serving.served import Served
-from reccocktail.serving.service import ConflictError, Service
+from reccocktail.serving.service import Service
 
 
 class Plugging:

@@ -10,8 +10,9 @@ from reccocktail.backbone import Backbone
 from reccocktail.errors import RecCocktailError, RecipeError, RunError
 from reccocktail.progress import say
 from reccocktail.serving.keys import Keys
+from reccocktail.serving.limits import Limits
 from reccocktail.serving.paths import Allowed
-from reccocktail.serving.service import Limits, Service
+from reccocktail.serving.service import Service
 
 GRACE_SECONDS = 15
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reccocktail.errors import RecipeError
 from reccocktail.schema import Scenario
+from reccocktail.serving.items import NewItem
 from reccocktail.serving.query import Query
-from reccocktail.serving.service import NewItem
 
 MAX_HISTORY, MAX_K, MAX_CANDIDATES, MAX_CATEGORIES = 1_000, 1_000, 10_000, 100
 MAX_ITEMS, MAX_ID, MAX_TITLE, MAX_PATH = 1_000, 256, 1_000, 500

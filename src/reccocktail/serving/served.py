@@ -6,7 +6,7 @@ requests that began with the old one finish with it.
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,29 @@ def build(
     """
     domain = Domain.load(folder)
     adapter = Adapter.load(adapter_folder)
+    sheet = adapter_folder / COCKTAIL_FILE
+    cocktail = read_json(sheet) if sheet.is_file() else None
+    served = encoded(name, domain, adapter, adapter_folder, backbone, models)
+    served = replace(served, cocktail=cocktail)
+    if added is None:
+        return served
+    return served.with_items(added.filter(~pl.col(ITEM).is_in(domain.item_ids)), models)
+
+
+def encoded(
+    name: str,
+    domain: Domain,
+    adapter: Adapter,
+    adapter_folder: Path,
+    backbone: Backbone,
+    models: Models,
+    tick: Callable[[int], object] = int,
+) -> Served:
+    """A domain as an adapter in memory reads it; `tick` is told of every n items encoded.
+
+    Raises:
+        AdapterError: the adapter does not fit the backbone or cannot rank a catalogue.
+    """
     check_compatible([adapter], backbone)
     ranker = ranker_of(adapter.card, backbone)
     if not isinstance(ranker, DenseRanker):
@@ -186,12 +209,11 @@ def build(
     items = ItemVectors(catalogue, identity)
     update = adapter.sha256
     model = models.of(update, adapter.lora)
-    items.add(model, items.missing(range(len(catalogue.tokens))), backbone.device, int)
+    items.add(model, items.missing(range(len(catalogue.tokens))), backbone.device, tick)
     weight = prior_weight(model, catalogue, identity)
     counts = domain.train_counts()
-    sheet = adapter_folder / COCKTAIL_FILE
     rows = Rows(_contiguous(items.all()))
-    served = Served(
+    return Served(
         name=name,
         domain=domain,
         adapter=adapter,
@@ -210,11 +232,7 @@ def build(
         new=counts == 0,
         categories=_by_category(domain.items, 0),
         added=pl.DataFrame(schema=ADDED_SCHEMA),
-        cocktail=read_json(sheet) if sheet.is_file() else None,
     )
-    if added is None:
-        return served
-    return served.with_items(added.filter(~pl.col(ITEM).is_in(domain.item_ids)), models)
 
 
 def _contiguous(vectors: torch.Tensor) -> NDArray[np.float32]:
@@ -236,3 +254,18 @@ def split_categories(cell: str | None) -> Sequence[str]:
     """The categories in a cell, in lower case, each once."""
     parts = (part.strip().casefold() for part in _BETWEEN_CATEGORIES.split(cell or ""))
     return list(dict.fromkeys(part for part in parts if part))
+
+
+def describe(state: Served) -> Mapping[str, Any]:
+    """What can be told of a domain."""
+    return {
+        "name": state.name,
+        "items": len(state.ids),
+        "added_items": state.added.height,
+        "new_items": int(state.new.sum()),
+        "categories": len(state.categories),
+        "adapter": state.adapter.name,
+        "role": state.adapter.card.role,
+        "trained_on": [data.name for data in state.adapter.card.data],
+        "max_history": state.ranker.prompt.max_history,
+    }

@@ -8,102 +8,34 @@ of one domain wait for each other; requests wait for no change.
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
-from reccocktail.data.titles import clean_title
-from reccocktail.errors import DataError, RecCocktailError, RecipeError, RunError
-from reccocktail.schema import CATEGORIES, ITEM, TITLE
+from reccocktail.errors import RecCocktailError
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
+from reccocktail.serving.items import NewItem, fresh_items
+from reccocktail.serving.limits import (
+    ConflictError,
+    Limits,
+    MixStatus,
+    TimedOutError,
+    UnknownDomainError,
+)
 from reccocktail.serving.paths import Allowed
 from reccocktail.serving.query import Answer, Ask, Query, rank, resolve
 from reccocktail.serving.remix import MixRequest, remix
-from reccocktail.serving.served import ADDED_SCHEMA, Served, build
+from reccocktail.serving.served import Served, build
 from reccocktail.serving.store import Record, Store
 from reccocktail.serving.weights import Models
 
 RECENT_HISTORIES = 1000  # of each domain, for a later mix; in memory only
-
-
-class UnknownDomainError(RunError):
-    """No domain of that name is served."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(f"There is no domain '{name}' here; GET /v1/domains lists them.")
-
-
-class ConflictError(RunError):
-    """The request does not fit what the service holds or does at the moment."""
-
-
-class TimedOutError(RunError):
-    """A request took longer than it may."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"The answer took more than {seconds:g} s; try again later.")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one service takes on.
-
-    Attributes:
-        queue: requests under way or waiting; more are turned away.
-        batch: requests that share one pass.
-        linger: how long the first of a batch waits for company, seconds.
-        timeout: how long a request may take, seconds.
-        cached_users: user vectors kept.
-        model_bytes: copies of weights kept for domains, see `Models`.
-        domains: domains at most.
-        added_items: items that may be added to one domain.
-    """
-
-    queue: int = 256
-    batch: int = 32
-    linger: float = 0.003
-    timeout: float = 10.0
-    cached_users: int = 10_000
-    model_bytes: int = 4 * 2**30
-    domains: int = 64
-    added_items: int = 1_000_000
-
-    def __post_init__(self) -> None:
-        """Refuse limits under which nothing is answered.
-
-        Raises:
-            RecipeError: one of them is too low.
-        """
-        if min(self.queue, self.batch) < 1 or not 0 < self.timeout < float("inf"):
-            raise RecipeError("Queue and batch must be at least 1 and the timeout above 0.")
-
-
-@dataclass(frozen=True)
-class NewItem:
-    """An item to add; `categories` may name several, divided by `|`."""
-
-    item_id: str
-    title: str
-    categories: str | None = None
-
-
-@dataclass(frozen=True)
-class MixStatus:
-    """The last mix of a domain: `idle`, `running`, `done`, `failed` or `dropped`, and why."""
-
-    status: str = "idle"
-    message: str = ""
-    adapter: str | None = None
-    started: float | None = None
-    finished: float | None = None
 
 
 class Service:
@@ -332,7 +264,7 @@ class Service:
         store = self._require_store()
         with self._change(name):
             state = self.domain(name)
-            fresh = _fresh(state, items)
+            fresh = fresh_items(state, items)
             if state.added.height + fresh.height > self.limits.added_items:
                 raise ConflictError(
                     f"{name} takes {self.limits.added_items:,} added items at most; "
@@ -462,38 +394,3 @@ class Service:
                 "start it with --state."
             )
         return self._store
-
-
-def _fresh(state: Served, items: Sequence[NewItem]) -> pl.DataFrame:
-    """The items that the domain does not hold, with clean titles."""
-    rows: dict[str, tuple[str, str, str | None]] = {}
-    for item in items:
-        title = clean_title(item.title)
-        if not title:
-            raise DataError(f"The title of item '{item.item_id}' holds nothing readable; give one.")
-        if item.item_id in rows:
-            raise DataError(f"Item '{item.item_id}' is given twice; give it once.")
-        number = state.index.get(item.item_id)
-        if number is not None and state.titles[number] != title:
-            raise ConflictError(
-                f"{state.name} has an item '{item.item_id}' with another title, "
-                f"'{state.titles[number]}'; give the new item another id."
-            )
-        rows[item.item_id] = item.item_id, title, item.categories
-    fresh = [row for item_id, row in rows.items() if item_id not in state.index]
-    return pl.DataFrame(fresh, schema=ADDED_SCHEMA, orient="row").select(ITEM, TITLE, CATEGORIES)
-
-
-def describe(state: Served) -> Mapping[str, Any]:
-    """What can be told of a domain."""
-    return {
-        "name": state.name,
-        "items": len(state.ids),
-        "added_items": state.added.height,
-        "new_items": int(state.new.sum()),
-        "categories": len(state.categories),
-        "adapter": state.adapter.name,
-        "role": state.adapter.card.role,
-        "trained_on": [data.name for data in state.adapter.card.data],
-        "max_history": state.ranker.prompt.max_history,
-    }
