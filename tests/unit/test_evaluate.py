@@ -301,12 +301,13 @@ def test_prior_weights_are_chosen_on_validation_users_only(
     assert weights["cold"] == before["ingredient"]["cold"]
 
 
-def test_without_the_prior_text_decides_alone(domain, backbone, adapters, tmp_path):
-    settings = replace(SMALL, prior=False, full_catalogue=False)
+@pytest.mark.parametrize("full", [False, True])
+def test_without_the_prior_text_decides_alone(domain, backbone, adapters, tmp_path, full):
+    settings = replace(SMALL, prior=False, full_catalogue=full)
     evaluate(domain, adapters[:1], backbone, tmp_path, settings=settings, scenarios=["warm"])
     weights = {m["prior_weight"]["warm"] for m in content(tmp_path, "run.json")["models"].values()}
     assert weights == {0.0}
-    assert content(tmp_path)["full_catalogue"] == {}
+    assert bool(content(tmp_path)["full_catalogue"]) == full
     table = predictions(tmp_path).filter(pl.col("model") == "base_spirit")
     whole = catalogue_scores(domain, backbone, adapters[0][0].lora, domain.rows("test_warm"))
     places = [domain.index[item] for item in table["candidates"][0]]

@@ -210,7 +210,7 @@ class DenseRanker:
             batch = self.encoder.items_batch([row[0] for row in some])
             return self._items(model, batch.input_ids.to(device), batch.positions.to(device))
 
-        return self._vectors(rows, run, tick)
+        return self._vectors(model, rows, run, tick)
 
     @torch.no_grad()
     def user_vectors(
@@ -227,10 +227,11 @@ class DenseRanker:
             batch = self.encoder.histories_batch(some, every=False)
             return self._users(model, batch.input_ids.to(device), batch.positions.to(device))[:, 0]
 
-        return self._vectors(recent, run, tick)
+        return self._vectors(model, recent, run, tick)
 
     def _vectors(
         self,
+        model: Model,
         rows: Sequence[Sequence[TokenIds]],
         run: Callable[[Sequence[Sequence[TokenIds]]], Tensor],
         tick: Callable[[int], object],
@@ -243,7 +244,12 @@ class DenseRanker:
                 out = torch.empty(len(rows), found.shape[-1], dtype=torch.float32)
             out[torch.tensor(batch)] = found.cpu()
             tick(len(batch))
-        return out if out is not None else torch.empty(0, 0)
+        return out if out is not None else torch.empty(0, self._width(model))
+
+    def _width(self, model: Model) -> int:
+        """Numbers in a vector."""
+        hidden = int(model.config.hidden_size)
+        return hidden if self.readout is None else 2 * hidden
 
     def _users(self, model: Model, input_ids: Tensor, positions: Tensor) -> Tensor:
         return self._states(model, input_ids, positions, self.encoder.history_start, "users")
