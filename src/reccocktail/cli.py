@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter
@@ -277,12 +277,21 @@ def mix(
     data: Path,
     scenario: Scenario,
     out: Path,
-    method: Literal["delta", "factor", "svd"] = "delta",
+    method: Literal["delta", "factor", "svd", "linear", "ties", "dare"] = "delta",
     granularity: Literal["global", "layer", "module"] = "global",
-    objective: Literal["entropy", "calibrated", "validation"] = "entropy",
+    objective: Literal[
+        "entropy", "calibrated", "adapter-calibrated", "divergence", "information", "validation"
+    ] = "entropy",
+    search: Literal["auto", "published"] = "auto",
     users: int = 50,
     validation_users: int = 200,
     coefficients: list[float] | None = None,
+    density: float = 0.5,
+    rank: int | None = None,
+    norm_matched: bool = False,
+    steps: int | None = None,
+    learning_rate: float | None = None,
+    softmax_temperature: float | None = None,
     transductive: bool = False,
     seed: int = 0,
     backbone: str | None = None,
@@ -297,29 +306,51 @@ def mix(
         data: the target domain's prepared folder.
         scenario: whose test users lend their histories (never their targets).
         out: cocktail folder to write.
-        method: delta is the exact sum, factor the paper's Eq. 7, svd the sum at the old rank.
+        method: delta is the exact sum, factor the paper's Eq. 7, svd the sum at the old rank;
+            linear (PEFT's), ties and dare are baselines.
         granularity: one set of coefficients, one a layer, or one a module.
-        objective: the paper's entropy, entropy at a calibrated temperature, or labelled validation.
+        objective: the paper's entropy, entropy at a temperature calibrated for the mix or for each
+            adapter, divergence from both adapters, mutual information of users and items, or
+            labelled validation.
+        search: auto, or the published algorithm: a softmax pair a module, Adam on entropy.
         users: unlabelled users to adapt to; they are not scored later.
         validation_users: labelled validation users of the curve.
         coefficients: fixed coefficients in place of a search, one an adapter.
+        density: share of the entries that ties and dare keep.
+        rank: of svd and ties; the largest among the adapters, or their sum, if left out.
+        norm_matched: scale the mix to the mean of the adapters' norms.
+        steps: of the gradient search.
+        learning_rate: of the gradient search.
+        softmax_temperature: of the coefficients in the gradient search.
         transductive: score the adaptation users too.
-        seed: draws the users.
+        seed: draws the users, and what dare drops.
         backbone: where the adapters' backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
     """
+    from dataclasses import replace
+
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
+    from reccocktail.mixing.arithmetic import MergeOptions
     from reccocktail.mixing.cocktail import mix as run
-    from reccocktail.mixing.measure import MixSettings
+    from reccocktail.mixing.measure import MixSettings, default_descent
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
 
     adapters = [Adapter.load(resolve(path)) for path in adapter]
     domain = Domain.load(data)
+    descent: dict[str, Any] = {
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "temperature": softmax_temperature,
+    }
+    given = {name: value for name, value in descent.items() if value is not None}
     settings = MixSettings(
         method=method,
+        options=MergeOptions(density, rank, norm_matched, seed),
+        search=search,
+        descent=replace(default_descent(search, scenario), **given),
         granularity=granularity,
         objective=objective,
         users=users,
@@ -598,9 +629,9 @@ def serve(
     from reccocktail.backbone import load_backbone
     from reccocktail.recipe import Recipe
     from reccocktail.serving.keys import Keys, read_key
+    from reccocktail.serving.limits import Limits
     from reccocktail.serving.run import Serving, parse_domains
     from reccocktail.serving.run import serve as run
-    from reccocktail.serving.service import Limits
     from reccocktail.training.adapter import Adapter
 
     domains = {

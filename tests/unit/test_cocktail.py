@@ -11,7 +11,7 @@ from peft import PeftModel
 
 from reccocktail.errors import AdapterError, DataError, RecCocktailError
 from reccocktail.mixing import cocktail as module
-from reccocktail.mixing.arithmetic import combine
+from reccocktail.mixing.arithmetic import MergeOptions, combine
 from reccocktail.mixing.cocktail import _guarded, agreement, mix
 from reccocktail.mixing.measure import Mixer, MixSettings, Point
 from reccocktail.mixing.search import Descent
@@ -425,13 +425,19 @@ def test_adapters_that_do_not_fit_are_refused(backbone, domain, pair, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"method": "ties"}, "Unknown method 'ties'"),
+        ({"method": "soup"}, "Unknown method 'soup'"),
+        ({"search": "luck"}, "Unknown search 'luck'"),
         ({"granularity": "head"}, "Unknown granularity 'head'"),
         ({"objective": "luck"}, "Unknown objective 'luck'"),
         ({"users": 0}, "adaptation user"),
         ({"validation_users": -1}, "must not be negative"),
         ({"seed": -1}, "must not be negative"),
         ({"method": "svd", "granularity": "layer"}, "no gradient search"),
+        ({"method": "ties", "search": "published"}, "no gradient search"),
+        ({"objective": "information", "granularity": "layer"}, "no gradient search"),
+        ({"options": MergeOptions(density=0)}, "density"),
+        ({"descent": Descent(steps=0)}, "at least one step"),
+        ({"descent": Descent(learning_rate=float("nan"))}, "learning rate"),
     ],
 )
 def test_wrong_settings_are_refused(backbone, domain, pair, settings, what):

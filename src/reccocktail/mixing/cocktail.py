@@ -3,7 +3,9 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,16 +14,11 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError
 from reccocktail.evaluation.significance import paired_bootstrap
-from reccocktail.mixing.arithmetic import update_norm
-from reccocktail.mixing.entropy import (
-    collapse_reason,
-)
-from reccocktail.mixing.measure import Mixer, MixSettings, Objective, Point
-from reccocktail.mixing.search import (
-    Groups,
-    gradient_search,
-    line_search,
-)
+from reccocktail.mixing.arithmetic import merge, update_norm
+from reccocktail.mixing.entropy import collapse_reason
+from reccocktail.mixing.measure import Mixer, MixSettings
+from reccocktail.mixing.objectives import Objective, Point
+from reccocktail.mixing.search import Groups, gradient_search, line_search
 from reccocktail.progress import say
 from reccocktail.schema import USER, Scenario
 from reccocktail.training.adapter import Adapter, Card, DataCard, require_adapter_dir
@@ -59,6 +56,7 @@ def mix(
     started = time.monotonic()
     require_adapter_dir(out)
     mixer = Mixer(adapters, backbone, domain, scenario, settings)
+    settings = mixer.settings  # nothing is left open there
     fixed = coefficients is not None
     pairwise = len(adapters) == 2 and settings.granularity == "global"
     groups = Groups.build([a.lora for a in adapters], settings.granularity)
@@ -77,28 +75,35 @@ def mix(
             settings.refinements,
         )
         curve = [mixer.pair(first) for first in sorted(seen)]
+        ends = mixer.alone()
+        for measured in curve:
+            measured.relate(ends)
         point, collapse = _guarded(curve, settings.objective)
         assert point.coefficients is not None
         chosen = torch.tensor([point.coefficients])
     else:
+        ends = mixer.alone()
         chosen, descent_losses = gradient_search(
             backbone.model,
             [a.lora for a in adapters],
             groups,
             settings.method,
             mixer.gradient_loss,
-            settings.descent,
+            mixer.descent,
+            settings.options,
         )
-        ends = [
-            mixer.measure(a.lora, _unit(i, len(adapters)), f"Measuring {a.name}")
-            for i, a in enumerate(adapters)
-        ]
         found = mixer.measure(mixer.lora(chosen, groups), None, "Measuring the cocktail")
         curve = [*ends, found]
+        for measured in curve:
+            measured.relate(ends)
         point, collapse = _guarded(curve, settings.objective, prefer=found)
+        if settings.search == "published":
+            point = found
         if point.coefficients is not None:
             chosen = torch.tensor([point.coefficients]).expand(len(groups.names), -1)
-    lora = mixer.lora(chosen, groups)
+    lora, lost_energy = merge(
+        [a.lora for a in adapters], groups.spread(chosen), settings.method, settings.options
+    )
     card = Card(
         role="cocktail",
         backbone=backbone.fingerprint,
@@ -119,6 +124,9 @@ def mix(
         "format": 1,
         "name": out.name,
         "method": settings.method,
+        "options": _options(settings),
+        "lost_energy": lost_energy,
+        "search": "fixed" if fixed else settings.search,
         "granularity": settings.granularity,
         "objective": "fixed" if fixed else settings.objective,
         "scenario": scenario,
@@ -137,6 +145,7 @@ def mix(
         },
         "curve": [point.card() for point in curve],
         "descent": descent_losses,
+        "descent_settings": asdict(mixer.descent) if descent_losses else None,
         "adaptation": {
             "table": f"test_{scenario}",
             "users": 0 if fixed else mixer.unlabelled.height,
@@ -220,8 +229,11 @@ def _in_words(adapters: Sequence[Adapter], groups: Groups, chosen: Tensor) -> st
     return parts if len(groups.names) == 1 else f"{parts} (means over {len(groups.names)} groups)"
 
 
-def _unit(place: int, size: int) -> list[float]:
-    return [1.0 if i == place else 0.0 for i in range(size)]
+def _options(settings: MixSettings) -> dict[str, Any]:
+    """The merge's options as far as the method knows them."""
+    known = {"svd": ("rank",), "ties": ("density", "rank"), "dare": ("density", "seed")}
+    names = ("norm_matched", *known.get(settings.method, ()))
+    return {name: value for name, value in asdict(settings.options).items() if name in names}
 
 
 def _given(coefficients: Sequence[float], size: int) -> Tensor:

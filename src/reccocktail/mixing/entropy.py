@@ -51,6 +51,17 @@ def fit_temperature(scores: Tensor, positive: Tensor) -> float:
     return math.exp(float(found.x))
 
 
+def jensen_shannon(scores: Tensor, others: Tensor) -> Tensor:
+    """Mean Jensen-Shannon divergence, a scalar in nats from 0 to log 2.
+
+    H((p + q) / 2) - (H(p) + H(q)) / 2 of each user's softmax p over `scores` and q over `others`,
+    both (users, candidates) in the same order (Lin 1991).
+    """
+    p, q = (torch.log_softmax(s.double(), dim=-1) for s in (scores, others))
+    middle = torch.logaddexp(p, q) - math.log(2.0)
+    return ((p.exp() * (p - middle) + q.exp() * (q - middle)).sum(dim=-1) / 2).mean()
+
+
 def mutual_information(scores: Tensor) -> float:
     """Entropy of the average prediction less the average entropy, in nats.
 

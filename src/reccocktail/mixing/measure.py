@@ -1,8 +1,9 @@
 """Measure mixes of adapters on one domain: entropy without labels, quality with them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import polars as pl
 import torch
@@ -11,15 +12,9 @@ from torch import Tensor
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, DataError
-from reccocktail.evaluation.metrics import per_user, ranks
-from reccocktail.mixing.arithmetic import METHODS, Method, combine
-from reccocktail.mixing.entropy import (
-    as_matrix,
-    fit_temperature,
-    log_loss,
-    mean_entropy,
-    mutual_information,
-)
+from reccocktail.mixing.arithmetic import DIFFERENTIABLE, METHODS, MergeOptions, Method, combine
+from reccocktail.mixing.entropy import fit_temperature, jensen_shannon
+from reccocktail.mixing.objectives import OBJECTIVES, Objective, Point
 from reccocktail.mixing.search import (
     GRANULARITIES,
     Descent,
@@ -27,16 +22,15 @@ from reccocktail.mixing.search import (
     Granularity,
     Groups,
 )
-from reccocktail.ranking.base import Batch, entropy_of
+from reccocktail.ranking.base import Batch, Ranker, entropy_of
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import merged, model_sha256, ranker_of
 from reccocktail.training.validation import sample_rows
 
-Objective = Literal["entropy", "calibrated", "validation"]
-OBJECTIVES: tuple[Objective, ...] = ("entropy", "calibrated", "validation")
-_METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
+Search = Literal["auto", "published"]
+SEARCHES: tuple[Search, ...] = ("auto", "published")
 
 
 @dataclass(frozen=True)
@@ -45,20 +39,25 @@ class MixSettings:
 
     Attributes:
         method: what is merged, see `combine`.
+        options: the merge's other settings.
+        search: `auto` is a line search for one pair of coefficients and gradients for more;
+            `published` is the algorithm of the paper's code (see `resolved`), taken as it comes,
+            without the guard against a collapse.
         granularity: one set of coefficients for the model, each layer or each module.
-        objective: `entropy` (the paper's), `calibrated` (entropy at the temperature that fits
-            validation users), or `validation` (log loss of labelled validation users; for cold: on
-            pseudo-cold items).
+        objective: what is minimised, see `mixing.objectives`.
         users: unlabelled test users whose predictions are looked at; evaluation leaves them out.
-        validation_users: labelled validation users of the curve and of the last two objectives.
+        validation_users: labelled validation users of the curve and of objectives with labels.
         transductive: score the adaptation users too (the paper's way); declared, never the default.
         grid: points of lambda_1 for a pair of adapters.
         refinements: evaluations beyond the grid.
-        descent: the gradient search of `layer`, `module` and more than two adapters.
+        descent: the gradient search of `layer`, `module` and more than two adapters; None for
+            `default_descent`.
         seed: draws the users.
     """
 
     method: Method = "delta"
+    options: MergeOptions = field(default_factory=MergeOptions)
+    search: Search = "auto"
     granularity: Granularity = "global"
     objective: Objective = "entropy"
     users: int = 50
@@ -66,56 +65,39 @@ class MixSettings:
     transductive: bool = False
     grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     refinements: int = 2
-    descent: Descent = field(default_factory=Descent)
+    descent: Descent | None = None
     seed: int = 0
 
 
-@dataclass
-class Point:
-    """What is known of one mix.
+PUBLISHED_LEARNING_RATE: dict[Scenario, float] = {"warm": 1.0, "cold": 0.05}
+"""Within the ranges that the published code searches: 0.5 to 5 (warm), 0.01 to 0.09 (cold)."""
+PUBLISHED_USERS = 16
+"""Users a step: 4 batches of 60 token distributions, of 5 titles with 3 tokens each."""
 
-    Attributes:
-        coefficients: (adapters,), or None where groups differ.
-        entropy: the ranker's, nats.
-        information: mutual information of users and predictions, nats.
-        candidates: of a user.
-        certainty: entropy over the candidates, nats; `entropy` itself, unless the ranker looks at
-            tokens.
+
+def default_descent(search: Search, scenario: Scenario) -> Descent:
+    """Steps and learning rate of the gradient search where none are given."""
+    if search == "published":
+        return Descent(steps=10, learning_rate=PUBLISHED_LEARNING_RATE[scenario])
+    return Descent()
+
+
+def resolved(settings: MixSettings, scenario: Scenario, ranker: Ranker) -> MixSettings:
+    """The settings with nothing left open.
+
+    A `published` search has one softmax pair of coefficients a module, equal at the start, and Adam
+    on the ranker's entropy, `PUBLISHED_USERS` users a step.
     """
-
-    coefficients: list[float] | None
-    entropy: float
-    information: float
-    candidates: int
-    certainty: float
-    validation: dict[str, float] | None = None
-    temperature: float | None = None
-    calibrated_entropy: float | None = None
-    log_loss: float | None = None
-    per_user: dict[str, Any] = field(default_factory=dict)
-
-    def value(self, objective: Objective) -> float:
-        """What is minimised."""
-        found = {
-            "entropy": self.entropy,
-            "calibrated": self.calibrated_entropy,
-            "validation": self.log_loss,
-        }
-        value = found[objective]
-        assert value is not None
-        return value
-
-    def card(self) -> dict[str, Any]:
-        """The point as it stands in the curve of `cocktail.json`."""
-        return {
-            "coefficients": self.coefficients,
-            "entropy": self.entropy,
-            "calibrated_entropy": self.calibrated_entropy,
-            "temperature": self.temperature,
-            "mutual_information": self.information,
-            "log_loss": self.log_loss,
-            "validation": self.validation,
-        }
+    descent = settings.descent or default_descent(settings.search, scenario)
+    if settings.search != "published":
+        return replace(settings, descent=descent)
+    passes = math.ceil(min(PUBLISHED_USERS, settings.users) / ranker.gradient_users)
+    return replace(
+        settings,
+        granularity="module",
+        objective="entropy",
+        descent=replace(descent, passes=max(1, passes)),
+    )
 
 
 class Mixer:
@@ -137,10 +119,12 @@ class Mixer:
                 them.
         """
         check_compatible(adapters, backbone)
+        self.ranker = ranker_of(adapters[0].card, backbone)
+        settings = resolved(settings, scenario, self.ranker)
         _check_settings(adapters, settings)
         self.adapters, self.backbone, self.domain = list(adapters), backbone, domain
         self.scenario, self.settings = scenario, settings
-        self.ranker = ranker_of(adapters[0].card, backbone)
+        self.descent = settings.descent or Descent()
         self.catalogue = Catalogue.of(domain, self.ranker)
         table = domain.rows(f"test_{scenario}")
         if table.height < 2:
@@ -152,7 +136,8 @@ class Mixer:
         self.labelled = sample_rows(
             domain.rows(f"valid_{scenario}"), settings.validation_users, settings.seed
         )
-        if settings.objective != "entropy" and not self.labelled.height:
+        self.rule = OBJECTIVES[settings.objective]
+        if self.rule.labels and not self.labelled.height:
             raise DataError(
                 f"{domain.name} has no valid_{scenario} users; use --objective entropy."
             )
@@ -161,7 +146,10 @@ class Mixer:
     def lora(self, coefficients: Tensor, groups: Groups) -> Lora:
         """The merged LoRA of coefficients (groups, adapters)."""
         return combine(
-            [a.lora for a in self.adapters], groups.spread(coefficients), self.settings.method
+            [a.lora for a in self.adapters],
+            groups.spread(coefficients),
+            self.settings.method,
+            self.settings.options,
         )
 
     def measure(self, lora: Lora, coefficients: list[float] | None, label: str) -> Point:
@@ -172,37 +160,31 @@ class Mixer:
             without, with_labels = score(
                 model, self.catalogue, tables, label, model_sha256=identity
             )
-        scores = as_matrix(without.scores)
-        point = Point(
-            coefficients,
-            float(without.entropy.mean()),
-            mutual_information(without.common),
-            scores.shape[1],
-            mean_entropy(scores),
-        )
-        if self.labelled.height:
-            positive = positive_columns(self.labelled)
-            known = with_labels.scores
-            columns = torch.from_numpy(positive)
-            point.per_user = per_user(ranks(known, positive))
-            point.validation = {"n": len(positive)} | {
-                m: float(point.per_user[m].mean()) for m in _METRICS
-            }
-            point.temperature = fit_temperature(as_matrix(known), columns)
-            point.log_loss = log_loss(as_matrix(known), columns, point.temperature)
-            point.calibrated_entropy = mean_entropy(scores, point.temperature)
-        return point
+        return Point.of(coefficients, without, with_labels, positive_columns(self.labelled))
 
     def pair(self, first: float) -> Point:
         """Measure lambda_1 = `first`, lambda_2 = 1 - `first`."""
-        groups = Groups.build([a.lora for a in self.adapters], "global")
-        coefficients = torch.tensor([[first, 1.0 - first]])
-        key = f"{first:.6f}"
+        point = self._measured_once(
+            [first, 1.0 - first], f"Mixing ({self.scenario}), lambda {first:.2f}/{1 - first:.2f}"
+        )
+        if self.rule.alone:
+            point.relate(self.alone())
+        return point
+
+    def alone(self) -> list[Point]:
+        """The adapters, each measured alone."""
+        units = torch.eye(len(self.adapters)).tolist()
+        return [
+            self._measured_once(unit, f"Measuring {adapter.name}")
+            for unit, adapter in zip(units, self.adapters, strict=True)
+        ]
+
+    def _measured_once(self, coefficients: list[float], label: str) -> Point:
+        key = " ".join(f"{value:.6f}" for value in coefficients)
         if key not in self._measured:
-            label = f"Mixing ({self.scenario}), lambda {first:.2f}/{1 - first:.2f}"
-            self._measured[key] = self.measure(
-                self.lora(coefficients, groups), [first, 1.0 - first], label
-            )
+            groups = Groups.build([a.lora for a in self.adapters], "global")
+            lora = self.lora(torch.tensor([coefficients]), groups)
+            self._measured[key] = self.measure(lora, coefficients, label)
         return self._measured[key]
 
     def gradient_loss(self, model: FunctionalModel, step: int) -> Tensor:
@@ -212,6 +194,12 @@ class Mixer:
         plain = self._batch(self.unlabelled, step, batch_users, model)
         if objective == "entropy":
             return self.ranker.entropy(model, plain).mean()
+        if objective == "divergence":
+            scores = self.ranker.scores(model, plain)
+            numbers = _numbers(self.unlabelled, step, batch_users)
+            own = [point.scores for point in self.alone()]
+            parts = [jensen_shannon(scores, q[numbers].to(scores)) for q in own if q is not None]
+            return torch.stack(parts).mean()
         rows, labelled = self._labelled_batch(step, batch_users, model)
         device = next(model.parameters()).device
         positive = torch.from_numpy(positive_columns(rows)).to(device)
@@ -259,27 +247,41 @@ def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
                 )
 
 
-def _take(table: pl.DataFrame, step: int, users: int) -> pl.DataFrame:
+def _numbers(table: pl.DataFrame, step: int, users: int) -> list[int]:
     """A batch of rows, going round the table."""
-    return table[[(step * users + i) % table.height for i in range(min(users, table.height))]]
+    return [(step * users + i) % table.height for i in range(min(users, table.height))]
+
+
+def _take(table: pl.DataFrame, step: int, users: int) -> pl.DataFrame:
+    return table[_numbers(table, step, users)]
 
 
 def _check_settings(adapters: Sequence[Adapter], settings: MixSettings) -> None:
-    for name, value, allowed in (
+    options: tuple[tuple[str, str, Iterable[str]], ...] = (
         ("method", settings.method, METHODS),
+        ("search", settings.search, SEARCHES),
         ("granularity", settings.granularity, GRANULARITIES),
         ("objective", settings.objective, OBJECTIVES),
-    ):
+    )
+    for name, value, allowed in options:
         if value not in allowed:
             raise AdapterError(f"Unknown {name} '{value}'; choose one of {', '.join(allowed)}.")
     if len(adapters) < 2:
         raise AdapterError("A cocktail needs two adapters; give --adapter twice.")
     gradient = len(adapters) > 2 or settings.granularity != "global"
-    if gradient and settings.method == "svd":
+    if gradient and settings.method not in DIFFERENTIABLE:
         raise AdapterError(
-            "Method 'svd' has no gradient search; "
+            f"Method '{settings.method}' has no gradient search; "
             "use delta or factor, or two adapters with one pair."
         )
+    if gradient and not OBJECTIVES[settings.objective].gradient:
+        raise AdapterError(
+            f"Objective '{settings.objective}' has no gradient search; "
+            "use another one, or two adapters with one pair."
+        )
+    settings.options.check()
+    if settings.descent:
+        settings.descent.check()
     if settings.users < 1:
         raise AdapterError("At least one adaptation user is needed; raise --users.")
     if min(settings.validation_users, settings.refinements, settings.seed) < 0:

@@ -3,6 +3,7 @@
 Gradients serve one set of coefficients a layer or module, and more than two adapters.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
-from reccocktail.mixing.arithmetic import Method, combine
+from reccocktail.errors import AdapterError
+from reccocktail.mixing.arithmetic import MergeOptions, Method, combine
 from reccocktail.progress import bar
 from reccocktail.ranking.base import first_layers
 from reccocktail.training.adapter import Factors, Lora
@@ -162,10 +164,32 @@ class _FunctionalDecoder:
 
 @dataclass(frozen=True)
 class Descent:
-    """Settings of the gradient search: Adam on logits, softmax to the simplex, equal at first."""
+    """Settings of the gradient search: Adam on w, coefficients softmax(w / T), equal at first.
+
+    Attributes:
+        steps: of Adam.
+        learning_rate: of Adam.
+        temperature: T.
+        passes: batches of users whose gradients are added up before each step.
+    """
 
     steps: int = 15
     learning_rate: float = 0.3
+    temperature: float = 1.0
+    passes: int = 1
+
+    def check(self) -> None:
+        """Refuse what cannot be descended with.
+
+        Raises:
+            AdapterError: a number is out of range.
+        """
+        if self.steps < 1 or self.passes < 1:
+            raise AdapterError("The gradient search needs at least one step.")
+        if not (0 < self.learning_rate < math.inf and 0 < self.temperature < math.inf):
+            raise AdapterError(
+                "The learning rate and the softmax temperature of the search must be above 0."
+            )
 
 
 def gradient_search(
@@ -175,6 +199,7 @@ def gradient_search(
     method: Method,
     loss: Callable[[FunctionalModel, int], Tensor],
     descent: Descent,
+    options: MergeOptions | None = None,
 ) -> tuple[Tensor, list[float]]:
     """Descend on softmax coefficients through the merged model (AdaMerging; the paper's Eq. 9).
 
@@ -182,9 +207,10 @@ def gradient_search(
         backbone: the bare causal LM.
         adapters: LoRAs to merge.
         groups: which modules share coefficients.
-        method: `delta` or `factor`.
-        loss: (merged model, step) -> scalar with gradient.
-        descent: steps and learning rate.
+        method: one of `DIFFERENTIABLE`.
+        loss: (merged model, number of the batch) -> scalar with gradient.
+        descent: steps, learning rate, temperature.
+        options: of the merge.
 
     Returns:
         Coefficients (groups, adapters) on the simplex, and the loss at each step.
@@ -194,23 +220,30 @@ def gradient_search(
         {m: Factors(f.a.to(device), f.b.to(device), f.scaling) for m, f in lora.items()}
         for lora in adapters
     ]
-    logits = torch.zeros(len(groups.names), len(adapters), device=device, requires_grad=True)
-    optimiser = torch.optim.Adam([logits], lr=descent.learning_rate)
+    w = torch.zeros(len(groups.names), len(adapters), device=device, requires_grad=True)
+
+    def merged() -> Lora:
+        coefficients = torch.softmax(w / descent.temperature, -1)
+        return combine(on_device, groups.spread(coefficients), method, options)
+
+    optimiser = torch.optim.Adam([w], lr=descent.learning_rate)
     with torch.no_grad():
-        start = combine(on_device, groups.spread(torch.softmax(logits, -1)), method)
+        start = merged()
     peft_model = attach(backbone, start)
     peft_model.requires_grad_(False)
-    losses = []
+    losses: list[float] = []
     try:
         with bar("Searching coefficients", descent.steps) as advance:
             for step in range(descent.steps):
-                lora = combine(on_device, groups.spread(torch.softmax(logits, -1)), method)
-                value = loss(FunctionalModel(peft_model, lora), step)
                 optimiser.zero_grad()
-                torch.autograd.backward(value)
+                total = 0.0
+                for number in range(step * descent.passes, (step + 1) * descent.passes):
+                    value = loss(FunctionalModel(peft_model, merged()), number) / descent.passes
+                    torch.autograd.backward(value)
+                    total += float(value.detach())
                 optimiser.step()
-                losses.append(float(value.detach()))
+                losses.append(total)
                 advance(1, f"Searching coefficients (objective {np.mean(losses[-3:]):.3f})")
     finally:
         peft_model.unload()
-    return torch.softmax(logits.detach(), -1).cpu(), losses
+    return torch.softmax(w.detach() / descent.temperature, -1).cpu(), losses

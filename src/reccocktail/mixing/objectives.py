@@ -1,0 +1,170 @@
+"""What a search may minimise: functions of what was measured of one mix, by name.
+
+p_u is the mix's softmax over the candidates of user u, q_iu that of adapter i alone, H the entropy,
+and T the temperature that fits labelled validation users best.
+
+| name | minimised |
+|---|---|
+| `entropy` | mean_u H(p_u), as the ranker defines it (paper, Eq. 8) |
+| `calibrated` | mean_u H(p_u at T), T fitted to this mix |
+| `adapter-calibrated` | the same at T = prod_i T_i^(l_i), T_i fitted to adapter i alone |
+| `divergence` | mean over adapters i and users u of JS(p_u, q_iu) |
+| `information` | -(H(mean_u p_u) - mean_u H(p_u)), answers being the same items for all users |
+| `validation` | log loss of labelled validation users at T |
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.mixing.entropy import (
+    as_matrix,
+    fit_temperature,
+    jensen_shannon,
+    log_loss,
+    mean_entropy,
+    mutual_information,
+)
+from reccocktail.ranking.scoring import Scored
+
+Objective = Literal[
+    "entropy", "calibrated", "adapter-calibrated", "divergence", "information", "validation"
+]
+_METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
+
+
+@dataclass
+class Point:
+    """What is known of one mix.
+
+    Attributes:
+        coefficients: (adapters,), or None where groups differ.
+        entropy: the ranker's, nats.
+        information: mutual information of users and predictions, nats.
+        candidates: of a user.
+        certainty: entropy over the candidates, nats; `entropy` itself, unless the ranker looks at
+            tokens.
+        divergence: from the adapters alone, nats; None until `relate` was called.
+        scores: (unlabelled users, candidates).
+    """
+
+    coefficients: list[float] | None
+    entropy: float
+    information: float
+    candidates: int
+    certainty: float
+    validation: dict[str, float] | None = None
+    temperature: float | None = None
+    calibrated_entropy: float | None = None
+    log_loss: float | None = None
+    per_user: dict[str, Any] = field(default_factory=dict)
+    divergence: float | None = None
+    adapter_calibrated_entropy: float | None = None
+    scores: Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        coefficients: list[float] | None,
+        unlabelled: Scored,
+        labelled: Scored | None = None,
+        positive: NDArray[Any] | None = None,
+    ) -> "Point":
+        """Measure a mix by its scores.
+
+        Args:
+            coefficients: of the mix.
+            unlabelled: scores of the users to adapt to.
+            labelled: scores of validation users, if there are any.
+            positive: column of each validation user's target.
+        """
+        scores = as_matrix(unlabelled.scores)
+        point = cls(
+            coefficients,
+            float(unlabelled.entropy.mean()),
+            mutual_information(unlabelled.common),
+            scores.shape[1],
+            mean_entropy(scores),
+            scores=scores,
+        )
+        if labelled is not None and positive is not None and len(positive):
+            known, columns = as_matrix(labelled.scores), torch.from_numpy(positive)
+            point.per_user = per_user(ranks(labelled.scores, positive))
+            point.validation = {"n": len(positive)} | {
+                m: float(point.per_user[m].mean()) for m in _METRICS
+            }
+            point.temperature = fit_temperature(known, columns)
+            point.log_loss = log_loss(known, columns, point.temperature)
+            point.calibrated_entropy = mean_entropy(scores, point.temperature)
+        return point
+
+    def relate(self, alone: Sequence["Point"]) -> None:
+        """Compare with the unmixed adapters, measured on the same users."""
+        assert self.scores is not None
+        self.divergence = float(
+            torch.stack(
+                [jensen_shannon(self.scores, p.scores) for p in alone if p.scores is not None]
+            ).mean()
+        )
+        temperatures = [p.temperature for p in alone if p.temperature is not None]
+        if self.coefficients is not None and len(temperatures) == len(self.coefficients):
+            logs = sum(
+                c * math.log(t) for c, t in zip(self.coefficients, temperatures, strict=True)
+            )
+            between = math.exp(logs / sum(self.coefficients))
+            self.adapter_calibrated_entropy = mean_entropy(self.scores, between)
+
+    def value(self, objective: Objective) -> float:
+        """What is minimised."""
+        value = OBJECTIVES[objective].of(self)
+        assert value is not None, f"{objective} was not measured"
+        return value
+
+    def card(self) -> dict[str, Any]:
+        """The point as it stands in the curve of `cocktail.json`."""
+        return {
+            "coefficients": self.coefficients,
+            "entropy": self.entropy,
+            "calibrated_entropy": self.calibrated_entropy,
+            "adapter_calibrated_entropy": self.adapter_calibrated_entropy,
+            "temperature": self.temperature,
+            "mutual_information": self.information,
+            "divergence": self.divergence,
+            "log_loss": self.log_loss,
+            "validation": self.validation,
+        }
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One objective.
+
+    Attributes:
+        of: a measured mix -> what is minimised, None where it was not measured.
+        labels: needs labelled validation users.
+        alone: needs the adapters measured alone.
+        gradient: can be followed by gradients on a few users at a time.
+    """
+
+    of: Callable[[Point], float | None]
+    labels: bool = False
+    alone: bool = False
+    gradient: bool = True
+
+
+OBJECTIVES: Mapping[Objective, Rule] = {
+    "entropy": Rule(lambda point: point.entropy),
+    "calibrated": Rule(lambda point: point.calibrated_entropy, labels=True),
+    "adapter-calibrated": Rule(
+        lambda point: point.adapter_calibrated_entropy, labels=True, alone=True, gradient=False
+    ),
+    "divergence": Rule(lambda point: point.divergence, alone=True),
+    "information": Rule(lambda point: -point.information, gradient=False),
+    "validation": Rule(lambda point: point.log_loss, labels=True),
+}
