@@ -372,6 +372,7 @@ def evaluate(
     baseline: Annotated[
         list[str] | None, Parameter(help=f"Names of baselines: {_BASELINES}")
     ] = None,
+    control: list[str] | None = None,
     scenario: list[Scenario] | None = None,
     users: int | None = None,
     validation_users: int = 200,
@@ -389,6 +390,9 @@ def evaluate(
         out: evaluation folder to write.
         adapter: adapter folders, or names of shipped base spirits.
         baseline: names of baselines.
+        control: average, validation, oracle (chosen by test labels, and marked so), random,
+            ensemble, linear, ties or dare: made of the base spirit and the ingredient among the
+            adapters.
         scenario: warm, cold, or both if left out.
         users: at most so many users a scenario; all if left out.
         validation_users: users on which the popularity prior's weight is chosen.
@@ -418,6 +422,7 @@ def evaluate(
         load_backbone(name, device=device, dtype=dtype) if name else None,
         out,
         baselines=baseline or (),
+        controls=control or (),
         scenarios=scenario or SCENARIOS,
         settings=EvaluationSettings(
             users=users,

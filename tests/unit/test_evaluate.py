@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from reccocktail.errors import AdapterError, RecipeError, RunError
-from reccocktail.evaluation import evaluate as module
+from reccocktail.evaluation import scorer
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
@@ -349,8 +349,8 @@ def test_a_model_that_stands_twice_is_encoded_once(
     twin = tmp_path / "twin"
     mix([single, adapters[1][0]], backbone, domain, "warm", twin, MIX, (1.0, 0.0))
     calls = []
-    real = module.score
-    monkeypatch.setattr(module, "score", lambda *a, **k: calls.append(a[3]) or real(*a, **k))
+    real = scorer.score
+    monkeypatch.setattr(scorer, "score", lambda *a, **k: calls.append(a[3]) or real(*a, **k))
     pairs = [(single, path), (Adapter.load(twin), twin)]
     evaluate(domain, pairs, backbone, tmp_path / "e", settings=SMALL)
     assert calls == ["Evaluating backbone", "Evaluating base_spirit"]

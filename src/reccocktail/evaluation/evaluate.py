@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,20 +18,21 @@ from reccocktail.baselines import baseline_name, make_baseline
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
+from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.results import prediction_rows, write_evaluation
+from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.mixing.cocktail import COCKTAIL_FILE
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.progress import say
 from reccocktail.ranking import build
-from reccocktail.ranking.base import Ranker
-from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
-from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, score
+from reccocktail.ranking.prior import popularity_prior
+from reccocktail.ranking.scoring import Catalogue, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY, TARGET, USER, Scenario
 from reccocktail.storage import read_json, require_dir, write_json
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.model import merged, model_sha256, ranker_of
+from reccocktail.training.model import ranker_of
 from reccocktail.training.validation import sample_rows
 
 BACKBONE = "backbone"
@@ -85,7 +86,6 @@ class _Results:
     full: dict[str, dict[str, Any]] = field(default_factory=dict)
     entropy: dict[str, dict[str, float]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    scored: dict[str, list[Scored]] = field(default_factory=dict)
     tops: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
 
@@ -96,6 +96,7 @@ def evaluate(
     out: Path,
     *,
     baselines: Sequence[str] = (),
+    controls: Sequence[str] = (),
     scenarios: Sequence[Scenario] = ("warm", "cold"),
     settings: EvaluationSettings | None = None,
     recipe: Recipe | None = None,
@@ -111,6 +112,7 @@ def evaluate(
         backbone: their backbone; None if only baselines are judged.
         out: evaluation folder.
         baselines: names in `BASELINES`, or ``sentence-encoder=MODEL``.
+        controls: names in `CONTROLS`; they need a base spirit and an ingredient.
         scenarios: `warm`, `cold`.
         settings: see `EvaluationSettings`.
         recipe: prompt and ranker of the bare backbone where there is no adapter.
@@ -120,8 +122,8 @@ def evaluate(
 
     Raises:
         RecipeError: a number of users is out of range.
-        RunError: unknown baseline or one that lacks a package or backbone, two models of one name,
-            or nobody left to score.
+        RunError: unknown baseline or control or one that lacks what it needs, two models of one
+            name, or nobody left to score.
         AdapterError: adapters that do not fit the backbone or one another.
     """
     settings = settings or EvaluationSettings()
@@ -132,10 +134,13 @@ def evaluate(
         *(baseline_name(text) for text in baselines),
         *([BACKBONE] if backbone else []),
         *(a.name for a, _ in adapters),
+        *controls,
     ]
     for name in names:
         if names.count(name) > 1:
             raise RunError(f"Two models are named '{name}'; rename one adapter folder.")
+    known = settings.validation_users if settings.prior else 0
+    pair = check_controls(controls, [a for a, _ in adapters], known)
     sheets = [
         read_json(path / COCKTAIL_FILE) for _, path in adapters if (path / COCKTAIL_FILE).exists()
     ]
@@ -161,9 +166,26 @@ def evaluate(
             ranker = ranker_of(adapters[0][0].card, backbone)
         else:
             ranker = build(backbone, recipe or Recipe())
-        catalogue = Catalogue.of(domain, ranker)
+        scorer = Scorer(backbone, Catalogue.of(domain, ranker), tables.test, tables.valid)
         for adapter in (None, *(a for a, _ in adapters)):
-            _judge(results, adapter, backbone, catalogue, tables, settings)
+            name = adapter.name if adapter else BACKBONE
+            with _timed(results, name, adapter.card.role if adapter else BACKBONE):
+                # A cocktail at lambda 0, 1/2 or 1 is a model that stands in the table already.
+                found = scorer.scored(
+                    adapter.lora if adapter else None,
+                    list(tables.test),
+                    f"Evaluating {name}",
+                    settings.full_catalogue,
+                )
+            _record(results, name, scorer, found, settings)
+        if pair:
+            making = Controls(*pair, scorer, sheets, settings.full_catalogue, settings.seed)
+            for name in controls:
+                labels = " that uses test labels" if name == TEST_LABELS else ""
+                with _timed(results, name, f"control{labels}"):
+                    control = making.run(name)
+                    results.models[name]["chosen"] = control.chosen
+                _record(results, name, scorer, control.scores, settings)
     run = {
         "recipe": (adapters[0][0].card.recipe if adapters else recipe or Recipe()).model_dump(
             mode="json"
@@ -187,6 +209,7 @@ def evaluate(
         predictions,
         run,
         extra={"full_catalogue": results.full, "entropy": results.entropy},
+        uses_test_labels=[name for name in controls if name == TEST_LABELS],
         reference=_references(predictions, results, adapters),
         seed=settings.seed,
     )
@@ -222,56 +245,26 @@ def _tables(
     return tables
 
 
-def _judge(
+def _record(
     results: _Results,
-    adapter: Adapter | None,
-    backbone: Backbone,
-    catalogue: Catalogue[Ranker],
-    tables: _Tables,
+    name: str,
+    scorer: Scorer,
+    scores: Mapping[Scenario, Both],
     settings: EvaluationSettings,
 ) -> None:
-    name = adapter.name if adapter else BACKBONE
-    kind = adapter.card.role if adapter else "backbone"
-    domain = catalogue.domain
-    scenarios = list(tables.test)
-    lora = adapter.lora if adapter else None
-    identity = model_sha256(backbone, lora)
-    with _timed(results, name, kind):
-        # A cocktail at lambda 0, 1/2 or 1 is a model that stands in the table already.
-        if identity not in results.scored:
-            with merged(backbone.model, lora) as model:
-                results.scored[identity] = score(
-                    model,
-                    catalogue,
-                    [*(tables.test[s] for s in scenarios), *(tables.valid[s] for s in scenarios)],
-                    f"Evaluating {name}",
-                    model_sha256=identity,
-                    whole_catalogue=settings.full_catalogue,
-                )
-        found = results.scored[identity]
-    prior = popularity_prior(domain.train_counts())
+    """Keep what a model gave to each scenario, with the prior that its validation rows choose."""
+    domain = scorer.catalogue.domain
     weights: dict[str, float] = {}
-    for place, scenario in enumerate(scenarios):
-        valid = tables.valid[scenario]
-        weights[scenario] = _weight(found[len(scenarios) + place], catalogue, valid, prior)
-        rows, here = tables.test[scenario], found[place]
-        candidates = catalogue.candidates(rows)
-        together = with_prior(here.scores, candidates, prior, weights[scenario])
+    for scenario, both in scores.items():
+        rows = scorer.test[scenario]
+        weights[scenario], together = scorer.placed(scenario, both)
         results.predictions.append(prediction_rows(name, scenario, rows, together))
-        results.entropy.setdefault(name, {})[scenario] = float(here.entropy.mean())
-        if here.catalogue is not None:
-            whole = here.catalogue + weights[scenario] * prior
+        results.entropy.setdefault(name, {})[scenario] = float(both.test.entropy.mean())
+        if both.test.catalogue is not None:
+            prior = popularity_prior(domain.train_counts())
+            whole = both.test.catalogue + weights[scenario] * prior
             _record_full(results, name, scenario, domain, rows, whole, settings)
     results.models[name]["prior_weight"] = weights
-
-
-def _weight(
-    scored: Scored, catalogue: Catalogue[Ranker], valid: pl.DataFrame, prior: NDArray[np.float64]
-) -> float:
-    if not valid.height:
-        return 0.0
-    candidates = catalogue.candidates(valid)
-    return choose_weight(scored.scores, candidates, positive_columns(valid), prior)
 
 
 def _record_full(

@@ -72,6 +72,7 @@ def write_evaluation(
     *,
     extra: Mapping[str, Any] | None = None,
     reference: Mapping[str, str] | None = None,
+    uses_test_labels: Sequence[str] = (),
     resamples: int = 1000,
     paired_resamples: int = 10_000,
     seed: int = 0,
@@ -87,6 +88,7 @@ def write_evaluation(
         run: content of run.json (recipe, versions, commit, hardware, wall times, peak memory).
         extra: more top-level keys for metrics.json, for example ``full_catalogue`` or ``entropy``.
         reference: scenario -> the model every other one is compared with (the best single adapter).
+        uses_test_labels: models that do, and are marked so and compared with nobody.
         resamples: bootstrap resamples of each interval.
         paired_resamples: bootstrap resamples of each paired difference.
         seed: of the resampling.
@@ -106,9 +108,12 @@ def write_evaluation(
     models: dict[str, dict[str, Any]] = {}
     for (model, scenario), (_, values) in measured.items():
         models.setdefault(model, {})[scenario] = summarise(values, resamples=resamples, seed=seed)
+        if model in uses_test_labels:
+            models[model][scenario]["uses_test_labels"] = True
+    honest = {key: found for key, found in measured.items() if key[0] not in uses_test_labels}
     metrics: dict[str, Any] = {
         "models": models,
-        "paired": _paired(measured, reference, resamples=paired_resamples, seed=seed),
+        "paired": _paired(honest, reference, resamples=paired_resamples, seed=seed),
         "reference": reference,
         **extra,
     }
@@ -282,13 +287,15 @@ def metrics_table(metrics: Mapping[str, Any], scenarios: list[str] | None = None
             f"| {scenario} | n | " + " | ".join(names) + " |",
             "|---|--:|" + "---|" * len(names),
         ]
-        for model, cells in metrics["models"].items():
+        for model, cells in _in_order(metrics):
             if (cell := cells.get(scenario)) is None:
                 continue
             parts = [
                 _plain_cell(metrics, model, scenario, m).replace("*", "\\*") for m in TABLE_METRICS
             ]
-            lines.append(f"| {_markdown(model)} | {cell['n']:,} | " + " | ".join(parts) + " |")
+            lines.append(
+                f"| {_markdown(_named(model, cell))} | {cell['n']:,} | " + " | ".join(parts) + " |"
+            )
         explained = _markdown(note(metrics, scenario))
         blocks.append("\n".join(lines) + f"\n\n{explained}\n")
     return "\n".join(blocks)
@@ -301,13 +308,26 @@ def terminal_table(metrics: Mapping[str, Any], scenario: str) -> Table:
     table.add_column("n", justify="right")
     for metric in TABLE_METRICS:
         table.add_column(metric.upper())
-    for model, cells in metrics["models"].items():
+    for model, cells in _in_order(metrics):
         if scenario in cells:
             parts = (_plain_cell(metrics, model, scenario, m) for m in TABLE_METRICS)
             # Escaped: rich would read the brackets as markup.
-            row = [model, f"{cells[scenario]['n']:,}", *parts]
+            row = [_named(model, cells[scenario]), f"{cells[scenario]['n']:,}", *parts]
             table.add_row(*(part.replace("[", "\\[") for part in row))
     return table
+
+
+def _in_order(metrics: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Models with their cells; those that use test labels come last."""
+
+    def looks(cells: dict[str, Any]) -> bool:
+        return any(cell.get("uses_test_labels", False) for cell in cells.values())
+
+    return sorted(metrics["models"].items(), key=lambda item: looks(item[1]))
+
+
+def _named(model: str, cell: Mapping[str, Any]) -> str:
+    return f"{model} (uses test labels)" if cell.get("uses_test_labels") else model
 
 
 def _plain_cell(metrics: Mapping[str, Any], model: str, scenario: str, metric: str) -> str:

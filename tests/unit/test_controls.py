@@ -1,0 +1,205 @@
+"""Controls: made of the same two adapters, scored as all models are, and honest about labels."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from reccocktail.errors import RunError
+from reccocktail.evaluation.controls import CONTROLS, GRID, check_controls, random_like
+from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.evaluation.results import metrics_table, terminal_table
+from reccocktail.mixing.arithmetic import combine, update_norm
+from reccocktail.mixing.cocktail import mix
+from reccocktail.mixing.measure import MixSettings
+from reccocktail.ranking.scoring import positive_columns
+from reccocktail.training.adapter import Adapter
+from tests.adapters import random_adapter, random_lora, save
+from tests.domains import taste_domain
+from tests.helpers import changed, one_sentence, other_targets
+from tests.pico import pico_backbone
+
+SMALL = EvaluationSettings(validation_users=20)
+ASIDE = EvaluationSettings(validation_users=20, full_catalogue=False)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return pico_backbone()
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory):
+    return taste_domain(tmp_path_factory.mktemp("domain"), users=60)
+
+
+@pytest.fixture(scope="module")
+def adapters(backbone, domain, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    pair = [
+        random_adapter(backbone, domain, "spirit", "base", seed=1),
+        random_adapter(backbone, domain, "own", "ingredient", seed=2),
+    ]
+    paths = [save(adapter, folder) for adapter in pair]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECCOCKTAIL_CACHE", str(folder / "cache"))
+        settings = MixSettings(users=6, validation_users=6, refinements=0, grid=(0.0, 0.25, 1.0))
+        mix(pair, backbone, domain, "warm", folder / "cocktail", settings)
+    paths.append(folder / "cocktail")
+    return [(Adapter.load(path), path) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def done(domain, backbone, adapters, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluation") / "evaluation"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RECCOCKTAIL_CACHE", str(out.with_name("cache")))
+        evaluate(domain, adapters, backbone, out, controls=CONTROLS, settings=SMALL)
+    return out
+
+
+def content(out, name="metrics.json"):
+    return json.loads((out / name).read_text())
+
+
+def quality(out, model, scenario):
+    rows = pl.read_parquet(out / "predictions.parquet").filter(
+        (pl.col("model") == model) & (pl.col("scenario") == scenario)
+    )
+    found = ranks([np.array(row) for row in rows["scores"].to_list()], positive_columns(rows))
+    return float(per_user(found)["ndcg@10"].mean())
+
+
+def scores_without_prior(out, model, scenario, domain):
+    rows = pl.read_parquet(out / "predictions.parquet").filter(
+        (pl.col("model") == model) & (pl.col("scenario") == scenario)
+    )
+    weight = content(out, "run.json")["models"][model]["prior_weight"][scenario]
+    from reccocktail.ranking.prior import popularity_prior
+
+    prior = popularity_prior(domain.train_counts())
+    return np.stack(
+        [
+            np.array(s) - weight * prior[[domain.index[c] for c in candidates]]
+            for s, candidates in zip(rows["scores"], rows["candidates"], strict=True)
+        ]
+    )
+
+
+def test_every_control_is_scored_on_the_rows_of_all(done):
+    table = pl.read_parquet(done / "predictions.parquet")
+    counts = table.group_by("scenario", "model").len()
+    for scenario in ("warm", "cold"):
+        of = counts.filter(pl.col("scenario") == scenario)
+        assert set(of["model"]) >= set(CONTROLS) and of["len"].n_unique() == 1
+    assert set(content(done)["full_catalogue"]) >= set(CONTROLS)
+    kinds = {m: v["kind"] for m, v in content(done, "run.json")["models"].items()}
+    assert kinds["oracle"] == "control that uses test labels"
+    assert {kinds[name] for name in CONTROLS if name != "oracle"} == {"control"}
+
+
+@pytest.mark.parametrize("scenario", ["warm", "cold"])
+def test_the_oracle_is_the_best_of_the_grid(done, domain, backbone, adapters, tmp_path, scenario):
+    """Against evaluations of the same mixes as ordinary adapters."""
+    pair = [a for a, _ in adapters[:2]]
+    made = list(adapters)
+    for first in GRID[1:-1]:
+        path = tmp_path / f"mix{first}"
+        mix(pair, backbone, domain, scenario, path, MixSettings(users=6), (first, 1 - first))
+        made.append((Adapter.load(path), path))
+    out = tmp_path / "e"
+    evaluate(domain, made, backbone, out, settings=ASIDE, scenarios=[scenario])
+    names = {0.0: "own", 1.0: "spirit"} | {f: f"mix{f}" for f in GRID[1:-1]}
+    found = {first: quality(out, name, scenario) for first, name in names.items()}
+    chosen = content(done, "run.json")["models"]["oracle"]["chosen"][scenario][0]
+    assert found[chosen] == pytest.approx(max(found.values()))
+    assert quality(done, "oracle", scenario) == pytest.approx(max(found.values()))
+
+
+def test_only_the_oracle_looks_at_test_labels(done, domain, backbone, adapters, tmp_path):
+    """With other targets the oracle may choose differently; no other control's scores move."""
+    other = changed(domain, tmp_path / "other", test_warm=other_targets)
+    again = [(a, p) for a, p in adapters[:2]]
+    for name, where in (("one", domain), ("two", other)):
+        evaluate(where, again, backbone, tmp_path / name, controls=CONTROLS, settings=ASIDE,
+                 scenarios=["warm"])  # fmt: skip
+    tables = [
+        pl.read_parquet(tmp_path / n / "predictions.parquet").filter(pl.col("model") != "oracle")
+        for n in ("one", "two")
+    ]
+    assert tables[0]["scores"].to_list() == tables[1]["scores"].to_list()
+    assert tables[0]["target"].to_list() != tables[1]["target"].to_list()
+
+
+def test_the_oracle_is_marked_and_compared_with_nobody(done):
+    metrics = content(done)
+    for scenario in ("warm", "cold"):
+        assert metrics["models"]["oracle"][scenario]["uses_test_labels"] is True
+        assert metrics["reference"][scenario] in ("spirit", "own")
+    others = [m for m in metrics["models"] if m != "oracle"]
+    assert all("uses_test_labels" not in metrics["models"][m]["warm"] for m in others)
+    assert "oracle" not in {entry["model"] for entry in metrics["paired"]}
+    assert {"average", "random"} <= {entry["model"] for entry in metrics["paired"]}
+    lines = [line for line in metrics_table(metrics, ["warm"]).splitlines() if "|" in line]
+    assert "oracle (uses test labels)" in lines[-1]
+    assert "uses test labels" in str(list(terminal_table(metrics, "warm").columns[0].cells)[-1])
+
+
+def test_the_ensemble_averages_scores_and_states_its_cost(done, domain):
+    one, other, both = (
+        scores_without_prior(done, model, "warm", domain) for model in ("spirit", "own", "ensemble")
+    )
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
+    assert "two passes" in content(done, "run.json")["models"]["ensemble"]["chosen"]["cost"]
+
+
+def test_average_is_the_half_and_half_mix(done, domain, backbone, adapters, tmp_path):
+    pair = [a for a, _ in adapters[:2]]
+    mix(pair, backbone, domain, "warm", tmp_path / "half", MixSettings(users=6), (0.5, 0.5))
+    half = (Adapter.load(tmp_path / "half"), tmp_path / "half")
+    evaluate(domain, [*adapters, half], backbone, tmp_path / "e", settings=ASIDE)
+    for scenario in ("warm", "cold"):
+        assert quality(done, "average", scenario) == quality(tmp_path / "e", "half", scenario)
+
+
+def test_random_takes_the_cocktails_coefficients(done, adapters):
+    sheet = json.loads((adapters[2][1] / "cocktail.json").read_text())
+    chosen = content(done, "run.json")["models"]["random"]["chosen"]
+    assert chosen["warm"] == {"coefficients": sheet["coefficients"]["all"], "of": "cocktail"}
+    assert chosen["cold"] == {"coefficients": [0.5, 0.5]}
+
+
+def test_noise_has_the_norms_of_the_ingredient(backbone):
+    lora = random_lora(backbone, 5)
+    noise, again, other = random_like(lora, 0), random_like(lora, 0), random_like(lora, 1)
+    for module, factors in lora.items():
+        sizes = [update_norm({module: x[module]}) for x in (lora, noise)]
+        assert sizes[0] == pytest.approx(sizes[1], rel=1e-4)
+        assert noise[module].a.shape == factors.a.shape
+        assert torch.equal(noise[module].b, again[module].b)
+        assert not torch.equal(noise[module].b, other[module].b)
+    half = combine([lora, noise], torch.tensor([0.5, 0.5]))
+    # Independent directions: the norm of the average shrinks by about the root of two.
+    assert update_norm(half) == pytest.approx(update_norm(lora) / 2**0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("names", "count", "users", "what"),
+    [
+        (["placebo"], 2, 9, "no control 'placebo'"),
+        (["average"], 1, 9, "one base spirit and one ingredient"),
+        (["average"], 0, 9, "not 0 and 0"),
+        (["validation"], 2, 0, "--validation-users"),
+    ],
+)
+def test_refusals(adapters, names, count, users, what):
+    with pytest.raises(RunError, match=what) as error:
+        check_controls(names, [a for a, _ in adapters[:count]], users)
+    one_sentence(error.value)
+
+
+def test_no_controls_need_nothing():
+    assert check_controls([], [], 0) is None
