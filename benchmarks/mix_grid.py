@@ -1,0 +1,188 @@
+"""A grid of mixes, each measured once on unlabelled, validation and test users, and kept.
+
+What `remedies.py` and `adaptation.py` compare is arithmetic on these scores. By text alone: the
+popularity prior is not added.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from reccocktail.backbone import Backbone
+from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
+from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
+from reccocktail.mixing.arithmetic import MergeOptions
+from reccocktail.mixing.cocktail import mix
+from reccocktail.mixing.entropy import as_matrix, mutual_information
+from reccocktail.mixing.measure import Mixer, MixSettings
+from reccocktail.mixing.objectives import Point
+from reccocktail.mixing.search import Groups
+from reccocktail.ranking.scoring import Scored, positive_columns, score
+from reccocktail.schema import USER, Scenario
+from reccocktail.storage import atomic_file, sha256_json
+from reccocktail.training.adapter import Adapter, Lora
+from reccocktail.training.model import merged
+from reccocktail.training.validation import sample_rows
+
+SPACES = ("simplex", "off-simplex", "norm-matched", "per-layer")
+TABLES = ("unlabelled", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Users of each table, the seed that draws them, and the grid's fineness."""
+
+    unlabelled: int = 200
+    valid: int = 500
+    test: int = 2000
+    grid: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+    scales: tuple[float, ...] = (0.5, 1.5, 2.0)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One mix: scores (users, candidates) and the ranker's entropies (users,) of each table."""
+
+    name: str
+    space: str
+    coefficients: list[float] | None
+    scores: dict[str, FloatArray]
+    entropy: dict[str, FloatArray]
+    information: float
+
+
+class Grid:
+    """The mixes of a base spirit and an ingredient for one scenario of a domain."""
+
+    def __init__(
+        self,
+        pair: Sequence[Adapter],
+        backbone: Backbone,
+        domain: Domain,
+        scenario: Scenario,
+        sizes: Sizes,
+        out: Path,
+    ) -> None:
+        """Draw the users: test users are none of the unlabelled ones."""
+        self.pair, self.backbone, self.domain, self.out = list(pair), backbone, domain, out
+        self.scenario, self.sizes = scenario, sizes
+        self.settings = MixSettings(
+            users=sizes.unlabelled, validation_users=sizes.valid, seed=sizes.seed
+        )
+        self.mixer = Mixer(pair, backbone, domain, scenario, self.settings)
+        unlabelled = self.mixer.unlabelled
+        rest = domain.rows(f"test_{scenario}").filter(
+            ~pl.col(USER).is_in(unlabelled[USER].to_list())
+        )
+        test = sample_rows(rest, sizes.test, sizes.seed)
+        self.rows = dict(zip(TABLES, (unlabelled, self.mixer.labelled, test), strict=True))
+        if not self.rows["valid"].height or not test.height:
+            raise RunError(f"{domain.name} has too few {scenario} users for a grid of mixes.")
+        self.positive: dict[str, NDArray[np.int64]] = {
+            name: positive_columns(rows) for name, rows in self.rows.items()
+        }
+        self.identity = sha256_json(
+            [domain.sha256, backbone.fingerprint.sha256, *(a.sha256 for a in pair), asdict(sizes)]
+        )
+
+    def cells(self) -> list[Cell]:
+        """Every mix, taken from `out` where it was measured before.
+
+        Raises:
+            RunError: `out` holds a grid of other settings, data or adapters.
+        """
+        found: list[Cell] = []
+        for first in self.sizes.grid:
+            found.append(self._cell("simplex", [first, 1 - first]))
+            if 0 < first < 1:
+                found.append(self._cell("norm-matched", [first, 1 - first]))
+        for scale in self.sizes.scales:
+            for first in self.sizes.grid[:: max(1, len(self.sizes.grid) // 4)]:
+                found.append(self._cell("off-simplex", [scale * first, scale * (1 - first)]))
+        found.append(self._cell("per-layer", None))
+        return found
+
+    def _lora(self, space: str, coefficients: list[float] | None) -> Lora:
+        if coefficients is None:
+            folder = self.out / "per_layer_mix"
+            settings = replace(self.settings, granularity="layer")
+            adapters, scenario = self.pair, self.scenario
+            return mix(adapters, self.backbone, self.domain, scenario, folder, settings).lora
+        matched = MergeOptions(norm_matched=space == "norm-matched")
+        self.mixer.settings = replace(self.settings, options=matched)
+        groups = Groups.build([a.lora for a in self.pair], "global")
+        return self.mixer.lora(torch.tensor([coefficients]), groups)
+
+    def _cell(self, space: str, coefficients: list[float] | None) -> Cell:
+        lambdas = "" if coefficients is None else " " + "/".join(f"{c:.2f}" for c in coefficients)
+        name = space + lambdas
+        file = self.out / f"{name.replace(' ', '_').replace('/', '_')}.npz"
+        if not file.exists():
+            lora = self._lora(space, coefficients)
+            with merged(self.backbone.model, lora) as model:
+                scored = score(
+                    model, self.mixer.catalogue, [self.rows[t] for t in TABLES], f"Mix {name}"
+                )
+            arrays = {"identity": np.array(self.identity)}
+            for table, part in zip(TABLES, scored, strict=True):
+                arrays |= {f"{table}_scores": np.stack(part.scores),
+                           f"{table}_entropy": part.entropy.double().numpy()}  # fmt: skip
+            arrays["information"] = np.array(mutual_information(scored[0].common))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_file(file) as temporary, open(temporary, "wb") as stream:
+                np.savez(stream, **arrays)
+        with np.load(file) as kept:
+            if str(kept["identity"]) != self.identity:
+                raise RunError(
+                    f"{self.out} was made with other settings or data; "
+                    "give the same ones, or another --out."
+                )
+            return Cell(
+                name,
+                space,
+                coefficients,
+                {table: kept[f"{table}_scores"] for table in TABLES},
+                {table: kept[f"{table}_entropy"] for table in TABLES},
+                float(kept["information"]),
+            )
+
+    def quality(self, cell: Cell) -> dict[str, FloatArray]:
+        """Metrics of each test user."""
+        return per_user(ranks(list(cell.scores["test"]), self.positive["test"]))
+
+    def points(
+        self, cells: Sequence[Cell], users: NDArray[np.int64] | None = None, of: str = "unlabelled"
+    ) -> list[Point]:
+        """What a search would know of each mix if it looked at these users of the table `of`."""
+        points = []
+        for cell in cells:
+            chosen = slice(None) if users is None else users
+            scores = list(cell.scores[of][chosen])
+            seen = Scored(scores, torch.from_numpy(cell.entropy[of][chosen]), as_matrix(scores))
+            known = Scored(list(cell.scores["valid"]), torch.empty(0), torch.empty(0))
+            point = Point.of(cell.coefficients, seen, known, self.positive["valid"])
+            point.information = cell.information if users is None else float("nan")
+            points.append(point)
+        alone = [
+            next(p for p, c in zip(points, cells, strict=True) if _is(c, "simplex", unit))
+            for unit in ([1.0, 0.0], [0.0, 1.0])
+        ]
+        for point in points:
+            point.relate(alone)
+        return points
+
+
+def _is(cell: Cell, space: str, coefficients: list[float]) -> bool:
+    return cell.space == space and cell.coefficients == coefficients
+
+
+def cell_at(cells: Sequence[Cell], coefficients: list[float]) -> Cell:
+    """The simplex point with these coefficients."""
+    return next(cell for cell in cells if _is(cell, "simplex", coefficients))

@@ -1,0 +1,174 @@
+"""What if the cocktail does not beat the better adapter: rules and spaces, measured side by side.
+
+    python benchmarks/remedies.py --data PREPARED --base ADAPTER --ingredient ADAPTER --out RUN
+
+Measures a grid of mixes once a scenario (points on the simplex, off it, norm-matched ones, and a
+search by layer) on unlabelled, validation and test users, and reports for every rule of choice and
+every space what it chooses, its NDCG on the test users by text alone, the paired difference from
+the better single adapter and the regret against the oracle. Resumable: measured mixes
+(RUN/SCENARIO) are taken as they are. Writes remedies.json and remedies.md into RUN.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from common import environment
+from mix_grid import SPACES, Cell, Grid, Sizes, cell_at
+from reccocktail.backbone import load_backbone
+from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
+from reccocktail.evaluation.significance import paired_bootstrap
+from reccocktail.mixing.objectives import OBJECTIVES
+from reccocktail.schema import SCENARIOS
+from reccocktail.spirits import resolve
+from reccocktail.storage import atomic_file, write_json
+from reccocktail.training.adapter import Adapter
+
+SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10")
+ORACLE = "oracle (uses test labels)"
+EVERYWHERE = "all"
+
+
+def compare(grid: Grid) -> dict[str, Any]:
+    """Every rule in every space, for one scenario."""
+    cells = grid.cells()
+    values = {cell.name: grid.quality(cell) for cell in cells}
+    known = {c.name: p for c, p in zip(cells, grid.points(cells), strict=True)}
+
+    def of(cell: Cell) -> float:
+        return float(values[cell.name]["ndcg@10"].mean())
+
+    ends = [cell_at(cells, unit) for unit in ([1.0, 0.0], [0.0, 1.0])]
+    better = max(ends, key=of)
+    rows: list[dict[str, Any]] = []
+
+    def add(space: str, rule: str, chosen: Cell, best: Cell) -> None:
+        mine = values[chosen.name]
+        rows.append(
+            {
+                "space": space,
+                "rule": rule,
+                "chosen": chosen.name,
+                "coefficients": chosen.coefficients,
+                **{m: float(mine[m].mean()) for m in SHOWN},
+                "minus_better_adapter": _paired(mine, values[better.name]),
+                "regret": _paired(values[best.name], mine),
+            }
+        )
+
+    for space in (*SPACES[:3], EVERYWHERE):
+        inside = [c for c in cells if space == EVERYWHERE or c.space == space]
+        if space == "norm-matched":
+            inside += ends  # a lone adapter has its own norm
+        best = max(inside, key=of)
+        for name, rule in OBJECTIVES.items():
+            value = {c.name: rule.of(known[c.name]) for c in inside}
+            able = [c for c in inside if value[c.name] is not None]
+            add(space, name, min(able, key=lambda c, value=value: value[c.name]), best)
+        if space == "simplex":
+            add(space, "fixed average", cell_at(cells, [0.5, 0.5]), best)
+        add(space, ORACLE, best, best)
+    layers = next(c for c in cells if c.space == "per-layer")
+    add("per-layer", "entropy, by gradient", layers, max(cells, key=of))
+    return {
+        "users": {name: rows.height for name, rows in grid.rows.items()},
+        "better_adapter": better.name,
+        "adapters": {c.name: {m: float(values[c.name][m].mean()) for m in SHOWN} for c in ends},
+        "rows": rows,
+        "mixes": {
+            c.name: {
+                **{m: float(values[c.name][m].mean()) for m in SHOWN},
+                **{name: rule.of(known[c.name]) for name, rule in OBJECTIVES.items()},
+            }
+            for c in cells
+        },
+    }
+
+
+def _paired(one: Any, other: Any) -> dict[str, Any]:
+    found = paired_bootstrap(one, other)
+    return {m: {k: found[m][k] for k in ("difference", "ci95")} for m in SHOWN}
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The tables."""
+    blocks = []
+    for scenario, found in results.items():
+        lines = [
+            f"## {scenario}, n = {found['users']['test']:,}",
+            "",
+            f"Differences are from {found['better_adapter']}, the better single adapter here, with"
+            " paired 95 % intervals; regret is NDCG@10 lost against the best mix of the space.",
+            "",
+            "| space | rule | chosen | NDCG@1 | NDCG@3 | NDCG@10 | difference, NDCG@10 | regret |",
+            "|---|---|---|--:|--:|--:|---|--:|",
+        ]
+        for row in found["rows"]:
+            gap = row["minus_better_adapter"]["ndcg@10"]
+            low, high = gap["ci95"]
+            figures = " | ".join(f"{row[m]:.4f}" for m in SHOWN)
+            lines.append(
+                f"| {row['space']} | {row['rule']} | {row['chosen']} | {figures} | "
+                f"{gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}] | "
+                f"{row['regret']['ndcg@10']['difference']:.4f} |"
+            )
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def grid_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every benchmark on a grid of mixes takes."""
+    sizes = Sizes()
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--ingredient", type=Path, required=True)
+    parser.add_argument("--scenario", choices=SCENARIOS, action="append")
+    parser.add_argument("--unlabelled", type=int, default=sizes.unlabelled, help="users")
+    parser.add_argument("--valid", type=int, default=sizes.valid, help="users")
+    parser.add_argument("--test", type=int, default=sizes.test, help="users")
+    parser.add_argument("--grid", type=float, nargs="+", default=sizes.grid)
+    parser.add_argument("--scales", type=float, nargs="*", default=sizes.scales)
+    parser.add_argument("--backbone")
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def grids_of(args: argparse.Namespace) -> tuple[list[Grid], dict[str, Any]]:
+    """One grid a scenario, and what a result must say of itself."""
+    points = tuple(sorted(set(args.grid)))
+    if not {0.0, 0.5, 1.0} <= set(points) or not 0 <= points[0] <= points[-1] <= 1:
+        raise RunError("The grid needs 0, 0.5 and 1, and nothing beyond; change --grid.")
+    sizes = Sizes(args.unlabelled, args.valid, args.test, points, tuple(args.scales))
+    pair = [Adapter.load(resolve(path)) for path in (args.base, args.ingredient)]
+    backbone = load_backbone(args.backbone or pair[0].card.recipe.backbone)
+    domain = Domain.load(args.data)
+    said = {
+        "sizes": asdict(sizes),
+        "adapters": {a.card.role: a.sha256 for a in pair},
+        **environment(backbone, domain),
+    }
+    scenarios = args.scenario or SCENARIOS
+    return [Grid(pair, backbone, domain, s, sizes, args.out / s) for s in scenarios], said
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    grid_arguments(parser)
+    args = parser.parse_args(arguments)
+    grids, said = grids_of(args)
+    results = {grid.scenario: compare(grid) for grid in grids}
+    write_json(args.out / "remedies.json", {"scenarios": results, **said})
+    text = markdown(results)
+    with atomic_file(args.out / "remedies.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    Console().print(text, markup=False)
+
+
+if __name__ == "__main__":
+    main()

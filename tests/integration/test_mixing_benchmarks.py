@@ -1,0 +1,165 @@
+"""The benchmarks of mixing at pico size."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
+from tests.adapters import random_adapter, save
+from tests.domains import taste_domain
+from tests.helpers import one_sentence
+from tests.pico import pico_model, pico_tokenizer
+
+ROOT = Path(__file__).parents[2]
+SMALL = "--unlabelled 12 --valid 15 --test 30 --grid 0 0.5 1 --scales 2".split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    place = tmp_path_factory.mktemp("mixing")
+    pico_model().save_pretrained(place / "backbone")
+    pico_tokenizer().save_pretrained(place / "backbone")
+    from reccocktail.backbone import load_backbone
+
+    domain = taste_domain(place, users=80)
+    backbone = load_backbone(str(place / "backbone"), device="cpu")
+    for seed, (name, role) in enumerate((("base", "base"), ("own", "ingredient"))):
+        save(random_adapter(backbone, domain, name, role, seed=seed), place)
+    return place
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if getattr(sys.modules[name], "__file__", "") and "benchmarks" in str(
+            sys.modules[name].__file__
+        ):
+            del sys.modules[name]
+
+
+def arguments(folder, out):
+    return [
+        "--data", str(folder / "tastes"), "--base", str(folder / "base"),
+        "--ingredient", str(folder / "own"), "--backbone", str(folder / "backbone"),
+        "--out", str(out),
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def remedied(folder, bench, tmp_path):
+    out = tmp_path / "run"
+    bench("remedies").main([*arguments(folder, out), *SMALL])
+    return out, json.loads((out / "remedies.json").read_text())
+
+
+def test_remedies(folder, bench, remedied, monkeypatch):
+    out, found = remedied
+    for scenario in ("warm", "cold"):
+        result = found["scenarios"][scenario]
+        mixes = result["mixes"]
+        assert {name.split()[0] for name in mixes} == {
+            "simplex", "norm-matched", "off-simplex", "per-layer",
+        }  # fmt: skip
+        for row in result["rows"]:
+            assert row["ndcg@10"] == mixes[row["chosen"]]["ndcg@10"]
+            inside = [mixes[m] for m in mixes if row["space"] in ("all", m.split()[0])]
+            if row["rule"] in ("entropy", "divergence") and row["space"] == "simplex":
+                key = row["rule"]
+                assert mixes[row["chosen"]][key] == min(m[key] for m in inside)
+            regret = row["regret"]["ndcg@10"]["difference"]
+            assert regret >= -1e-12
+            if row["rule"].startswith("oracle"):
+                assert regret == 0
+        best = max(mixes[f"simplex {x}"]["ndcg@10"] for x in ("0.00/1.00", "1.00/0.00"))
+        assert mixes[result["better_adapter"]]["ndcg@10"] == best
+    assert "| simplex | entropy |" in (out / "remedies.md").read_text()
+    # Measured mixes are taken as they are; other settings are refused.
+    grid = bench("mix_grid")
+    monkeypatch.setattr(grid, "score", lambda *a, **k: pytest.fail("measured again"))
+    bench("remedies").main([*arguments(folder, out), *SMALL])
+    assert json.loads((out / "remedies.json").read_text())["scenarios"] == found["scenarios"]
+    with pytest.raises(RunError, match="other settings") as error:
+        bench("remedies").main([*arguments(folder, out), *SMALL, "--test", "20"])
+    one_sentence(error.value)
+
+
+def test_the_grid_scores_nobody_it_adapted_to(folder, bench, tmp_path):
+    grid = bench("mix_grid")
+    from reccocktail.backbone import load_backbone
+    from reccocktail.training.adapter import Adapter
+
+    pair = [Adapter.load(folder / name) for name in ("base", "own")]
+    backbone = load_backbone(str(folder / "backbone"), device="cpu")
+    made = grid.Grid(pair, backbone, Domain.load(folder / "tastes"), "warm",
+                     grid.Sizes(12, 15, 30), tmp_path)  # fmt: skip
+    users = {name: set(rows["user_id"]) for name, rows in made.rows.items()}
+    assert not users["unlabelled"] & users["test"] and len(users["unlabelled"]) == 12
+    cell = made._cell("simplex", [0.5, 0.5])
+    point = made.mixer.pair(0.5)  # the grid's figures are those of a search
+    np.testing.assert_allclose(cell.scores["unlabelled"], point.scores.numpy(), atol=1e-5)
+    assert cell.information == pytest.approx(point.information, abs=1e-6)
+    assert cell.entropy["unlabelled"].mean() == pytest.approx(point.entropy, abs=1e-5)
+
+
+def test_adaptation_uses_the_same_grid(folder, bench, remedied, monkeypatch):
+    out, remedies = remedied
+    monkeypatch.setattr(bench("mix_grid"), "score", lambda *a, **k: pytest.fail("measured again"))
+    more = ["--users", "4", "12", "30", "99", "--draws", "3"]
+    bench("adaptation").main([*arguments(folder, out), *SMALL, *more])
+    found = json.loads((out / "adaptation.json").read_text())["scenarios"]
+    assert (out / "adaptation.png").read_bytes().startswith(b"\x89PNG")
+    for scenario in ("warm", "cold"):
+        rows, scored = found[scenario]["rows"], found[scenario]["scored_users"]
+        mixes = remedies["scenarios"][scenario]["mixes"]
+        simplex = {m: v for m, v in mixes.items() if m.startswith("simplex")}
+        best = max(v["ndcg@10"] for v in simplex.values())
+        assert found[scenario]["references"]["oracle_ndcg@10"] == pytest.approx(best)
+        counts = {way: {r["users"] for r in rows if r["way"] == way}
+                  for way in ("disjoint", "transductive")}  # fmt: skip
+        assert counts["disjoint"] == {4, 12}
+        assert counts["transductive"] == {n for n in (4, 12, 30) if n <= scored}
+        for row in rows:
+            assert row["regret"] >= 0 and 0 <= row["lambda_1"] <= 1
+        # All unlabelled users together choose what the remedies' table says.
+        whole = next(r for r in rows if (r["way"], r["users"], r["objective"])
+                     == ("disjoint", 12, "entropy"))  # fmt: skip
+        chosen = min(simplex.values(), key=lambda v: v["entropy"])
+        assert whole["draws"] == 1
+        assert whole["regret"] == pytest.approx(best - chosen["ndcg@10"])
+
+
+def test_published_cost(folder, bench, tmp_path):
+    more = "--users 6 --test 20 --steps 2 --rates 0.5 2 --scenario warm".split()
+    bench("published_cost").main([*arguments(folder, tmp_path / "run"), *more])
+    found = json.loads((tmp_path / "run" / "published_cost.json").read_text())["scenarios"]["warm"]
+    ours, *theirs = found["runs"]
+    assert ours["search"] == "ours" and [r["learning_rate"] for r in theirs] == [0.5, 2]
+    assert {r["n"] for r in found["runs"]} == {20}
+    assert {r["adapted_users"] for r in found["runs"]} == {6}
+    spent = sum(r["seconds"] for r in theirs)
+    assert found["times_cheaper"] == pytest.approx(spent / ours["seconds"])
+    best = max(r["ndcg@10"] for r in theirs)
+    gap = found["ours_minus_published"]["rate chosen by test labels"]["ndcg@10"]["difference"]
+    assert gap == pytest.approx(ours["ndcg@10"] - best)
+    low, high = (np.ptp(r["lambda_1_range"]) for r in theirs)
+    assert high > low > 0  # a higher rate went further
+    assert ours["lambda_1_range"][0] == ours["lambda_1_range"][1]
+
+
+def test_published_rates():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        rates = importlib.import_module("published_cost").RATES
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    assert len(rates["warm"]) == len(rates["cold"]) == 10
+    assert (rates["warm"][0], rates["warm"][-1]) == (0.5, 5.0)
+    assert (rates["cold"][0], rates["cold"][-1]) == (0.01, 0.09)
