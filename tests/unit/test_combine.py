@@ -69,7 +69,11 @@ def assert_same_function(one, other, tolerance=1e-6):
 # -- exact properties -------------------------------------------------------------------------
 
 
-@given(st.lists(loras(), min_size=1, max_size=4), st.data(), st.sampled_from([m for m in METHODS if m != "svd"]))
+@given(
+    st.lists(loras(), min_size=1, max_size=4),
+    st.data(),
+    st.sampled_from([m for m in METHODS if m != "svd"]),
+)
 def test_a_lone_adapter_comes_back_bit_for_bit(adapters, data, method):
     chosen = data.draw(st.integers(0, len(adapters) - 1))
     weights = torch.zeros(len(adapters))
