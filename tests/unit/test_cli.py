@@ -22,7 +22,7 @@ from tests.pico import pico_backbone, pico_model, pico_tokenizer
 COMMANDS = [
     [], ["quickstart"], ["spirits"], ["data"], ["data", "list"], ["data", "fetch"],
     ["data", "prepare"], ["data", "overlap"], ["train"], ["mix"], ["evaluate"],
-    ["recommend"], ["report"],
+    ["recommend"], ["report"], ["export"], ["batch"], ["serve"],
 ]  # fmt: skip
 
 
