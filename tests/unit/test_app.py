@@ -95,7 +95,8 @@ def test_domains_are_listed_with_their_cocktails(client, here):
     assert domain["name"] == "tastes" and domain["items"] == len(here.tastes.item_ids)
     assert domain["categories"] == 5 and domain["role"] == "ingredient"
     assert listed["loading"] == [] and listed["failed"] == {}
-    assert client.get("/v1/domains/tastes").json() == domain | {"cocktail": None}
+    alone = {"cocktail": None, "positions": []}
+    assert client.get("/v1/domains/tastes").json() == domain | alone
     assert sentence(client.get("/v1/domains/none"), 404)
 
 

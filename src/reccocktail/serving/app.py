@@ -147,7 +147,9 @@ def _asking(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
             matches=[schemas.MatchOut(**vars(match)) for match in found.matches],
         )
 
-    @router.post("/{name}/recommend", summary="Recommend to a user", responses=asked)
+    @router.post(
+        "/{name}/recommend", summary="Recommend to a user", responses=asked | documented(202)
+    )
     async def recommend(name: DomainName, body: schemas.RecommendIn) -> schemas.AnswerOut:
         return await ask(name, body.query())
 
@@ -164,13 +166,17 @@ def _asking(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
         )
 
     @router.get("/{name}", summary="One domain", responses=documented(404, 422))
-    async def domain(name: DomainName) -> schemas.DetailOut:
+    def domain(name: DomainName) -> schemas.DetailOut:
         state = service.domain(name)
         sheet = state.cocktail
         if sheet is not None:  # the users that it names are nobody's business
             adaptation = {k: v for k, v in sheet["adaptation"].items() if k != "user_ids"}
             sheet = sheet | {"adaptation": adaptation}
-        return schemas.DetailOut(**describe(state), cocktail=sheet)
+        return schemas.DetailOut(
+            **describe(state),
+            cocktail=sheet,
+            positions=[list(pair) for pair in service.positions.of(state)],
+        )
 
     @router.get("/{name}/items", summary="Search titles", responses=documented(404, 422))
     def search(

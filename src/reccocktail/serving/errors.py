@@ -13,10 +13,12 @@ from reccocktail.serving.batching import ClosedError, OverloadedError
 from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDomainError
 from reccocktail.serving.logs import LOGGER
 from reccocktail.serving.paths import ForbiddenError
+from reccocktail.serving.positions import PreparingError
 from reccocktail.serving.schemas import ErrorOut
 from reccocktail.serving.store import StateError
 
 STATUS: dict[type[RecCocktailError], int] = {
+    PreparingError: 202,
     ForbiddenError: 403,
     UnknownDomainError: 404,
     ConflictError: 409,
@@ -27,6 +29,7 @@ STATUS: dict[type[RecCocktailError], int] = {
     RecCocktailError: 422,
 }
 _MEANING = {
+    202: "This mix is being prepared; ask again.",
     400: "The body is not JSON.",
     401: "A key is missing or wrong.",
     403: "Not allowed, or changes are off.",
@@ -65,7 +68,7 @@ def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> R
 async def _ours(_: Request, error: RecCocktailError) -> Response:
     status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
     headers = None
-    if isinstance(error, OverloadedError):
+    if isinstance(error, OverloadedError | PreparingError):
         headers = {"Retry-After": str(error.retry_after)}
     return answer(status, str(error), headers)
 

@@ -25,6 +25,7 @@ class Query:
         candidates: item ids to rank; None for the whole catalogue.
         categories: only items of at least one of these; empty for all.
         new_only: only items that nobody touched in training.
+        coefficients: mix the cocktail's adapters like this; None asks the cocktail itself.
     """
 
     history: Sequence[str] = ()
@@ -34,6 +35,7 @@ class Query:
     candidates: Sequence[str] | None = None
     categories: Sequence[str] = ()
     new_only: bool = False
+    coefficients: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,13 @@ def serve(
     for name in domains:
         require_name(name)
     allowed = Allowed(settings.root, settings.names) if settings.root else None
-    service = Service(backbone, settings.limits, state=settings.state, allowed=allowed)
+    service = Service(
+        backbone,
+        settings.limits,
+        state=settings.state,
+        allowed=allowed,
+        adapters=list(settings.names.values()),
+    )
     for name, (data, adapter) in domains.items():
         say(f"Plugging in {name} ...")
         service.plug(name, data, adapter)

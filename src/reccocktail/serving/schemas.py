@@ -82,6 +82,12 @@ class RecommendIn(_History):
         description="Only items of at least one of these.",
     )
     new_only: bool = Field(False, description="Only items that nobody touched in training.")
+    coefficients: list[Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]] | None = Field(
+        None,
+        min_length=2,
+        max_length=2,
+        description="Mix the cocktail's two adapters like this; one of the domain's `positions`.",
+    )
 
     def query(self) -> Query:
         """The request without HTTP."""
@@ -161,6 +167,9 @@ class DetailOut(DomainOut):
 
     cocktail: dict[str, Any] | None = Field(
         description="cocktail.json without the users it names; null for other adapters."
+    )
+    positions: list[list[float]] = Field(
+        description="Coefficients that recommend takes; none where the parents are not at hand."
     )
 
 

@@ -29,6 +29,7 @@ from reccocktail.serving.limits import (
     UnknownDomainError,
 )
 from reccocktail.serving.paths import Allowed
+from reccocktail.serving.positions import Positions
 from reccocktail.serving.query import Answer, Ask, Query, rank, resolve
 from reccocktail.serving.remix import MixRequest, remix
 from reccocktail.serving.served import Served, build
@@ -48,6 +49,7 @@ class Service:
         *,
         state: Path | None = None,
         allowed: Allowed | None = None,
+        adapters: Sequence[Path] = (),
     ) -> None:
         """Start with no domains.
 
@@ -57,6 +59,8 @@ class Service:
             state: folder for what must survive a restart; without it nothing can be changed but
                 domains plugged in by the calling program.
             allowed: where folders named in requests may lie; None refuses all.
+            adapters: folders that a cocktail may have been mixed from, beside those that lie with
+                the served ones.
 
         Raises:
             RunError: the state folder cannot be used.
@@ -65,6 +69,8 @@ class Service:
         self.allowed = allowed
         self.models = Models(backbone.model, self.limits.model_bytes)
         self.cache_hits = self.cache_misses = 0
+        self.positions = Positions(backbone, self.models, self._adapter_folders)
+        self._adapters = tuple(adapters)
         self._store = Store(state) if state else None
         self._domains: dict[str, Served] = {}
         self._changing: dict[str, threading.RLock] = {}
@@ -109,12 +115,16 @@ class Service:
 
         Raises:
             UnknownDomainError, DataError: see `resolve`.
+            PreparingError: the mix that is asked for is not ready yet, see `Positions.at`.
             OverloadedError, ClosedError: see `Batcher.submit`.
         """
         deadline = time.monotonic() + self.limits.timeout
         state = self.domain(name)
+        if query.coefficients is not None:
+            state = self.positions.at(state, query.coefficients)
         ask = resolve(state, query)
-        if query.candidates is None and not query.history_titles:
+        own = query.candidates is None and query.coefficients is None
+        if own and not query.history_titles:
             recent = self._recent.get(name)
             if recent is not None:  # removed since the line above
                 recent.append(tuple(query.history))
@@ -363,6 +373,7 @@ class Service:
         """Answer what waits, then stop. A mix that runs is dropped."""
         with self._guard:
             self._closed = True
+        self.positions.close()
         self._batcher.close()
         if self._store:
             self._store.close()
@@ -386,6 +397,12 @@ class Service:
         self._recent.setdefault(state.name, deque(maxlen=RECENT_HISTORIES))
         self._domains[state.name] = state
         return state
+
+    def _adapter_folders(self, name: str) -> list[Path]:
+        """Where the parents of a domain's cocktail may lie."""
+        record = self._store.record(name) if self._store else None
+        served = [state.adapter_folder for state in self.domains()]
+        return [*(record.adapters if record else ()), *self._adapters, *served]
 
     def _require_store(self) -> Store:
         if self._store is None:
