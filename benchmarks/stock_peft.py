@@ -2,8 +2,7 @@
 
     python benchmarks/stock_peft.py --adapter COCKTAIL --data PREPARED [--readout FILE]
 
-FILE is the fixed readout that the adapter was trained with, if it was; the one that ships for the
-default backbone, if left out. The first half of this file is all that a stranger needs:
+FILE is the fixed readout that the adapter was trained with, if it was. The first half of this file is all that a stranger needs:
 transformers, peft, and the words of the prompt. It runs first, and the script makes sure that
 nothing of the project was imported until it is done. The second half scores the same rows with the
 project's own code (weights merged, users and items in padded batches) and compares. Prints the
@@ -24,7 +23,6 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TOLERANCE = 1e-4
-READOUT = Path(__file__).parents[1] / "src/reccocktail/ranking/readouts/smollm2-135m.safetensors"
 
 # -- with stock libraries ---------------------------------------------------------------------
 
@@ -35,13 +33,20 @@ HISTORY, AFTER_TITLE, ITEM, AFTER_ITEM = "History:\n", "\n", "Item: ", "\n"
 
 @torch.no_grad()
 def stock_scores(
-    adapter: Path, data: Path, backbone: str, readout: Path, tables: Sequence[str], users: int
+    adapter: Path,
+    data: Path,
+    backbone: str,
+    readout: Path | None,
+    tables: Sequence[str],
+    users: int,
 ) -> dict[tuple[str, str], list[float]]:
     """Scores of the candidates of the tables' first users: (table, user id) -> (candidates,)."""
     card = json.loads((adapter / "adapter.json").read_text(encoding="utf-8"))
     recipe, prompt = card["recipe"], card["recipe"]["prompt"]
     parts, facts = {}, {"temperature": 0.05}
     if card["readout_sha256"]:
+        if readout is None:
+            raise SystemExit("The adapter was trained with a fixed readout; give --readout.")
         with safe_open(readout, framework="pt") as file:
             parts = {name: file.get_tensor(name).float() for name in file.keys()}
             facts = json.loads(file.metadata()["readout"])
@@ -145,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--adapter", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="prepared domain")
     parser.add_argument("--backbone", default="smollm2-135m", help="or a folder, or a hub id")
-    parser.add_argument("--readout", type=Path, default=READOUT, help="that the adapter needs")
+    parser.add_argument("--readout", type=Path, help="that the adapter was trained with")
     parser.add_argument("--table", action="append", help="test_warm and test_cold if left out")
     parser.add_argument("--users", type=int, default=20, help="of each table")
     args = parser.parse_args(arguments)
