@@ -2,11 +2,11 @@
 
     python benchmarks/stock_peft.py --adapter COCKTAIL --data PREPARED [--readout FILE]
 
-FILE is the fixed readout that the adapter was trained with, if it was. The first half of this file is all that a stranger needs:
-transformers, peft, and the words of the prompt. It runs first, and the script makes sure that
-nothing of the project was imported until it is done. The second half scores the same rows with the
-project's own code (weights merged, users and items in padded batches) and compares. Prints the
-greatest absolute difference; fails above 1e-4.
+FILE is the fixed readout that the adapter was trained with, if it was. The first half of this file
+is all that a stranger needs: transformers, peft, and the words of the prompt. It runs first, and
+the script makes sure that nothing of the project was imported until it is done. The second half
+scores the same rows with the project's own code (weights merged, users and items in padded batches)
+and compares. Prints the greatest absolute difference; fails above 1e-4.
 """
 
 import argparse
