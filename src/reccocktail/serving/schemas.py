@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from reccocktail.errors import RecipeError
+from reccocktail.mixing.arithmetic import Method
+from reccocktail.mixing.objectives import Objective
+from reccocktail.mixing.search import Granularity
 from reccocktail.schema import Scenario
 from reccocktail.serving.items import NewItem
 from reccocktail.serving.query import Query
@@ -259,9 +262,9 @@ class MixIn(_In):
         description="Adapter folders below the root or names of shipped base spirits.",
     )
     scenario: Scenario = "warm"
-    method: Literal["delta", "factor", "svd"] = "delta"
-    granularity: Literal["global", "layer", "module"] = "global"
-    objective: Literal["entropy", "calibrated", "validation"] = "entropy"
+    method: Method = "delta"
+    granularity: Granularity = "global"
+    objective: Objective = "entropy"
     users: int = Field(50, ge=1, le=500, description="Recent histories to look at.")
     coefficients: list[Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]] | None = Field(
         None, max_length=8, description="Fixed ones in place of a search, one an adapter."
