@@ -76,7 +76,7 @@ def test_company_in_a_batch_changes_no_answer(here):
     service = here.service(linger=0.2, batch=8)
     asked = histories(here.tastes, 8)
     alone = [service.recommend("tastes", Query(h[:3], k=50)) for h in asked]
-    service._users.clear()
+    service.users.clear()
     before = service.batches[0]
     with ThreadPoolExecutor(8) as threads:
         together = list(
@@ -101,14 +101,14 @@ def test_a_known_history_is_not_read_again(service, here, monkeypatch):
     # Only the last four items are read (pico_recipe): the same user vector serves both.
     longer = [here.tastes.item_ids[-1], *history]
     assert service.recommend("tastes", Query(longer, exclude_seen=False)).places
-    assert (service.cache_misses, service.cache_hits) == (1, 2)
+    assert (service.users.misses, service.users.hits) == (1, 2)
 
 
 def test_the_user_cache_is_bounded(here):
     service = here.service(cached_users=3)
     for history in histories(here.tastes, 10):
         service.recommend("tastes", Query(history))
-        assert len(service._users) <= 3
+        assert len(service.users) <= 3
     service.close()
 
 

@@ -51,8 +51,8 @@ class Monitoring:
         counters = {
             "batches": ("Passes of user vectors and scores.", batches),
             "batched_requests": ("Requests in these.", jobs),
-            "user_cache_hits": ("User vectors that were at hand.", service.cache_hits),
-            "user_cache_misses": ("User vectors that were computed.", service.cache_misses),
+            "user_cache_hits": ("User vectors that were at hand.", service.users.hits),
+            "user_cache_misses": ("User vectors that were computed.", service.users.misses),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"reccocktail_{name}", text, value=value)

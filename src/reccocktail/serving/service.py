@@ -7,15 +7,13 @@ of one domain wait for each other; requests wait for no change.
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
 from reccocktail.errors import RecCocktailError
@@ -34,6 +32,7 @@ from reccocktail.serving.query import Answer, Ask, Query, rank, resolve
 from reccocktail.serving.remix import MixRequest, remix
 from reccocktail.serving.served import Served, build
 from reccocktail.serving.store import Record, Store
+from reccocktail.serving.user_vectors import UserVectors
 from reccocktail.serving.weights import Models
 
 RECENT_HISTORIES = 1000  # of each domain, for a later mix; in memory only
@@ -68,7 +67,7 @@ class Service:
         self.backbone, self.limits = backbone, limits or Limits()
         self.allowed = allowed
         self.models = Models(backbone.model, self.limits.model_bytes)
-        self.cache_hits = self.cache_misses = 0
+        self.users = UserVectors(self.models, backbone.device, self.limits.cached_users)
         self.positions = Positions(backbone, self.models, self._adapter_folders)
         self._adapters = tuple(adapters)
         self._store = Store(state) if state else None
@@ -78,7 +77,6 @@ class Service:
         self._mixes: dict[str, MixStatus] = {}
         self._mixing = threading.Lock()  # one search at a time: it takes the memory of a backbone
         self._guard = threading.Lock()
-        self._users: OrderedDict[tuple[int, tuple[int, ...]], NDArray[np.float32]] = OrderedDict()
         self._under_way = 0
         self._closed = False
         self._batcher: Batcher[Served, Ask, Answer] = Batcher(
@@ -146,23 +144,8 @@ class Service:
                 raise TimedOutError(self.limits.timeout) from error
 
     def _answer(self, state: Served, asks: Sequence[Ask]) -> list[Answer]:
-        """One batch: user vectors that are not cached, then one matrix product."""
-        recent = state.ranker.prompt.max_history  # more of a history is not read
-        keys = [(state.serial, ask.history[-recent:]) for ask in asks]
-        missing = [key for key in dict.fromkeys(keys) if key not in self._users]
-        self.cache_misses += len(missing)
-        self.cache_hits += len(keys) - len(missing)
-        if missing:
-            model = self.models.of(state.update_sha256, state.lora)
-            histories = [[state.tokens[item] for item in history] for _, history in missing]
-            vectors = state.ranker.user_vectors(model, histories, self.backbone.device).numpy()
-            self._users.update(zip(missing, vectors, strict=True))
-        users = np.stack([self._users[key] for key in keys])
-        for key in keys:
-            self._users.move_to_end(key)
-        while len(self._users) > self.limits.cached_users:
-            self._users.popitem(last=False)
-        return rank(state, asks, users)
+        """One batch: user vectors, then one matrix product."""
+        return rank(state, asks, self.users.of(state, [ask.history for ask in asks]))
 
     # -- what is there ------------------------------------------------------------------------
 
