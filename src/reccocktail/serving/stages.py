@@ -174,9 +174,15 @@ def prior_weight(model: Model, catalogue: Catalogue[Ranker], identity: str) -> f
     rows: pl.DataFrame = sample_rows(domain.rows("valid_warm"), _PRIOR_USERS, seed=0)
     if not rows.height:
         return 0.0
-    key = sha256_json([identity, domain.sha256, "prior"])
-    if not isinstance(catalogue.ranker, DenseRanker):
-        key = sha256_json([key, catalogue.ranker.template_sha256])
+    ranker = catalogue.ranker
+    reading: list[object] = [
+        ranker.template_sha256,
+        ranker.readout_sha256,
+        ranker.prompt.model_dump(),
+    ]
+    if isinstance(ranker, DenseRanker):
+        reading += [ranker.dense.model_dump(), ranker.temperature]
+    key = sha256_json([identity, domain.sha256, "prior", reading])
     file = cache_dir() / "priors" / f"{key}.json"
     if file.exists():
         return float(read_json(file)["weight"])
