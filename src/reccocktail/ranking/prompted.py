@@ -1,5 +1,6 @@
 """What rankers that read candidates in the prompt share: examples with negatives, batches."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Example:
     positive: int
 
 
-class PromptRanker:
+class PromptRanker(ABC):
     """Base of `generate` and `choice`: one prompt holds a user's history and its candidates."""
 
     packed = False
@@ -89,13 +90,13 @@ class PromptRanker:
             ]
         )
 
+    @abstractmethod
     def example_batch(self, examples: Sequence[Example]) -> Batch:
         """A batch for `loss`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores_and_entropy(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores (users, candidates) and entropies (users,)."""
-        raise NotImplementedError
 
     def entropy(self, model: Model, batch: Batch) -> Tensor:
         """Entropy of each user's prediction (users,) in nats."""
