@@ -33,7 +33,7 @@ from reccocktail.training.trainer import train
 from tests.adapters import pico_recipe
 from tests.domains import taste_domain
 from tests.pico import pico_model, pico_tokenizer
-from tests.readouts import a_readout
+from tests.readouts import a_readout, vectors
 
 ROOT = Path(__file__).parents[2]
 
@@ -630,35 +630,41 @@ def test_step_speed_gives_every_variant_the_same_batches(
     assert found["float32"]["largest_loss_difference"] == 0
 
 
-def test_readout_judges_every_vector_on_the_same_places(
-    folder: Path, tmp_path: Path, benchmark: Any
+def test_a_fitted_readout_is_judged_on_the_same_places_and_can_be_trained_with(
+    folder: Path, tmp_path: Path, benchmark: Any, backbone: Backbone
 ) -> None:
-    readout = benchmark("readout")
     taste_domain(tmp_path, name="other", tastes=2, users=40, seed=1)
     data = ["--data", str(folder / "tastes"), "--data", str(tmp_path / "other")]
-    out = tmp_path / "readout.json"
-    size = ["--places", "30", "--layers", "0", "2", "--backbone", str(folder / "backbone")]
-    readout.main([*data, *size, "--out", str(out)])
-    rows = json.loads(out.read_text())["rows"]
-    assert len(rows) == 1 + 2 * 2 * 3
-    assert len({found["n"] for found in rows.values()}) == 1
-    # The last token of every text is the same separator: its embedding tells nothing, and ties
-    # count against the model.
-    assert rows["last, layer 0, as it is"]["mrr"] < rows["text-similarity"]["mrr"]
-
-
-def test_whitening_gives_unit_covariance(benchmark: Any) -> None:
-    readout = benchmark("readout")
-    vectors = torch.randn(4000, 5) @ torch.randn(5, 5) + 3.0
-    ridge, readout.RIDGE = readout.RIDGE, 0.0
-    white = (vectors - vectors.mean(dim=0)) @ readout.whitening(vectors)
-    readout.RIDGE = ridge
-    torch.testing.assert_close(torch.cov(white.T), torch.eye(5), atol=1e-2, rtol=0)
+    file, out = tmp_path / "readout.safetensors", tmp_path / "fit.json"
+    size = ["--fit", "40", "--judge", "30", "--backbone", str(folder / "backbone")]
+    fit = benchmark("fit_readout")
+    fit.main([*data, *size, "--weight", "0.7", "--file", str(file), "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert len({row["n"] for row in found["rows"].values()}) == 1
+    assert len(found["grid"]) == len(fit.WEIGHTS) * math.prod(map(len, fit.RIDGES.values()))
+    best = max(row["mrr"] for row in found["grid"])
+    assert found["rows"]["both"]["mrr"] <= best + 1e-9
+    readout = Readout.load(file)
+    assert readout.weight == found["chosen"]["weight"] == 0.7
+    assert str(readout.temperature) in found["log_loss"]
+    assert readout.sha256 == found["chosen"]["sha256"]
+    assert readout.backbone_sha256 == backbone.fingerprint.sha256
 
 
 def test_gains_by_hand(benchmark: Any) -> None:
+    fit = benchmark("fit_readout")
     scores = torch.tensor([[0.9, 0.5, 0.7], [0.4, 0.4, 0.1]])
     known = torch.tensor([[True, False, False], [False, False, False]])
-    found = benchmark("readout").gains(scores, torch.tensor([1, 0]), known)
+    found = fit.judge([scores], [fit.Sample({}, {}, torch.tensor([1, 0]), known)])
     assert found["mrr"].tolist() == pytest.approx([1 / 2, 1 / 2])
     assert found["ndcg@10"].tolist() == pytest.approx([1 / math.log2(3)] * 2)
+
+
+def test_the_joined_cosine_is_what_a_readout_gives(benchmark: Any) -> None:
+    readout = a_readout("any", weight=1.4)
+    users, items = vectors(5, 8), vectors(6, 9)
+    states = readout.states(users, "users") @ readout.states(items, "items").T
+    words = readout.words(users, "users") @ readout.words(items, "items").T
+    (mixed,) = benchmark("fit_readout").mixed([states], [words], 1.4)
+    expected = readout(users, users, "users") @ readout(items, items, "items").T
+    torch.testing.assert_close(mixed, expected)
