@@ -60,9 +60,9 @@ def run(
             raise RunError(f"No Ray cluster answers ({reason}); check --address.") from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        total = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        total = ray.cluster_resources()
         gpus = int(total.get("GPU", 0))
-        machines = len(ray.nodes())  # type: ignore[no-untyped-call]
+        machines = len(ray.nodes())
         count = min(workers or gpus or machines, len(numbers))
         # One core stays free for Ray's own work.
         threads = max(1, int(total.get("CPU", 1) - 1) // count)
