@@ -11,7 +11,8 @@ figures by domain, each the `models` of an evaluation's metrics.json:
     {"office": {"base_spirit": {"warm": {"n": 500, "ndcg@1": 0.2, "ndcg@10": 0.4, "ci95": ...}}}}
 
 The folder is src/reccocktail/spirits/<backbone>/<ranker>/base_spirit, replaced as a whole; the same
-inputs write the same bytes.
+inputs write the same bytes. An adapter that went on from the one that ships (`train --init
+base_spirit`) is its next round: what is known of the former rounds is kept.
 """
 
 import argparse
@@ -94,12 +95,25 @@ def ship(
         raise AdapterError(f"A tensor of {adapter} does not fit into float16; train it again.")
     half = Adapter(spirits.NAME, lora, source.card)
     notes = dict(licences or {})
+    place = spirits.folder(source.card.backbone.name, source.card.recipe.ranker, root)
+    rounds = [
+        *_former_rounds(source, adapter, place),
+        {
+            "sha256": half.sha256,
+            "sha256_before_float16": source.sha256,
+            "steps": source.card.steps,
+            "minutes": round(max(row["seconds"] for row in log) / 60, 1),
+            "recipe": source.card.recipe.model_dump(mode="json"),
+            "validations": [row for row in log if "ndcg@10" in row],
+        },
+    ]
     facts = {
-        "format": 1,
+        "format": 2,
         "sha256": half.sha256,
         "sha256_before_float16": source.sha256,
-        "steps": source.card.steps,
-        "minutes": round(max(row["seconds"] for row in log) / 60, 1),
+        "steps": sum(part["steps"] for part in rounds),
+        "minutes": round(sum(part["minutes"] for part in rounds), 1),
+        "rounds": rounds,
         "targets": [{"name": t.name, "sha256": t.sha256} for t in targets],
         "data": [
             {
@@ -114,13 +128,13 @@ def ship(
             }
             for domain in domains
         ],
-        "validations": [row for row in log if "ndcg@10" in row],
         "figures": dict(figures or {}),
     }
-    backbone, ranker = source.card.backbone.name, source.card.recipe.ranker
-    out = spirits.folder(backbone, ranker, root)
-    readme = adapter_readme(spirits.NAME, source.card, _body(facts, source, out.relative_to(root)))
-    extra = {FACTS_FILE: facts, RECIPE_FILE: source.card.recipe.model_dump(mode="json")}
+    readme = adapter_readme(
+        spirits.NAME, source.card, _body(facts, source, place.relative_to(root))
+    )
+    recipes = {_recipe_file(n, len(rounds)): part["recipe"] for n, part in enumerate(rounds, 1)}
+    extra = {FACTS_FILE: facts} | recipes
     with TemporaryDirectory() as scratch:
         half.save(Path(scratch) / spirits.NAME, readme, extra)
         size = (Path(scratch) / spirits.NAME / TENSORS_FILE).stat().st_size
@@ -129,8 +143,29 @@ def ship(
             f"{adapter} takes {size / 1e6:.1f} MB in float16, and {LIMIT_BYTES / 1e6:.0f} MB "
             "may ship; train one of a lower rank."
         )
-    half.save(out, readme, extra)
-    return out
+    half.save(place, readme, extra)
+    return place
+
+
+def _former_rounds(adapter: Adapter, path: Path, place: Path) -> list[dict[str, Any]]:
+    """The rounds of training that the adapter went on from, the first first."""
+    start = adapter.card.initial_sha256
+    if start is None:
+        return []
+    file = place / FACTS_FILE
+    rounds: list[dict[str, Any]] = read_json(file)["rounds"] if file.exists() else []
+    hashes = [part["sha256"] for part in rounds]
+    if start not in hashes:
+        raise AdapterError(
+            f"{path} went on from the adapter {start[:16]}, which does not ship; ship that one "
+            "first, or train with --init base_spirit."
+        )
+    return rounds[: hashes.index(start) + 1]
+
+
+def _recipe_file(number: int, rounds: int) -> str:
+    """The last round's recipe has the plain name."""
+    return RECIPE_FILE if number == rounds else f"recipe_{number}.json"
 
 
 def _check(adapter: Adapter, path: Path) -> None:
@@ -182,7 +217,8 @@ def _body(facts: Mapping[str, Any], adapter: Adapter, place: Path) -> str:
     targets = [target["name"] for target in facts["targets"]]
     kept = " ".join(f"--exclude-titles-of {name}" for name in targets)
     data = " ".join(f"--data {domain['name']}" for domain in facts["data"])
-    start = "an adapter (`--init`, see above)" if card.initial_sha256 else "a fresh LoRA"
+    rounds = facts["rounds"]
+    start = f"a fresh LoRA, in {len(rounds)} rounds" if len(rounds) > 1 else "a fresh LoRA"
     left_out = sum(domain["left_out_in_all"] for domain in facts["data"])
     audit = (
         "Items that share their title with an item of a target were left out of the training "
@@ -217,39 +253,50 @@ def _body(facts: Mapping[str, Any], adapter: Adapter, place: Path) -> str:
         "data; whether they reach weights that were trained on it is not settled, so look into it "
         "before commercial use.",
     ]
-    if facts["validations"]:
-        sections.append(_validation(facts["validations"], card.recipe.training.validation_users))
+    if any(part["validations"] for part in rounds):
+        sections.append(_validation(rounds))
     if facts["figures"]:
         sections.append(_figures(facts["figures"]))
+    commands = [
+        f"reccocktail train --role base --recipe {_recipe_file(n, len(rounds))} {data} {kept} "
+        f"--steps {part['steps']}{f' --init round_{n - 1}' if n > 1 else ''} "
+        f"--out {'base_spirit' if n == len(rounds) else f'round_{n}'}\n"
+        for n, part in enumerate(rounds, 1)
+    ]
+    between = " Each round but the last was rounded to float16 before the next." * (len(rounds) > 1)
     sections.append(
         "## To make it again\n\n"
         f"Prepare the domains under these names with the settings in `{FACTS_FILE}` "
         "(`prepared_with`), then\n\n"
-        "```bash\n"
-        f"reccocktail train --role base --recipe {RECIPE_FILE} {data} {kept} "
-        f"--steps {facts['steps']} --out base_spirit\n"
-        "```\n\n"
+        f"```bash\n{''.join(commands)}```\n\n"
         "A run by the clock (`--minutes`) and one by steps differ a little in their learning "
-        f"rates. It is known to RecCocktail as `{place.parent.as_posix()}`."
+        f"rates.{between} It is known to RecCocktail as `{place.parent.as_posix()}`."
     )
     return "\n" + "\n\n".join(sections) + "\n"
 
 
-def _validation(rows: Sequence[Mapping[str, Any]], users: int) -> str:
-    last, best = rows[-1], max(rows, key=lambda row: row["ndcg@10"])
-    domains = [key for key in last if key.startswith("ndcg@10/")]
-    shown = {row["step"]: row for row in (rows[0], best, last)}
+def _validation(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """NDCG@10 by domain at the end of each round, and at the best step of the last."""
+    columns: dict[int, Mapping[str, Any]] = {}
+    before = 0
+    for part in rounds:
+        rows = part["validations"]
+        shown = [max(rows, key=lambda row: row["ndcg@10"]), rows[-1]] if rows else []
+        columns |= {before + row["step"]: row for row in shown}
+        before += part["steps"]
+    users = rounds[-1]["recipe"]["training"]["validation_users"]
+    names = [key for key in next(reversed(columns.values())) if key.startswith("ndcg@10/")]
     table = _table(
-        ["domain", *(f"step {step:,}" for step in shown)],
+        ["domain", *(f"step {step:,}" for step in columns)],
         [
-            [key.partition("/")[2] or "mean", *(f"{row[key]:.3f}" for row in shown.values())]
-            for key in [*domains, "ndcg@10"]
+            [key.partition("/")[2] or "mean", *(f"{row[key]:.3f}" for row in columns.values())]
+            for key in [*names, "ndcg@10"]
         ],
     )
     return (
         "## Validation while training\n\n"
-        f"NDCG@10 of warm validation users, at most {users} a domain: the first, the best and the "
-        f"last validation. All of them are in `{FACTS_FILE}`.\n\n{table}"
+        f"NDCG@10 of warm validation users, at most {users} a domain: the best and the last "
+        f"validation of each round. All of them are in `{FACTS_FILE}`.\n\n{table}"
     )
 
 

@@ -106,7 +106,9 @@ def test_a_shipped_folder_is_an_adapter_in_float16_with_its_history(root, traine
     assert after.card == before.card and after.name == "base_spirit"
     facts = json.loads((folder / "spirit.json").read_text())
     assert facts["sha256"] == after.sha256 != facts["sha256_before_float16"] == before.sha256
-    assert facts["steps"] == 4 and facts["minutes"] >= 0 and len(facts["validations"]) == 2
+    assert facts["steps"] == 4 and facts["minutes"] >= 0
+    (only,) = facts["rounds"]
+    assert len(only["validations"]) == 2 and only["sha256"] == after.sha256
     (wide,) = facts["data"]
     shared = set(domains[0].titles) & set(domains[1].titles)
     assert (
@@ -125,7 +127,7 @@ def test_the_card_tells_all(root, domains):
         f"| {facts['data'][0]['left_out']['narrow']} | {TERMS['wide']} |",
         "0.432 [0.400, 0.500]",
         "--recipe recipe.json --data wide --exclude-titles-of narrow --steps 4",
-        f"| wide | {facts['validations'][0]['ndcg@10/wide']:.3f} |",
+        f" {facts['rounds'][0]['validations'][-1]['ndcg@10/wide']:.3f} |",
     ):
         assert text in card, text
 
@@ -138,6 +140,37 @@ def test_domains_stand_in_the_order_of_the_training(backbone, domains, tmp_path)
     facts = json.loads((out / "spirit.json").read_text())
     assert [domain["name"] for domain in facts["data"]] == ["narrow", "wide"]
     assert "--data narrow --data wide" in (out / "README.md").read_text()
+
+
+def test_a_next_round_keeps_what_is_known_of_the_former(
+    root, backbone, domains, trained, tmp_path
+):
+    root = shutil.copytree(root, tmp_path / "spirits")
+    first = Adapter.load(root / "smollm2-135m/dense/base_spirit")
+    run = tmp_path / "next"
+    recipe = pico_recipe("smollm2-135m", validations=1, seed=1)
+    train("base", domains[:1], backbone, recipe, run, Length(steps=3), initial=first)
+    for _ in range(2):  # the second time the former round is found behind the one that ships
+        out = ship(run, domains[:1], domains[1:], licences=TERMS, root=root)
+        facts = json.loads((out / "spirit.json").read_text())
+        assert [part["steps"] for part in facts["rounds"]] == [4, 3] and facts["steps"] == 7
+        assert facts["rounds"][0]["sha256"] == first.sha256 != facts["sha256"]
+    assert Recipe.load(out / "recipe_1.json") == first.card.recipe
+    assert Recipe.load(out / "recipe.json") == recipe
+    card = (out / "README.md").read_text()
+    for text in ("7 steps in", "in 2 rounds", "--steps 4 --out round_1", "step 7 |",
+                 "--recipe recipe.json --data wide --exclude-titles-of narrow --steps 3 "
+                 "--init round_1 --out base_spirit"):  # fmt: skip
+        assert text in card, text
+
+
+def test_a_next_round_of_what_does_not_ship_is_refused(backbone, domains, trained, tmp_path):
+    run = tmp_path / "next"
+    first = Adapter.load(trained)
+    recipe = pico_recipe("smollm2-135m", seed=1)
+    train("base", domains[:1], backbone, recipe, run, Length(steps=1), initial=first)
+    with pytest.raises(AdapterError, match="ship that one first"):
+        ship(run, domains[:1], domains[1:], licences=TERMS, root=tmp_path / "spirits")
 
 
 def test_shipping_again_writes_the_same_bytes(root, trained, domains, tmp_path):
