@@ -104,6 +104,32 @@ def test_titles_are_searched(client):
     found = client.get("/v1/domains/tastes/items", params={"q": "red ap", "limit": 3}).json()
     assert found["items"][0]["title"] == "red apple"
     assert sentence(client.get("/v1/domains/tastes/items", params={"q": ""}), 422)
+    assert sentence(client.get("/v1/domains/tastes/items", params={"limit": 5}), 422)
+
+
+def test_items_are_found_by_their_ids(client, here):
+    route = "/v1/domains/tastes/items"
+    chosen = here.tastes.item_ids[2::-1]
+    found = client.get(route, params={"id": [*chosen, "nope"]}).json()["items"]
+    assert [item["item_id"] for item in found] == chosen
+    assert all(
+        item["title"] == here.tastes.titles[here.tastes.index[item["item_id"]]] for item in found
+    )
+    assert "one of the two" in sentence(client.get(route, params={"id": "i1", "q": "red"}), 422)
+    sentence(client.get(route, params={"id": ["i1"] * (schemas.MAX_IDS + 1)}), 422)
+
+
+def test_categories_come_as_they_are_written(client):
+    put_items(client, {"item_id": "n1", "title": "red moon", "categories": ["Sky", "SKY", "A; b"]})
+    (found,) = client.get("/v1/domains/tastes/items", params={"id": "n1"}).json()["items"]
+    assert found == {
+        "item_id": "n1",
+        "title": "red moon",
+        "new": True,
+        "categories": ["Sky", "A", "b"],
+    }
+    ranked = ask(client, {"history": ["i1"], "categories": ["sky"], "k": 200}).json()["items"]
+    assert {tuple(item["categories"]) for item in ranked} == {("All", "Sky"), ("Sky", "A", "b")}
 
 
 @pytest.mark.parametrize(
@@ -393,7 +419,8 @@ def test_no_title_and_no_path_breaks_the_log(client):
 def test_answers_are_careful_with_browsers(client):
     headers = ask(client).headers
     assert headers["X-Content-Type-Options"] == "nosniff" and headers["X-Request-ID"]
-    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "script-src 'self';" in policy
 
 
 def test_a_page_is_served_where_there_is_one(service, tmp_path):
