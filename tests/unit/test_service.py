@@ -177,7 +177,7 @@ def test_search_puts_beginnings_of_words_first():
     titles = ["the art", "a star war", "star", "warm tea", "a very long title of a star"]
     lookup = TitleLookup("films", [str(n) for n in range(5)], titles)
     found = [titles[number] for number in lookup.search("ar", 9)]
-    assert found == ["the art", "star", "a star war", "warm tea", "a very long title of a star"]
+    assert found == ["the art", "star", "warm tea", "a star war", "a very long title of a star"]
     assert [titles[number] for number in lookup.search("sta", 2)] == ["star", "a star war"]
     assert [titles[n] for n in lookup.search("war st", 9)] == ["a star war"]
 

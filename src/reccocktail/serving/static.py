@@ -8,7 +8,7 @@ from starlette.staticfiles import StaticFiles
 
 
 class PageFiles(StaticFiles):
-    """Files that a browser asks for anew each time: after an update no old module meets a new one."""
+    """Files that a browser asks for anew: after an update no old module meets a new one."""
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, *rest: Any
