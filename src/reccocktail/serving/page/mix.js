@@ -72,7 +72,7 @@ function slider(detail, at, chosen, names, figure, move) {
     value: here ?? 0.5,
     "aria-describedby": "lambda-words",
   });
-  const words = el("output", { id: "lambda-words", for: "lambda" });
+  const words = el("p", { id: "lambda-words" });
   const own = el("button", { type: "button", class: "quiet", onclick: () => go(chosen) });
   own.textContent = chosen === null ? "Back to the cocktail as it is served" : "Back to the chosen mix";
   const ticks = stops.map((stop) => {
