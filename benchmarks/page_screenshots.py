@@ -23,7 +23,7 @@ WAIT = 10 * 60 * 1000  # ms: a mix may have to be prepared first
 SIZES = {
     "desktop": {"width": 1280, "height": 800},
     "compare": {"width": 1280, "height": 800},
-    "phone": {"width": 360, "height": 740},
+    "phone": {"width": 360, "height": 1200},
 }
 
 
@@ -60,7 +60,7 @@ def shoot(browser: Any, url: str, domain: str, titles: Sequence[str], out: Path)
         settled(page)
         page.get_by_role("heading", level=1).click()  # no caret in the picture
         file = out / f"page_{name}.png"
-        page.screenshot(path=file, full_page=True)
+        page.screenshot(path=file, full_page=name != "phone")
         files.append(file)
         context.close()
     return files

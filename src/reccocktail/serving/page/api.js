@@ -12,7 +12,17 @@ export class Failure extends Error {
   }
 }
 
-export const setKey = (key) => sessionStorage.setItem(KEY, key);
+let key = null;
+try {
+  key = sessionStorage.getItem(KEY);
+} catch {} // a browser that stores nothing: the key lasts as long as the page
+
+export function setKey(given) {
+  key = given;
+  try {
+    sessionStorage.setItem(KEY, given);
+  } catch {}
+}
 
 export const domains = () => call("");
 
@@ -40,11 +50,10 @@ export async function recommend(name, body, signal, onShare) {
 }
 
 async function call(path, { body, signal } = {}) {
-  const key = sessionStorage.getItem(KEY);
   const late = AbortSignal.timeout(PATIENCE);
   let response, content;
   try {
-    response = await fetch(`/v1/domains${path}`, {
+    response = await fetch(`v1/domains${path}`, {
       method: body ? "POST" : "GET",
       headers: {
         ...(key && { "X-API-Key": key }),
