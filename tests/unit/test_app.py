@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import threading
 import time
 import types
@@ -19,7 +20,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance
 from reccocktail.errors import RunError
 from reccocktail.serving import schemas
 from reccocktail.serving import service as module
-from reccocktail.serving.app import create_app
+from reccocktail.serving.app import PAGE, create_app
 from reccocktail.serving.keys import Keys, read_key
 from reccocktail.serving.limits import Limits
 from reccocktail.serving.logs import LOGGER, JsonFormatter
@@ -104,6 +105,32 @@ def test_titles_are_searched(client):
     found = client.get("/v1/domains/tastes/items", params={"q": "red ap", "limit": 3}).json()
     assert found["items"][0]["title"] == "red apple"
     assert sentence(client.get("/v1/domains/tastes/items", params={"q": ""}), 422)
+    assert sentence(client.get("/v1/domains/tastes/items", params={"limit": 5}), 422)
+
+
+def test_items_are_found_by_their_ids(client, here):
+    route = "/v1/domains/tastes/items"
+    chosen = here.tastes.item_ids[2::-1]
+    found = client.get(route, params={"id": [*chosen, "nope"]}).json()["items"]
+    assert [item["item_id"] for item in found] == chosen
+    assert all(
+        item["title"] == here.tastes.titles[here.tastes.index[item["item_id"]]] for item in found
+    )
+    assert "one of the two" in sentence(client.get(route, params={"id": "i1", "q": "red"}), 422)
+    sentence(client.get(route, params={"id": ["i1"] * (schemas.MAX_IDS + 1)}), 422)
+
+
+def test_categories_come_as_they_are_written(client):
+    put_items(client, {"item_id": "n1", "title": "red moon", "categories": ["Sky", "SKY", "A; b"]})
+    (found,) = client.get("/v1/domains/tastes/items", params={"id": "n1"}).json()["items"]
+    assert found == {
+        "item_id": "n1",
+        "title": "red moon",
+        "new": True,
+        "categories": ["Sky", "A", "b"],
+    }
+    ranked = ask(client, {"history": ["i1"], "categories": ["sky"], "k": 200}).json()["items"]
+    assert {tuple(item["categories"]) for item in ranked} == {("All", "Sky"), ("Sky", "A", "b")}
 
 
 @pytest.mark.parametrize(
@@ -393,7 +420,8 @@ def test_no_title_and_no_path_breaks_the_log(client):
 def test_answers_are_careful_with_browsers(client):
     headers = ask(client).headers
     assert headers["X-Content-Type-Options"] == "nosniff" and headers["X-Request-ID"]
-    assert "default-src 'self'" in headers["Content-Security-Policy"]
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "script-src 'self';" in policy
 
 
 def test_a_page_is_served_where_there_is_one(service, tmp_path):
@@ -405,6 +433,35 @@ def test_a_page_is_served_where_there_is_one(service, tmp_path):
             assert client.get(path).status_code == 404
     with TestClient(create_app(service, page=tmp_path / "none")) as client:
         assert client.get("/").status_code == 404
+
+
+def test_the_page_that_ships_is_served_whole_and_never_stale(client):
+    files = sorted(PAGE.iterdir())
+    assert len(files) > 5
+    for file in files:
+        response = client.get(f"/{file.name}")
+        assert response.status_code == 200 and response.content == file.read_bytes()
+        assert response.headers["Cache-Control"] == "no-cache"
+        assert "script-src 'self';" in response.headers["Content-Security-Policy"]
+        known = {"If-None-Match": response.headers["ETag"]}
+        assert client.get(f"/{file.name}", headers=known).status_code == 304
+    assert client.get("/").content == (PAGE / "index.html").read_bytes()
+    assert client.get("/none.js").json() == {"detail": "Not Found."}
+
+
+@pytest.mark.parametrize("file", sorted(PAGE.iterdir()), ids=lambda file: file.name)
+def test_the_page_needs_nothing_from_elsewhere_and_makes_no_markup_of_data(file):
+    text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+    assert not re.search(r"https?:|//[a-z]+\.", text)
+    if file.suffix == ".js":
+        dangerous = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\("
+        assert not re.search(dangerous, text)
+        for path in re.findall(r'from "([^"]+)"', text):
+            assert (PAGE / path).is_file(), path
+    if file.suffix == ".html":
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]* src=)", text)
+        for path in re.findall(r'(?:src|href)="([^"]+)"', text):
+            assert (PAGE / path).is_file(), path
 
 
 def test_every_example_of_the_specification_is_valid():

@@ -51,6 +51,7 @@ def ask(client, coefficients=None, name="mixed"):
             return response
         assert response.headers["Retry-After"] == "1"
         assert "ask again" in response.json()["detail"]
+        assert 0 <= response.json()["share"] <= 1
         time.sleep(0.05)
     raise AssertionError("never ready")
 

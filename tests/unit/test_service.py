@@ -13,6 +13,7 @@ from reccocktail.serving import service as module
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
 from reccocktail.serving.items import NewItem
 from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDomainError
+from reccocktail.serving.lookup import TitleLookup
 from reccocktail.serving.paths import Allowed, ForbiddenError
 from reccocktail.serving.query import Query
 from reccocktail.serving.recommend import Recommender
@@ -170,6 +171,15 @@ def test_search_finds_words_that_are_not_finished(service):
     found = [state.titles[number] for number in state.lookup.search("APP re", 5)]
     assert "red apple" in found and all("app" in t and "re" in t for t in found)
     assert state.lookup.search(" !? ", 5) == []
+
+
+def test_search_puts_beginnings_of_words_first():
+    titles = ["the art", "a star war", "star", "warm tea", "a very long title of a star"]
+    lookup = TitleLookup("films", [str(n) for n in range(5)], titles)
+    found = [titles[number] for number in lookup.search("ar", 9)]
+    assert found == ["the art", "star", "warm tea", "a star war", "a very long title of a star"]
+    assert [titles[number] for number in lookup.search("sta", 2)] == ["star", "a star war"]
+    assert [titles[n] for n in lookup.search("war st", 9)] == ["a star war"]
 
 
 # -- weights ----------------------------------------------------------------------------------

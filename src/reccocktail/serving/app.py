@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Query, Response
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.concurrency import run_in_threadpool
-from starlette.staticfiles import StaticFiles
 
 from reccocktail import __version__
+from reccocktail.errors import DataError
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.serving import errors, schemas
 from reccocktail.serving.errors import documented
@@ -25,8 +25,9 @@ from reccocktail.serving.paths import Allowed, ForbiddenError
 from reccocktail.serving.plugging import Plugging
 from reccocktail.serving.query import Query as Question
 from reccocktail.serving.remix import MixRequest
-from reccocktail.serving.served import describe
+from reccocktail.serving.served import describe, split_categories
 from reccocktail.serving.service import Service
+from reccocktail.serving.static import PageFiles
 
 PAGE = FolderPath(__file__).parent / "page"
 MAX_BODY = 4 * 2**20
@@ -76,7 +77,7 @@ def create_app(
     app.include_router(_asking(service, plugging, keys))
     app.include_router(_changing(service, plugging, keys))
     if (page / "index.html").is_file():
-        app.mount("/", StaticFiles(directory=page, html=True), name="page")
+        app.mount("/", PageFiles(directory=page, html=True), name="page")
     return app
 
 
@@ -178,19 +179,47 @@ def _asking(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
             positions=[list(pair) for pair in service.positions.of(state)],
         )
 
-    @router.get("/{name}/items", summary="Search titles", responses=documented(404, 422))
+    @router.get(
+        "/{name}/items", summary="Find items by title or by id", responses=documented(404, 422)
+    )
     def search(
         name: DomainName,
-        q: Annotated[str, Query(min_length=1, max_length=200, description="Parts of words.")],
-        limit: Annotated[int, Query(ge=1, le=100)] = 10,
+        q: Annotated[
+            str | None,
+            Query(
+                min_length=1,
+                max_length=200,
+                description="Words of the title, perhaps unfinished.",
+                examples=["green te"],
+            ),
+        ] = None,
+        ids: Annotated[
+            list[schemas.ItemId] | None,
+            Query(
+                alias="id",
+                min_length=1,
+                max_length=schemas.MAX_IDS,
+                description="In place of words: ids; unknown ones are left out of the answer.",
+            ),
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=100, description="Of what words find.")] = 10,
     ) -> schemas.SearchOut:
         state = service.domain(name)
+        if (q is None) == (ids is None):
+            raise DataError("Give q (words of a title) or id (item ids), one of the two.")
+        if q is not None:
+            found = state.lookup.search(q, limit)
+        else:
+            found = [state.index[one] for one in ids or () if one in state.index]
         return schemas.SearchOut(
             items=[
                 schemas.FoundOut(
-                    item_id=state.ids[i], title=state.titles[i], new=bool(state.new[i])
+                    item_id=state.ids[i],
+                    title=state.titles[i],
+                    new=bool(state.new[i]),
+                    categories=split_categories(state.cells[i]),
                 )
-                for i in state.lookup.search(q, limit)
+                for i in found
             ]
         )
 

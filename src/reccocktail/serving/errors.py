@@ -14,7 +14,7 @@ from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDoma
 from reccocktail.serving.logs import LOGGER
 from reccocktail.serving.paths import ForbiddenError
 from reccocktail.serving.positions import PreparingError
-from reccocktail.serving.schemas import ErrorOut
+from reccocktail.serving.schemas import ErrorOut, PreparingOut
 from reccocktail.serving.store import StateError
 
 STATUS: dict[type[RecCocktailError], int] = {
@@ -46,7 +46,10 @@ _MEANING = {
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The error answers of a route, for OpenAPI."""
     return {
-        status: {"model": ErrorOut, "description": _MEANING[status]}
+        status: {
+            "model": PreparingOut if status == 202 else ErrorOut,
+            "description": _MEANING[status],
+        }
         for status in sorted({*statuses, 401})
     }
 
@@ -59,9 +62,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-def answer(status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+def answer(
+    status: int, detail: str, headers: dict[str, str] | None = None, **more: float
+) -> Response:
     """An error answer. ASCII, because a wrong request may hold what is no Unicode."""
-    body = json.dumps({"detail": detail}, ensure_ascii=True)
+    body = json.dumps({"detail": detail} | more, ensure_ascii=True)
     return Response(body, status, headers, "application/json")
 
 
@@ -70,7 +75,8 @@ async def _ours(_: Request, error: RecCocktailError) -> Response:
     headers = None
     if isinstance(error, OverloadedError | PreparingError):
         headers = {"Retry-After": str(error.retry_after)}
-    return answer(status, str(error), headers)
+    more = {"share": error.share} if isinstance(error, PreparingError) else {}
+    return answer(status, str(error), headers, **more)
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:

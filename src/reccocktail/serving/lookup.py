@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import nsmallest
 
 from rapidfuzz import fuzz, process, utils
 
@@ -78,13 +79,22 @@ class TitleLookup:
         return matches
 
     def search(self, text: str, limit: int) -> list[int]:
-        """Item numbers whose titles hold all words of `text`, the shortest titles first.
+        """Numbers of at most `limit` items whose titles hold all words of `text`.
 
-        The last word may be unfinished: people search while they type.
+        Words may be unfinished: people search while they type. Titles with words that begin so come
+        before those that hold them elsewhere, and short titles before long ones.
         """
         words = utils.default_process(text).split()
         if not words:
             return []
         plain = self._plain
-        found = [place for place, title in enumerate(plain) if all(w in title for w in words)]
-        return sorted(found, key=lambda place: (len(plain[place]), place))[:limit]
+        first, *rest = sorted(words, key=len, reverse=True)  # long words are rare
+        found = [place for place, title in enumerate(plain) if first in title]
+        for word in rest:
+            found = [place for place in found if word in plain[place]]
+
+        def order(place: int) -> tuple[bool, int, int]:
+            title = f" {plain[place]}"
+            return not all(f" {word}" in title for word in words), len(title), place
+
+        return nsmallest(limit, found, key=order)

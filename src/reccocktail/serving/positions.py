@@ -34,6 +34,7 @@ class PreparingError(RunError):
     retry_after = 1
 
     def __init__(self, share: float) -> None:
+        self.share = share
         super().__init__(f"This mix is being prepared ({share:.0%}); ask again in a second.")
 
 

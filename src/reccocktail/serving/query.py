@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from reccocktail.errors import DataError
 from reccocktail.serving.lookup import Match
-from reccocktail.serving.served import Served
+from reccocktail.serving.served import Served, split_categories
 
 SCORES_AT_ONCE = 2**25  # users x items of one matrix product: 128 MiB in float32
 
@@ -58,6 +58,7 @@ class Place:
     title: str
     score: float
     new: bool
+    categories: list[str]
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,14 @@ def _answer(
     state: Served, ask: Ask, items: NDArray[np.int64], scores: NDArray[np.float32]
 ) -> Answer:
     places = [
-        Place(place, state.ids[i], state.titles[i], round(float(score), 6), bool(state.new[i]))
+        Place(
+            place,
+            state.ids[i],
+            state.titles[i],
+            round(float(score), 6),
+            bool(state.new[i]),
+            split_categories(state.cells[i]),
+        )
         for place, (i, score) in enumerate(zip(items.tolist(), scores, strict=True), 1)
     ]
     return Answer(state.adapter.name, places, ask.matches)

@@ -15,6 +15,7 @@ from reccocktail.serving.query import Query
 
 MAX_HISTORY, MAX_K, MAX_CANDIDATES, MAX_CATEGORIES = 1_000, 1_000, 10_000, 100
 MAX_ITEMS, MAX_ID, MAX_TITLE, MAX_PATH = 1_000, 256, 1_000, 500
+MAX_IDS = 100  # of one look-up
 
 DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
@@ -123,6 +124,7 @@ class PlaceOut(BaseModel):
     title: str
     score: float = Field(description="In logits; comparable within one answer only.")
     new: bool = Field(description="Nobody touched the item in training.")
+    categories: list[str] = Field(description="As the catalogue writes them.")
 
 
 class MatchOut(BaseModel):
@@ -234,15 +236,33 @@ class ItemsOut(BaseModel):
 
 
 class FoundOut(BaseModel):
-    """An item found by its title."""
+    """An item of the catalogue."""
 
     item_id: str
     title: str
-    new: bool
+    new: bool = Field(description="Nobody touched the item in training.")
+    categories: list[str] = Field(description="As the catalogue writes them.")
 
 
 class SearchOut(BaseModel):
-    """Items found by their titles."""
+    """Items found by their titles or ids."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {
+                            "item_id": "B000FOI48G",
+                            "title": "Green tea",
+                            "new": False,
+                            "categories": ["Tea"],
+                        }
+                    ]
+                }
+            ]
+        }
+    )
 
     items: list[FoundOut]
 
@@ -285,6 +305,12 @@ class ErrorOut(BaseModel):
     """What is wrong, in one sentence."""
 
     detail: str
+
+
+class PreparingOut(ErrorOut):
+    """Not an answer yet."""
+
+    share: float = Field(ge=0, le=1, description="Of the work that is done.")
 
 
 class HealthOut(BaseModel):

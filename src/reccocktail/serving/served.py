@@ -6,7 +6,7 @@ requests that began with the old one finish with it.
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,7 @@ class Served:
         rows: item vectors, shared with the states before and after.
         prior: (items,) weighted popularity prior.
         new: (items,) whether nobody touched the item in training.
+        cells: (items,) the categories of each item in one string, as the catalogue has them.
         categories: category in lower case -> item numbers.
         added: items added at run time (`ADDED_SCHEMA`).
         cocktail: `cocktail.json`, if the adapter is one.
@@ -105,6 +106,7 @@ class Served:
     vectors: NDArray[np.float32]
     prior: NDArray[np.float32]
     new: NDArray[np.bool_]
+    cells: list[str | None]
     categories: dict[str, NDArray[np.int64]]
     added: pl.DataFrame
     cocktail: dict[str, Any] | None = field(default=None)
@@ -145,6 +147,7 @@ class Served:
             vectors=self.rows.view(),
             prior=np.concatenate([self.prior, np.zeros(len(titles), dtype=np.float32)]),
             new=np.concatenate([self.new, np.ones(len(titles), dtype=np.bool_)]),
+            cells=[*self.cells, *items[CATEGORIES].to_list()],
             categories=categories,
             added=pl.concat([self.added, items]),
         )
@@ -230,6 +233,7 @@ def encoded(
         vectors=rows.view(),
         prior=(weight * popularity_prior(counts)).astype(np.float32),
         new=counts == 0,
+        cells=_cells(domain.items),
         categories=_by_category(domain.items, 0),
         added=pl.DataFrame(schema=ADDED_SCHEMA),
     )
@@ -239,21 +243,23 @@ def _contiguous(vectors: torch.Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(vectors.numpy(), dtype=np.float32)
 
 
+def _cells(items: pl.DataFrame) -> list[str | None]:
+    return items[CATEGORIES].to_list() if CATEGORIES in items.columns else [None] * items.height
+
+
 def _by_category(items: pl.DataFrame, first: int) -> dict[str, NDArray[np.int64]]:
     """Item numbers, from `first`, of each category; a cell may hold several (``Action|Comedy``)."""
-    if CATEGORIES not in items.columns:
-        return {}
     found: dict[str, list[int]] = {}
-    for number, cell in enumerate(items[CATEGORIES].to_list(), first):
+    for number, cell in enumerate(_cells(items), first):
         for category in split_categories(cell):
-            found.setdefault(category, []).append(number)
+            found.setdefault(category.casefold(), []).append(number)
     return {category: np.array(numbers, dtype=np.int64) for category, numbers in found.items()}
 
 
-def split_categories(cell: str | None) -> Sequence[str]:
-    """The categories in a cell, in lower case, each once."""
-    parts = (part.strip().casefold() for part in _BETWEEN_CATEGORIES.split(cell or ""))
-    return list(dict.fromkeys(part for part in parts if part))
+def split_categories(cell: str | None) -> list[str]:
+    """The categories in a cell as they are written, each once whatever its case."""
+    parts = [part.strip() for part in _BETWEEN_CATEGORIES.split(cell or "")]
+    return list({part.casefold(): part for part in reversed(parts) if part}.values())[::-1]
 
 
 def describe(state: Served) -> Mapping[str, Any]:
