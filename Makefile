@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_OUT ?= runs/quickstart
 
-.PHONY: help install install-dev quickstart test check format docs clean
+.PHONY: help install install-dev quickstart page test check format docs clean
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -14,6 +14,9 @@ install-dev: $(VENV)/.installed-dev  ## the same with the tools for tests and ch
 
 quickstart: $(VENV)/.installed  ## from nothing to a measured cocktail on real data
 	$(BIN)/reccocktail quickstart --out $(RUN_OUT)
+
+page: quickstart  ## the quickstart's films in the browser, at http://127.0.0.1:8000
+	$(BIN)/reccocktail serve --domain films=$(RUN_OUT)/data/movielens-1m:$(RUN_OUT)/cocktail_warm
 
 test: $(VENV)/.installed-dev  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
@@ -40,7 +43,7 @@ $(BIN)/python:
 
 # Each stamp is remade only when what is to be installed changes.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e .
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[serve]"
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -62,13 +62,14 @@ def quickstart(
         domain: films (MovieLens-1M), groceries (Complete Journey), or a folder of your own that
             holds two tables, interactions.* and items.*.
     """
-    from reccocktail.quickstart import default_out
+    from reccocktail.quickstart import default_out, page_command
     from reccocktail.quickstart import quickstart as run
 
     folder = out or default_out(domain)
     metrics = run(folder, minutes, domain=domain)
     _print_metrics(metrics)
     _output.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+    _output.print(f"To try it in a browser: {page_command(folder, domain)}", soft_wrap=True)
 
 
 @app.command(name="spirits")

@@ -140,6 +140,14 @@ def default_out(domain: str) -> Path:
     return Path("runs") / name
 
 
+def page_command(out: Path, domain: str) -> str:
+    """The command that puts a finished quickstart's cocktail behind the service's page."""
+    known = TARGETS.get(domain)
+    data = out / "data" / (known.name if known else Path(domain).resolve().name)
+    name = domain if known else data.name
+    return f"reccocktail serve --domain {name}={data}:{out / 'cocktail_warm'}"
+
+
 def _title_tokens(domain: Domain, backbone: Backbone, prompt: PromptSettings) -> float:
     encoder = DenseEncoder(backbone.tokenizer, load_template(prompt.template), prompt.title_tokens)
     lengths = [len(title) for title in encoder.titles(domain.titles)]

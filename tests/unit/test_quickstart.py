@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,7 @@ from reccocktail.budget import Share
 from reccocktail.data.domain import Domain
 from reccocktail.data.sources import convert
 from reccocktail.errors import DataError, RecipeError
-from reccocktail.quickstart import DEPARTMENTS, TARGETS, default_out
+from reccocktail.quickstart import DEPARTMENTS, TARGETS, default_out, page_command
 from reccocktail.quickstart import quickstart as start
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.loop import AdapterTrainer
@@ -131,6 +132,12 @@ def test_quickstart_goes_to_the_report_and_a_second_one_does_nothing(
     assert target.titles[0].endswith(")")  # films carry their year
     for cell in metrics["models"]["cocktail_warm"].values():
         assert cell["n"] > 0
+    name, _, rest = (
+        page_command(out, "films").removeprefix("reccocktail serve --domain ").partition("=")
+    )
+    data, _, adapter = rest.partition(":")
+    assert name == "films" and Domain.load(Path(data)).sha256 == target.sha256
+    assert Adapter.load(Path(adapter)).card.role == "cocktail"
     before = {
         path: path.read_bytes()
         for path in out.rglob("*")

@@ -142,9 +142,7 @@ def test_domains_stand_in_the_order_of_the_training(backbone, domains, tmp_path)
     assert "--data narrow --data wide" in (out / "README.md").read_text()
 
 
-def test_a_next_round_keeps_what_is_known_of_the_former(
-    root, backbone, domains, trained, tmp_path
-):
+def test_a_next_round_keeps_what_is_known_of_the_former(root, backbone, domains, trained, tmp_path):
     root = shutil.copytree(root, tmp_path / "spirits")
     first = Adapter.load(root / "smollm2-135m/dense/base_spirit")
     run = tmp_path / "next"
