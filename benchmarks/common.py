@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch import nn
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, versions
-from reccocktail.errors import RunError
+from reccocktail.errors import RecCocktailError, RunError
 from reccocktail.evaluation.metrics import FloatArray, distinct_rows, resampled_means
+from reccocktail.progress import say
 from reccocktail.storage import read_json
 from reccocktail.training.batches import DomainWindows
 
@@ -66,8 +68,13 @@ def ratio_of_means(
     return {name: float(value) if np.isfinite(value) else None for name, value in named}
 
 
-def finished(file: Path, identity: str) -> dict[str, Any] | None:
+def finished(file: Path, identity: str | dict[str, Any]) -> dict[str, Any] | None:
     """What a finished cell wrote, or None if the cell is still to be done.
+
+    Args:
+        file: the cell's sheet.
+        identity: all that decides a cell, as a hash, or by name so that a refusal can say what is
+            another.
 
     Raises:
         RunError: the cell was made with other settings or data.
@@ -75,10 +82,14 @@ def finished(file: Path, identity: str) -> dict[str, Any] | None:
     if not file.exists():
         return None
     found: dict[str, Any] = read_json(file)
-    if found["identity"] != identity:
+    former = found["identity"]
+    if former != identity:
+        names = "settings or data"
+        if isinstance(identity, dict) and isinstance(former, dict):
+            every = [name for name in (former | identity) if former.get(name) != identity.get(name)]
+            names = f"settings or data ({', '.join(every)})"
         raise RunError(
-            f"{file.parent} was made with other settings or data; "
-            "give the same ones, or another --out."
+            f"{file.parent} was made with other {names}; give the same ones, or another --out."
         )
     return found
 
@@ -162,3 +173,12 @@ def environment(backbone: Backbone, domain: Domain) -> dict[str, Any]:
         },
         "data": {"name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)},
     }
+
+
+def program(main: Callable[[], None]) -> None:
+    """Run a benchmark as a command: what the user can mend is one sentence and exit code 2."""
+    try:
+        main()
+    except RecCocktailError as error:
+        say(f"Error: {error}")
+        sys.exit(2)

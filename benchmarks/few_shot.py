@@ -45,10 +45,8 @@ from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
 from reccocktail.mixing.arithmetic import combine
-from reccocktail.mixing.cocktail import COCKTAIL_FILE, mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.progress import bar
-from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
 from reccocktail.spirits import resolve
 from reccocktail.storage import read_json, write_json
@@ -57,6 +55,7 @@ from reccocktail.training.batches import DomainWindows
 from reccocktail.training.log import read_log
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
+from study import kept_sheet, without_validation
 
 _CLOCK_STEPS = 6
 
@@ -85,7 +84,7 @@ def cell(target: Target, zero: dict[str, Scores], share: float, seed: int, out: 
     seconds: dict[str, float] = {}
     domain = subset(target.domain, share, out / "data", seed)
     steps = _steps(target, domain, out.parents[1] / "clock.json")
-    recipe = _without_validation(target.recipe, seed)
+    recipe = without_validation(target.recipe, seed)
     trained = {}
     for name, initial in ((INGREDIENT, None), (SECOND_ROUND, target.base)):
         with _timed(seconds, name):
@@ -146,18 +145,13 @@ def cell(target: Target, zero: dict[str, Scores], share: float, seed: int, out: 
 def _cocktail(
     target: Target, pair: list[Adapter], domain: Domain, scenario: Scenario, out: Path
 ) -> dict[str, Any]:
-    """Sheet of the cocktail that `mix` makes; the adapter itself follows from it and is dropped."""
-    file = out / f"cocktail_{scenario}.json"
-    if not file.exists():
-        sizes = target.sizes
-        settings = MixSettings(
-            users=sizes.adaptation_users, validation_users=sizes.validation_users, refinements=0
-        )
-        folder = out / f"cocktail_{scenario}"
-        mix(pair, target.backbone, domain, scenario, folder, settings)
-        write_json(file, read_json(folder / COCKTAIL_FILE))
-        shutil.rmtree(folder)
-    sheet: dict[str, Any] = read_json(file)
+    """Sheet of this cell's cocktail; nobody that it adapted to is scored."""
+    sizes = target.sizes
+    settings = MixSettings(
+        users=sizes.adaptation_users, validation_users=sizes.validation_users, refinements=0
+    )
+    folder = out / f"cocktail_{scenario}"
+    sheet = kept_sheet(pair, target.backbone, domain, scenario, folder, settings)
     scored = {user for s in target.scenarios for user in target.rows[f"test_{s}"][USER].to_list()}
     assert scored.isdisjoint(sheet["adaptation"]["user_ids"])
     return sheet
@@ -190,7 +184,7 @@ def _steps(target: Target, domain: Domain, clock: Path) -> int:
     if not clock.exists():
         # Measured once, then kept: a resumed study must not change its lengths.
         folder = clock.with_name("clock")
-        recipe = _without_validation(target.recipe, 0)
+        recipe = without_validation(target.recipe, 0)
         length = Length(steps=_CLOCK_STEPS)
         train("ingredient", [target.domain], target.backbone, recipe, folder, length, resume=True)
         log = read_log(folder.with_name("clock.training"))
@@ -200,12 +194,6 @@ def _steps(target: Target, domain: Domain, clock: Path) -> int:
         shutil.rmtree(folder)
     allowed = 60 * target.sizes.minutes / float(read_json(clock)["seconds_per_step"])
     return max(1, min(passes, round(allowed)))
-
-
-def _without_validation(recipe: Recipe, seed: int) -> Recipe:
-    """The recipe with no time spent on validation, and this seed's order of batches."""
-    training = recipe.training.model_copy(update={"validations": 0, "seed": seed})
-    return recipe.model_copy(update={"training": training})
 
 
 @contextmanager

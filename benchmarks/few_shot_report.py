@@ -1,6 +1,7 @@
 """From the cells of `few_shot.py` to means over seeds, intervals, differences and plots."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,20 @@ def two_way(values: FloatArray, resamples: int = 2000) -> tuple[FloatArray, Floa
         Means, lower and upper bounds, each (metrics,).
     """
     users, seeds, metrics = values.shape
-    generator = np.random.default_rng(0)
-    by_user = generator.multinomial(users, np.full(users, 1 / users), size=resamples) / users
-    by_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    by_user, by_seed = _weights(users, seeds, resamples)
     means = (by_user @ values.reshape(users, -1)).reshape(resamples, seeds, metrics)
     draws = np.einsum("rsm,rs->rm", means, by_seed)
     low, high = np.quantile(draws, (0.025, 0.975), axis=0)
     return values.mean(axis=(0, 1)), low, high
+
+
+@lru_cache(maxsize=4)
+def _weights(users: int, seeds: int, resamples: int) -> tuple[FloatArray, FloatArray]:
+    """Weights of users (resamples, users) and seeds (resamples, seeds) in each resample."""
+    generator = np.random.default_rng(0)
+    by_user = generator.multinomial(users, np.full(users, 1 / users), size=resamples) / users
+    by_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
+    return by_user, by_seed
 
 
 def summary(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]]) -> dict[str, Any]:
@@ -105,13 +113,13 @@ def summary(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]]) -> dict[str, A
                 }
                 where = {"share": share, "scenario": scenario, "view": view}
                 means += [
-                    where | {"model": model} | _described(found) for model, found in values.items()
+                    where | {"model": model} | described(found) for model, found in values.items()
                 ]
                 for model in (COCKTAIL, COCKTAIL_VALIDATION):
                     differences += [
                         where
                         | {"model": model, "against": other}
-                        | _described(values[model] - values[other])
+                        | described(values[model] - values[other])
                         for other in OPPONENTS
                         if model in values
                     ]
@@ -221,13 +229,14 @@ def _chosen(ranks: Any) -> dict[str, FloatArray]:
     return {metric: values[metric] for metric in METRICS}
 
 
-def _described(values: FloatArray) -> dict[str, Any]:
+def described(values: FloatArray, metrics: Sequence[str] = METRICS) -> dict[str, Any]:
+    """Means and intervals of (users, seeds, metrics), by the names of the metrics."""
     mean, low, high = two_way(values)
     users, seeds, _ = values.shape
     return (
         {"n": users, "seeds": seeds}
-        | {metric: float(mean[j]) for j, metric in enumerate(METRICS)}
-        | {"ci95": {m: [float(low[j]), float(high[j])] for j, m in enumerate(METRICS)}}
+        | {metric: float(mean[j]) for j, metric in enumerate(metrics)}
+        | {"ci95": {m: [float(low[j]), float(high[j])] for j, m in enumerate(metrics)}}
     )
 
 

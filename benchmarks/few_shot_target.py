@@ -18,11 +18,11 @@ from reccocktail.ranking import build
 from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
-from reccocktail.schema import SCENARIOS, USER, Scenario
+from reccocktail.schema import USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import merged, model_sha256
-from reccocktail.training.validation import sample_rows
+from study import judged_rows
 
 FILES = {"test": PREDICTIONS_FILE, "valid": "validation.parquet"}
 
@@ -53,21 +53,9 @@ class Target:
         self.recipe, self.sizes = recipe, sizes
         ranker = build(backbone, recipe)
         self.catalogue = Catalogue.of(domain, ranker)
-        self.scenarios: list[Scenario] = [
-            s for s in SCENARIOS if domain.rows(f"test_{s}").height > 2
-        ]
-        adapted: set[str] = set()
-        for scenario in self.scenarios:
-            rows = domain.rows(f"test_{scenario}")
-            drawn = sample_rows(rows, min(sizes.adaptation_users, rows.height // 2), seed=0)
-            adapted |= set(drawn[USER].to_list())
-        self.rows: dict[str, pl.DataFrame] = {}
-        for scenario in self.scenarios:
-            test = domain.rows(f"test_{scenario}").filter(~pl.col(USER).is_in(sorted(adapted)))
-            self.rows[f"test_{scenario}"] = sample_rows(test, sizes.users, seed=0)
-            self.rows[f"valid_{scenario}"] = sample_rows(
-                domain.rows(f"valid_{scenario}"), sizes.validation_users, seed=0
-            )
+        self.scenarios, self.rows = judged_rows(
+            domain, sizes.users, sizes.validation_users, sizes.adaptation_users
+        )
 
     def identity(self, *more: object) -> str:
         """Hash of all that decides a cell."""

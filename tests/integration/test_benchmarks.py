@@ -522,14 +522,15 @@ def test_few_shot_goes_on_and_takes_what_is_finished(
     (cell / "cell.json").unlink()
     (cell / "cocktail_cold.json").unlink()
     mixed = []
-    mix = few_shot.mix
-    monkeypatch.setattr(few_shot, "mix", lambda *a: mixed.append(a[3]) or mix(*a))
+    study_module = benchmark("study")
+    mix = study_module.mix
+    monkeypatch.setattr(study_module, "mix", lambda *a: mixed.append(a[3]) or mix(*a))
     few_shot.main(study(folder, base, out, *FEW_SHOT))
     assert mixed == ["cold"]  # the rest of the cell was there
     again = json.loads((cell / "cell.json").read_text())
     former = json.loads((whole / "tastes" / "seed-1" / "1" / "cell.json").read_text())
     assert {**again, "seconds": None} == {**former, "seconds": None}
-    monkeypatch.setattr(few_shot, "mix", None)
+    monkeypatch.setattr(study_module, "mix", None)
     few_shot.main(study(folder, base, out, *FEW_SHOT))
     with pytest.raises(RunError, match="other settings"):
         few_shot.main(study(folder, base, out, *FEW_SHOT, "--users", "20"))

@@ -21,6 +21,7 @@ _PLACES = {
     "gru4rec": "sequential.GRU4Rec",
 }
 _TAKES_MODEL, _TAKES_BACKBONE = "sentence-encoder", "backbone-similarity"
+_TAKES_SEED = frozenset({"item-knn", "bpr", "sasrec", "gru4rec"})
 
 
 class _Registry(Mapping[str, "type[Baseline]"]):
@@ -60,12 +61,13 @@ def baseline_name(text: str) -> str:
     return name
 
 
-def make_baseline(text: str, backbone: "Backbone | None" = None) -> "Baseline":
+def make_baseline(text: str, backbone: "Backbone | None" = None, *, seed: int = 0) -> "Baseline":
     """An unfitted baseline.
 
     Args:
         text: ``NAME``, or ``sentence-encoder=MODEL`` with a hub id or folder.
         backbone: for the baseline that reads one.
+        seed: for the baselines that draw anything; the others give one model.
 
     Raises:
         RunError: there is no such baseline, it takes no model, or its package or backbone is
@@ -79,7 +81,8 @@ def make_baseline(text: str, backbone: "Backbone | None" = None) -> "Baseline":
         if backbone is None:
             raise RunError(f"The {name} baseline reads a backbone; give --backbone or --adapter.")
         arguments.append(backbone)
-    return BASELINES[name](*arguments)
+    options = {"seed": seed} if name in _TAKES_SEED else {}
+    return BASELINES[name](*arguments, **options)
 
 
 __all__ = ["BASELINES", "baseline_name", "make_baseline"]

@@ -1,9 +1,20 @@
 """Candidates of an evaluation row: its target and items its user never touched, shuffled."""
 
 import numpy as np
+import polars as pl
 
+from reccocktail.data.domain import Domain
 from reccocktail.data.filtering import Ints, Mask
 from reccocktail.errors import DataError
+from reccocktail.schema import (
+    CANDIDATES,
+    EVALUATION_TABLES,
+    HISTORY,
+    ITEM,
+    SPLIT,
+    TARGET,
+    USER,
+)
 
 _ROUNDS = 30  # rounds of drawing anew before the rows that are left are drawn exactly
 _EXACT_CELLS = 4_000_000  # user-item cells held at once by exact drawing (32 MB)
@@ -92,6 +103,71 @@ def draw_candidates(
     result[np.arange(len(user))[:, None], column + (column >= place[:, None])] = drawn
     result[np.arange(len(user)), place] = target
     return result
+
+
+def cold_candidates(
+    domain: Domain,
+    rows: pl.DataFrame,
+    *,
+    negatives: int | None = None,
+    seed: int = 0,
+    interactions: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """Rows of `test_cold` with candidates drawn anew, from cold items alone.
+
+    Candidates of a prepared folder come from the whole catalogue, so a model can win on cold
+    targets by telling new items from old ones. Here all candidates are new: items whose `split` is
+    `test_cold`.
+
+    Args:
+        domain: prepared domain.
+        rows: of its table `test_cold`.
+        negatives: how many; None for as many as the rows have. Where users have fewer cold items
+            left, all rows get as many as the user with the fewest has.
+        seed: of the draw.
+        interactions: all interactions before any filter (`user_id`, `item_id`), so that no cold
+            item that a user touched is a negative. A prepared folder holds only one of a user's
+            cold items, the target, and without this argument others may be among the negatives.
+
+    Raises:
+        DataError: a user has no cold item left but its own.
+    """
+    if not rows.height:
+        return rows
+    wanted = negatives or rows[CANDIDATES].list.len().min() - 1  # type: ignore[operator]
+    user = np.arange(rows.height, dtype=np.int64)
+    target = rows[TARGET].replace_strict(domain.index, return_dtype=pl.Int64).to_numpy()
+    touched = Touched(*_touched(domain, rows, interactions), len(domain.item_ids))
+    allowed = (domain.items[SPLIT] == "test_cold").to_numpy()
+    row, item = touched.of(user)
+    left = allowed.sum() - np.bincount(row[allowed[item]], minlength=rows.height)
+    if not left.min():
+        raise DataError(
+            f"{domain.name} has a user without a cold item to rank the target against; prepare it "
+            "with a larger --cold-fraction."
+        )
+    rng = np.random.default_rng([seed, 1 + len(EVALUATION_TABLES)])
+    drawn = draw_candidates(user, target, allowed, touched, min(wanted, int(left.min())), rng)
+    ids = domain.items[ITEM].gather(drawn.ravel()).reshape(drawn.shape)
+    return rows.with_columns(ids.arr.to_list().alias(CANDIDATES))
+
+
+def _touched(
+    domain: Domain, rows: pl.DataFrame, interactions: pl.DataFrame | None
+) -> tuple[Ints, Ints]:
+    """Row numbers and item numbers of all that is known of what the rows' users touched."""
+    pairs = [] if interactions is None else [interactions.select(USER, ITEM)]
+    for table in (domain.train(), rows, *(domain.rows(name) for name in EVALUATION_TABLES)):
+        pairs.append(table.select(USER, pl.col(HISTORY).alias(ITEM)).explode(ITEM))
+        if TARGET in table.columns:
+            pairs.append(table.select(USER, pl.col(TARGET).alias(ITEM)))
+    users = rows.select(USER).with_row_index("row")
+    numbers = domain.items.select(ITEM).with_row_index("number")
+    found = pl.concat(pairs).unique().join(users, on=USER).join(numbers, on=ITEM)
+    return (
+        found["row"].cast(pl.Int64).to_numpy(),
+        found["number"].cast(pl.Int64).to_numpy(),
+    )
 
 
 def _repeats(rows: Ints) -> Mask:

@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.scorer import Both, Scorer
-from reccocktail.mixing.arithmetic import Method, combine, update_norm
+from reccocktail.mixing.arithmetic import MergeOptions, Method, combine, update_norm
+from reccocktail.mixing.cocktail import weights_of
 from reccocktail.mixing.entropy import as_matrix, fit_temperature, log_loss
-from reccocktail.mixing.search import Groups
 from reccocktail.ranking.base import entropy_of
 from reccocktail.ranking.scoring import Scored, positive_columns
 from reccocktail.schema import Scenario
@@ -56,7 +55,7 @@ class Controls:
     Attributes:
         sheets: `cocktail.json` of the cocktails that are judged too.
         whole: score the whole catalogue.
-        seed: of random updates.
+        seed: of random updates, and of what `dare` drops.
     """
 
     base: Adapter
@@ -73,7 +72,8 @@ class Controls:
         if name == "ensemble":
             return self._ensemble(scenarios, label)
         if name in _MERGES:
-            even = combine(self._pair, torch.tensor([0.5, 0.5]), _MERGES[name])
+            options = MergeOptions(seed=self.seed)
+            even = combine(self._pair, torch.tensor([0.5, 0.5]), _MERGES[name], options)
             found = self.scorer.scored(even, scenarios, label, self.whole)
             return Controlled(found, {s: [0.5, 0.5] for s in scenarios})
         scores: dict[Scenario, Both] = {}
@@ -128,11 +128,10 @@ class Controls:
                 and sheet["objective"] != "fixed"
                 and [a["sha256"] for a in sheet["adapters"]] == wanted
             ):
-                groups = Groups.build(self._pair, sheet["granularity"])
-                rows = torch.tensor([sheet["coefficients"][name] for name in groups.names])
-                weights: Tensor | dict[str, Tensor] = groups.spread(rows)
+                rows = torch.tensor(list(sheet["coefficients"].values()))
                 mean = [round(value, 6) for value in rows.mean(dim=0).tolist()]
                 said = {"coefficients": mean, "of": sheet["name"]}
+                weights = weights_of(sheet, self._pair)
                 return combine([noise, self.ingredient.lora], weights, sheet["method"]), said
         halves = torch.tensor([0.5, 0.5])
         return combine([noise, self.ingredient.lora], halves), {"coefficients": [0.5, 0.5]}

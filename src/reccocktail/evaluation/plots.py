@@ -227,6 +227,22 @@ def models_figure(
     return figure
 
 
+def plot_models(
+    metrics: Mapping[str, Any],
+    scenarios: Sequence[str],
+    path: Path,
+    metric: str = "ndcg@3",
+    emphasis: Sequence[str] = (),
+) -> Path:
+    """Write `models_figure` as a PNG.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    _png(models_figure(metrics, scenarios, metric, emphasis), path)
+    return path
+
+
 def coefficients_figure(cocktail: Mapping[str, Any]) -> Figure | None:
     """The first adapter's coefficient in every layer or module; None where one pair serves all."""
     coefficients = cocktail.get("coefficients") or {}

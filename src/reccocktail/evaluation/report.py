@@ -61,13 +61,14 @@ def report(runs: list[Path], out: Path) -> Path:
         raise RunError("A report needs at least one run; give an evaluation folder.")
     numbers = itertools.count(1)
     sections = [_section(folder, numbers) for folder in runs]
-    text = _template().render(sections=sections)
+    text = page_environment().get_template("report.html.j2").render(sections=sections)
     with atomic_file(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out
 
 
-def _template() -> jinja2.Template:
+def page_environment() -> jinja2.Environment:
+    """Where the pages' templates, their style (``style.css``) and their filters are found."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("reccocktail.evaluation"),
         autoescape=True,  # titles and names are data, never markup
@@ -78,7 +79,7 @@ def _template() -> jinja2.Template:
     environment.filters["duration"] = duration
     environment.filters["size"] = size
     environment.filters["signed"] = signed
-    return environment.get_template("report.html.j2")
+    return environment
 
 
 def _evaluation_folder(run: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from reccocktail.mixing.objectives import Objective, Point
 from reccocktail.mixing.search import Groups, gradient_search, line_search
 from reccocktail.progress import say
 from reccocktail.schema import USER, Scenario
-from reccocktail.training.adapter import Adapter, Card, DataCard, require_adapter_dir
+from reccocktail.training.adapter import Adapter, Card, DataCard, Lora, require_adapter_dir
 from reccocktail.training.card import adapter_readme
 
 COCKTAIL_FILE = "cocktail.json"
@@ -169,6 +169,15 @@ def mix(
         f"{sheet['agreement']}"
     )
     return cocktail
+
+
+def weights_of(sheet: Mapping[str, Any], loras: Sequence[Lora]) -> dict[str, Tensor]:
+    """Coefficients of a `cocktail.json` for `combine`: one (adapters,) for each module of `loras`.
+
+    They are rounded to 6 decimals there.
+    """
+    groups = Groups.build(loras, sheet["granularity"])
+    return groups.spread(torch.tensor([sheet["coefficients"][name] for name in groups.names]))
 
 
 def agreement(curve: Sequence[Point], objective: Objective) -> str:

@@ -1,0 +1,77 @@
+"""What studies of a target domain share: whom they judge, a seed's recipe, kept cocktails."""
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from common import PeakMemory
+from reccocktail.backbone import Backbone
+from reccocktail.data.domain import Domain
+from reccocktail.mixing.cocktail import COCKTAIL_FILE, mix
+from reccocktail.mixing.measure import MixSettings
+from reccocktail.recipe import Recipe
+from reccocktail.schema import SCENARIOS, USER, Scenario
+from reccocktail.storage import read_json, write_json
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.validation import sample_rows
+
+
+def judged_rows(
+    domain: Domain, users: int, validation_users: int, adaptation_users: int
+) -> tuple[list[Scenario], dict[str, pl.DataFrame]]:
+    """The rows that every model of a study is judged on.
+
+    Users whom a cocktail with these settings adapts to, in any scenario, are left out.
+
+    Returns:
+        Scenarios with at least three test users, and the rows of their tables (`test_warm`,
+        `valid_warm`, ...).
+    """
+    scenarios: list[Scenario] = [s for s in SCENARIOS if domain.rows(f"test_{s}").height > 2]
+    adapted: set[str] = set()
+    for scenario in scenarios:
+        rows = domain.rows(f"test_{scenario}")
+        drawn = sample_rows(rows, min(adaptation_users, rows.height // 2), seed=0)
+        adapted |= set(drawn[USER].to_list())
+    tables: dict[str, pl.DataFrame] = {}
+    for scenario in scenarios:
+        test = domain.rows(f"test_{scenario}").filter(~pl.col(USER).is_in(sorted(adapted)))
+        tables[f"test_{scenario}"] = sample_rows(test, users, seed=0)
+        valid = domain.rows(f"valid_{scenario}")
+        tables[f"valid_{scenario}"] = sample_rows(valid, validation_users, seed=0)
+    return scenarios, tables
+
+
+def without_validation(recipe: Recipe, seed: int) -> Recipe:
+    """The recipe with no time spent on validation, and this seed's order of batches."""
+    training = recipe.training.model_copy(update={"validations": 0, "seed": seed})
+    return recipe.model_copy(update={"training": training})
+
+
+def kept_sheet(
+    pair: Sequence[Adapter],
+    backbone: Backbone,
+    domain: Domain,
+    scenario: Scenario,
+    out: Path,
+    settings: MixSettings,
+) -> dict[str, Any]:
+    """Sheet of the cocktail that `mix` makes, with what it cost, in `<out>.json`.
+
+    The adapter itself follows from the sheet and is dropped.
+    """
+    file = out.with_name(f"{out.name}.json")
+    if not file.exists():
+        started = time.monotonic()
+        with PeakMemory(backbone.device) as memory:
+            mix(pair, backbone, domain, scenario, out, settings)
+        sheet = read_json(out / COCKTAIL_FILE)
+        cost = {"seconds": time.monotonic() - started, "peak_memory_bytes": memory.bytes}
+        write_json(file, sheet | cost)
+        shutil.rmtree(out)
+    found: dict[str, Any] = read_json(file)
+    return found

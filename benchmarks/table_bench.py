@@ -1,0 +1,261 @@
+"""What one target and seed of `paper_table.py` trains, mixes and ranks; all is kept, made once."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common import PeakMemory
+from few_shot_report import VIEWS
+from reccocktail.baselines import make_baseline
+from reccocktail.data.domain import Domain
+from reccocktail.data.overlap import overlapping_items
+from reccocktail.errors import RunError
+from reccocktail.evaluation.controls import GRID, Controls
+from reccocktail.evaluation.metrics import per_user
+from reccocktail.mixing.arithmetic import combine
+from reccocktail.mixing.cocktail import weights_of
+from reccocktail.mixing.measure import MixSettings
+from reccocktail.schema import Scenario
+from reccocktail.storage import read_json, write_json
+from reccocktail.training.adapter import Adapter, Lora
+from reccocktail.training.schedule import Length
+from reccocktail.training.trainer import train
+from study import kept_sheet, without_validation
+from table_rows import BASE, BY_NAME, INGREDIENT
+from table_target import SCENARIO, Board, Target
+
+_SEARCHES: dict[str, dict[str, str]] = {
+    "cocktail": {},
+    "cocktail_factor": {"method": "factor"},
+    "cocktail_layer": {"granularity": "layer"},
+}
+_CONTROLS = {
+    "average": "average",
+    "linear": "linear",
+    "ties": "ties",
+    "dare": "dare",
+    "ensemble": "ensemble",
+    "random": "random",
+    "random_average": "random",
+}
+
+
+@dataclass
+class Bench:
+    """What one seed of a target trains and mixes; everything is kept and made once.
+
+    Attributes:
+        target: the domain and its rows.
+        seed: of batches, random updates, dropped entries and baselines' starts.
+        sources: domains of the base spirit, for joint training.
+    """
+
+    target: Target
+    seed: int
+    sources: Sequence[Domain] = ()
+    _adapters: dict[str, Adapter] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Where this seed's adapters and sheets lie."""
+        return self.target.out / f"seed-{self.seed}"
+
+    @property
+    def ingredient(self) -> Adapter:
+        """Trained for the asked minutes or steps."""
+        sizes = self.target.sizes
+        return self._trained(INGREDIENT, Length(minutes=sizes.minutes, steps=sizes.steps))
+
+    def _trained(
+        self, name: str, length: Length, initial: Adapter | None = None, joint: bool = False
+    ) -> Adapter:
+        target, out = self.target, self.folder / name
+        file = self.folder / f"{name}.cost.json"
+        if file.exists() and name in self._adapters:
+            return self._adapters[name]
+        domains = [*self.sources, target.domain] if joint else [target.domain]
+        exclude = {s.name: frozenset(overlapping_items(s, [target.domain])) for s in self.sources}
+        with PeakMemory(target.backbone.device) as memory:
+            adapter = train(
+                "base" if joint else "ingredient",
+                domains,
+                target.backbone,
+                without_validation(target.recipe, self.seed),
+                out,
+                length,
+                resume=True,
+                exclude=exclude if joint else None,
+                initial=initial,
+            )
+        if not file.exists():
+            run = read_json(out.with_name(f"{name}.training") / "run.json")
+            write_json(file, {"seconds": run["seconds"], "peak_memory_bytes": memory.bytes})
+        self._adapters[name] = adapter
+        return adapter
+
+    @property
+    def pair(self) -> list[Adapter]:
+        """Base spirit and ingredient."""
+        return [self.target.base, self.ingredient]
+
+    def sheet(self, row: str, scenario: Scenario) -> dict[str, Any]:
+        """The cocktail's sheet for a scenario."""
+        target, sizes = self.target, self.target.sizes
+        settings = MixSettings(
+            users=sizes.adaptation_users,
+            validation_users=sizes.validation_users,
+            **_SEARCHES[row],  # type: ignore[arg-type]
+        )
+        out = self.folder / f"{row}_{scenario}"
+        return kept_sheet(self.pair, target.backbone, target.domain, scenario, out, settings)
+
+    def lora(self, row: str, scenario: Scenario) -> tuple[Lora | None, dict[str, Any]]:
+        """The LoRA of a row that has one, and what the row says of how it was made."""
+        if row == "backbone":
+            return None, {}
+        if row == BASE:
+            return self.target.base.lora, {"steps": self.target.base.card.steps}
+        if row == INGREDIENT:
+            return self.ingredient.lora, {"steps": self.ingredient.card.steps}
+        if row == "second_round":
+            length = Length(steps=_steps(self.ingredient))
+            found = self._trained(row, length, initial=self.target.base)
+            return found.lora, {"steps": found.card.steps}
+        if row == "joint":
+            length = Length(steps=_steps(self.ingredient) + _steps(self.target.base))
+            found = self._trained(row, length, joint=True)
+            return found.lora, {"steps": found.card.steps, "sources": len(self.sources)}
+        pair = [adapter.lora for adapter in self.pair]
+        sheet = self.sheet("cocktail" if row == "validation" else row, scenario)
+        if row == "validation":
+            weights = _by_validation(sheet)
+            return combine(pair, weights), {"coefficients": weights.tolist()}
+        rows = np.array(list(sheet["coefficients"].values()))
+        said = {"coefficients": rows.mean(axis=0).round(6).tolist(), "groups": len(rows)}
+        said |= {"collapse": sheet["collapse"], "agreement": sheet["agreement"]}
+        return combine(pair, weights_of(sheet, pair), sheet["method"]), said
+
+    def judge(self, row: str) -> dict[str, dict[str, Any]]:
+        """Ranks of a row by table, with `chosen` (what it says of itself) and `cost`."""
+        if BY_NAME[row].kind == "baseline":
+            return self._baseline(row)
+        found: dict[str, dict[str, Any]] = {}
+        with PeakMemory(self.target.backbone.device) as memory:
+            for board in self.target.boards:
+                board.scorer.costs.clear()
+                for table, placed in self._judge(row, board).items():
+                    found[table] = placed | {"cost": self._cost(row, table, board)}
+        for placed in found.values():
+            peaks = (memory.bytes, placed["cost"]["peak_memory_bytes"])
+            placed["cost"]["peak_memory_bytes"] = max((p for p in peaks if p), default=None)
+        return found
+
+    def _judge(self, row: str, board: Board) -> dict[str, dict[str, Any]]:
+        scenarios: list[Scenario] = list(board.scorer.test)
+        if row == "oracle":
+            return {t: found for s in scenarios for t, found in self._oracle(board, s).items()}
+        if row in _CONTROLS:
+            sheets = [self.sheet("cocktail", s) for s in scenarios] if row == "random" else []
+            controls = Controls(*self.pair, board.scorer, sheets, whole=False, seed=self.seed)
+            control = controls.run(_CONTROLS[row])
+            placed = board.placed(control.scores)
+            chosen = control.chosen
+            return {t: p | {"chosen": _said(chosen, SCENARIO[t])} for t, p in placed.items()}
+        found: dict[str, dict[str, Any]] = {}
+        for scenario in scenarios:
+            lora, said = self.lora(row, scenario)
+            placed = board.placed(board.scorer.scored(lora, [scenario], row, whole=False))
+            found |= {table: p | {"chosen": said} for table, p in placed.items()}
+        return found
+
+    def _oracle(self, board: Board, scenario: Scenario) -> dict[str, dict[str, Any]]:
+        """For each table and view the mix of the grid with the best NDCG@10 on the test users."""
+        pair = [adapter.lora for adapter in self.pair]
+        every = {}
+        for first in GRID:
+            lora = combine(pair, torch.tensor([first, 1 - first]))
+            label = f"Oracle, lambda {first:.2f}"
+            every[first] = board.placed(board.scorer.scored(lora, [scenario], label, whole=False))
+        found: dict[str, dict[str, Any]] = {}
+        for table in board.of[scenario]:
+            placed: dict[str, Any] = {}
+            chosen: dict[str, Any] = {}
+            for view, column in VIEWS.items():
+                quality = {
+                    first: per_user(part[table][column])["ndcg@10"].mean()
+                    for first, part in every.items()
+                }
+                best = max(GRID, key=lambda first, q=quality: (q[first], -first))
+                placed[column] = every[best][table][column]
+                placed["prior_weight"] = every[best][table]["prior_weight"]
+                chosen[view] = [best, 1 - best]
+            said = {"coefficients": chosen["with prior"], "by view": chosen}
+            found[table] = placed | {"chosen": said | {"uses_test_labels": True}}
+        return found
+
+    def _baseline(self, row: str) -> dict[str, dict[str, Any]]:
+        target = self.target
+        with PeakMemory(target.backbone.device) as memory:
+            started = time.monotonic()
+            made = make_baseline(row, target.backbone, seed=self.seed)
+            made.fit(target.domain)
+            fitted = time.monotonic()
+            found = target.baseline(made)
+            users = sum(rows.height for rows in target.rows.values())
+            rate = users / max(time.monotonic() - fitted, 1e-9)
+        cost = {
+            "train_seconds": fitted - started,
+            "mix_seconds": 0.0,
+            "users_per_second": rate,
+            "peak_memory_bytes": memory.bytes,
+        }
+        return {t: p | {"chosen": dict(made.chosen), "cost": cost} for t, p in found.items()}
+
+    def _cost(self, row: str, table: str, board: Board) -> dict[str, Any]:
+        """What the row cost on this target, beyond the base spirit."""
+        own = {"second_round": ["second_round"], "joint": ["joint"], "backbone": [], BASE: []}
+        trained = [
+            read_json(self.folder / f"{name}.cost.json") for name in own.get(row, [INGREDIENT])
+        ]
+        sheet = {"validation": "cocktail", "random": "cocktail"}.get(row, row)
+        mixed = [self.sheet(sheet, SCENARIO[table])] if sheet in _SEARCHES else []
+        scored = [c for c in board.scorer.costs if c["scenario"] == SCENARIO[table]]
+        if row == "oracle":  # one mix is scored; the others are the price of choosing by labels
+            scored = scored[:1]
+        passes = 2 if row == "ensemble" else 1
+        users = sum(c["users"] for c in scored) / passes
+        peaks = [x["peak_memory_bytes"] or 0 for x in (*trained, *mixed)]
+        return {
+            "train_seconds": sum(x["seconds"] for x in trained),
+            "mix_seconds": sum(x["seconds"] for x in mixed),
+            "users_per_second": users / max(sum(c["seconds"] for c in scored), 1e-9),
+            "peak_memory_bytes": max(peaks, default=0) or None,
+        }
+
+
+def _said(chosen: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
+    """What a control says of one scenario, with coefficients by that name."""
+    found = chosen.get(scenario, chosen)
+    return dict(found) if isinstance(found, Mapping) else {"coefficients": found}
+
+
+def _steps(adapter: Adapter) -> int:
+    if not adapter.card.steps:
+        raise RunError(f"The card of '{adapter.name}' does not say its steps; leave joint out.")
+    return adapter.card.steps
+
+
+def _by_validation(sheet: Mapping[str, Any]) -> Tensor:
+    """Of the grid's mixes that the search measured, the one with the least validation log loss."""
+    points = [p for p in sheet["curve"] if p["coefficients"] and p["coefficients"][0] in GRID]
+    judged = [point for point in points if point["log_loss"] is not None]
+    if not judged:
+        raise RunError("There are no labelled validation users; leave the row 'validation' out.")
+    best = min(judged, key=lambda point: float(point["log_loss"]))
+    return torch.tensor(best["coefficients"])

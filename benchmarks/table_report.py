@@ -1,0 +1,273 @@
+"""From the cells of `paper_table.py` to means, intervals, marks, costs and Markdown tables."""
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import yaml
+
+from few_shot_report import RANKS_FILE, VIEWS, described
+from reccocktail.evaluation.metrics import FloatArray, per_user
+from reccocktail.evaluation.report import duration, size
+from reccocktail.evaluation.significance import holm, paired_bootstrap
+from reccocktail.storage import read_json
+from table_rows import BY_NAME, ROWS
+from table_target import COLD, COLD_ONLY, TABLES, WARM
+
+SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
+HEADLINE = "ndcg@10"
+RESAMPLES = 2000  # of a paired difference; the least p, twice 1 in 2001, survives Holm over 24 rows
+SINGLE, BASELINE = "better single adapter", "best baseline"
+PAPER_FILE = Path(__file__).with_name("paper_figures.yaml")
+TITLES = {
+    WARM: "warm",
+    COLD: "cold, negatives of the whole catalogue (as in the paper)",
+    COLD_ONLY: "cold, negatives that are cold too",
+}
+_known_pairs: dict[str, dict[str, Any]] = {}
+
+Cells = Mapping[str, Sequence[tuple[dict[str, Any], pl.DataFrame]]]
+"""Row -> sheet and ranks of each seed that is finished."""
+
+
+def read_cell(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Sheet and ranks of a finished cell."""
+    return read_json(folder / "cell.json"), pl.read_parquet(folder / RANKS_FILE)
+
+
+def summary(cells: Cells) -> dict[str, Any]:
+    """One table of one target: means and intervals, comparisons, costs.
+
+    Args:
+        cells: finished cells of the table, in any order of rows.
+    """
+    ordered = {row.name: cells[row.name] for row in ROWS if cells.get(row.name)}
+    views = {view: _view(ordered, column) for view, column in VIEWS.items()}
+    sheets = {name: [sheet for sheet, _ in found] for name, found in ordered.items()}
+    first = next(iter(sheets.values()))[0]
+    return {
+        "users": first["users"],
+        "candidates": first["candidates"],
+        "views": views,
+        "costs": {name: _costs(found) for name, found in sheets.items()},
+        "cells": {name: [_public(sheet) for sheet in found] for name, found in sheets.items()},
+    }
+
+
+def _view(cells: Cells, column: str) -> dict[str, Any]:
+    values = {
+        name: np.stack([_metrics(ranks[column].to_numpy()) for _, ranks in found], axis=1)
+        for name, found in cells.items()
+    }  # (users, seeds, metrics)
+    rows = {name: described(found, SHOWN) for name, found in values.items()}
+    references = {
+        kind: best
+        for kind, names in (
+            (SINGLE, [n for n in rows if BY_NAME[n].kind == "single"]),
+            (BASELINE, [n for n in rows if BY_NAME[n].kind == "baseline"]),
+        )
+        if (best := max(names, key=lambda n: rows[n][HEADLINE], default=None))
+    }
+    paired = [
+        entry
+        for kind, against in references.items()
+        for entry in compare({n: v.mean(axis=1) for n, v in values.items()}, against, kind)
+    ]
+    return {"references": references, "rows": rows, "best": best_of(rows), "paired": paired}
+
+
+def _metrics(ranks: Any) -> FloatArray:
+    found = per_user(ranks)
+    return np.column_stack([found[metric] for metric in SHOWN])
+
+
+def best_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Rows with the highest mean of each metric; what uses test labels is never among them."""
+    honest = {name: row for name, row in rows.items() if BY_NAME[name].kind != "oracle"}
+    best = {m: max((row[m] for row in honest.values()), default=0.0) for m in SHOWN}
+    return {
+        m: [name for name, row in honest.items() if row[m] >= best[m] - 1e-12 and best[m] > 0]
+        for m in SHOWN
+    }
+
+
+def compare(values: Mapping[str, FloatArray], against: str, kind: str) -> list[dict[str, Any]]:
+    """Every row's paired difference from one reference, p-values corrected over the rows (Holm).
+
+    Args:
+        values: row -> (users, metrics), means over seeds; the same users in all rows.
+        against: the reference row.
+        kind: what the reference is.
+    """
+    entries = []
+    for name, found in values.items():
+        if name == against or BY_NAME[name].kind == "oracle":
+            continue
+        result = _paired(found, values[against])
+        entries.append({"row": name, "against": against, "kind": kind, "n": len(found), **result})
+    for metric in SHOWN:
+        adjusted = holm([entry[metric]["p"] for entry in entries])
+        for entry, p in zip(entries, adjusted, strict=True):
+            entry[metric] |= {"p_holm": p}
+    return entries
+
+
+def _paired(one: FloatArray, other: FloatArray) -> dict[str, Any]:
+    """`paired_bootstrap`, computed once: a report is written many times over the same cells."""
+    key = sha256(one.tobytes() + other.tobytes()).hexdigest()
+    if key not in _known_pairs:
+        named = [{m: v[:, j] for j, m in enumerate(SHOWN)} for v in (one, other)]
+        _known_pairs[key] = paired_bootstrap(*named, resamples=RESAMPLES)
+    return {metric: dict(found) for metric, found in _known_pairs[key].items()}
+
+
+def _costs(sheets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means over seeds, and the highest peak."""
+    costs = [sheet["cost"] for sheet in sheets]
+    peaks = [c["peak_memory_bytes"] for c in costs if c["peak_memory_bytes"]]
+    names = ("train_seconds", "mix_seconds", "users_per_second")
+    means = {name: float(np.mean([c[name] for c in costs])) for name in names}
+    return means | {"peak_memory_bytes": max(peaks, default=None)}
+
+
+def _public(sheet: Mapping[str, Any]) -> dict[str, Any]:
+    keys = ("seed", "chosen", "cost", "prior_weight", "metrics", "commit")
+    return {key: sheet[key] for key in keys}
+
+
+def paper_figures(target: str, table: str) -> tuple[str, dict[str, tuple[float, float]]] | None:
+    """The paper's name of a target, and its row -> NDCG@1, NDCG@3; None where it has none."""
+    paper = yaml.safe_load(PAPER_FILE.read_text(encoding="utf-8"))
+    name = paper["targets"].get(target)
+    if name is None or table not in paper["figures"]:
+        return None
+    ours = {theirs: row for row, theirs in paper["rows"].items()}
+    found = {ours.get(row, row): f[name] for row, f in paper["figures"][table].items()}
+    return name, {row: (float(a), float(b)) for row, (a, b) in found.items()}
+
+
+# -- Markdown ---------------------------------------------------------------------------------
+
+
+def marks(view: Mapping[str, Any], row: str, metric: str) -> str:
+    """``↑a``/``↓a`` above or below the better single adapter, ``↑b``/``↓b`` the best baseline.
+
+    Only where Holm's p over the table's rows is below 0.05.
+    """
+    found = []
+    for entry in view["paired"]:
+        if entry["row"] == row and entry[metric]["p_holm"] < 0.05:
+            arrow = "↑" if entry[metric]["difference"] > 0 else "↓"
+            found.append(arrow + ("a" if entry["kind"] == SINGLE else "b"))
+    return " ".join(found)
+
+
+def cells_of(
+    view: Mapping[str, Any],
+    paper: Mapping[str, tuple[float, float]],
+    metrics: Sequence[str],
+    rows: Sequence[str] | None = None,
+) -> list[dict[str, Any]]:
+    """What each line of a table shows: ours first, then the paper's rows that we do not have."""
+    lines = []
+    for name, row in view["rows"].items():
+        if rows is not None and name not in rows:
+            continue
+        shown = [
+            {
+                "value": row[m],
+                "ci95": row["ci95"][m],
+                "mark": marks(view, name, m),
+                "best": name in view["best"][m],
+            }
+            for m in metrics
+        ]
+        lines.append({"row": name, "says": BY_NAME[name].says, "seeds": row["seeds"],
+                      "oracle": BY_NAME[name].kind == "oracle", "cells": shown,
+                      "paper": paper.get(name)})  # fmt: skip
+    for name, figures in paper.items():
+        if name not in BY_NAME:
+            lines.append({"row": name, "says": "the paper's alone", "seeds": None,
+                          "oracle": False, "cells": None, "paper": figures})  # fmt: skip
+    return lines
+
+
+def markdown_table(
+    target: str,
+    table: str,
+    view: Mapping[str, Any],
+    metrics: Sequence[str] = SHOWN,
+    rows: Sequence[str] | None = None,
+) -> str:
+    """One table; bold is the best of a column."""
+    paper = paper_figures(target, table)
+    heads = ["row", "seeds", *(m.upper() for m in metrics)]
+    heads += ["paper NDCG@1", "paper NDCG@3"] if paper else []
+    lines = ["| " + " | ".join(heads) + " |", "|---|--:|" + "---|" * (len(heads) - 2)]
+    for line in cells_of(view, paper[1] if paper else {}, metrics, rows):
+        name = f"{line['row']} (uses test labels)" if line["oracle"] else line["row"]
+        texts = [name.replace("_", "\\_"), str(line["seeds"] or "")]
+        for cell in line["cells"] or []:
+            low, high = cell["ci95"]
+            value = f"**{cell['value']:.3f}**" if cell["best"] else f"{cell['value']:.3f}"
+            texts.append(f"{value} [{low:.3f}, {high:.3f}] {cell['mark']}".rstrip())
+        texts += [""] * (2 + len(metrics) - len(texts))
+        if paper:
+            texts += [f"{v:.3f}" for v in line["paper"]] if line["paper"] else ["", ""]
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def note(found: Mapping[str, Any], view: Mapping[str, Any], target: str, table: str) -> str:
+    """What stands in a table, in plain words."""
+    parts = [
+        f"n = {found['users']:,} users, {found['candidates']} candidates each; brackets are 95 % "
+        "intervals over users and seeds; bold is the highest mean of a column."
+    ]
+    letters = {SINGLE: "a", BASELINE: "b"}
+    parts += [
+        f"↑{letters[kind]} ↓{letters[kind]}: above or below {row}, the {kind} by NDCG@10 here "
+        "(paired bootstrap, Holm over the rows, p < 0.05)."
+        for kind, row in view["references"].items()
+    ]
+    if table != WARM:
+        parts.append(
+            "A model of interactions knows nothing of a cold item and is 0 by construction."
+        )
+    if paper := paper_figures(target, table):
+        parts.append(
+            f"The paper's columns are its {paper[0]} figures: Qwen2-7B, another split and other "
+            "users, so no difference from them is a result."
+        )
+    return " ".join(parts)
+
+
+def costs_table(tables: Mapping[str, Any]) -> str:
+    """Markdown: what each row cost, means over seeds."""
+    lines = [
+        "| row | training | mixing, a scenario | users a second | peak memory |",
+        "|---|--:|--:|--:|--:|",
+    ]
+    for row in ROWS:
+        found = [t["costs"][row.name] for t in tables.values() if row.name in t["costs"]]
+        if not found:
+            continue
+        mixing = sum(c["mix_seconds"] for c in found[:2]) / len(found[:2])
+        peak = max((c["peak_memory_bytes"] or 0 for c in found), default=0)
+        texts = [
+            row.name.replace("_", "\\_"),
+            duration(found[0]["train_seconds"]) if found[0]["train_seconds"] else "",
+            duration(mixing) if mixing else "",
+            f"{found[0]['users_per_second']:,.1f}",
+            size(peak) if peak else "",
+        ]
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def tables_of(target: Mapping[str, Any]) -> list[str]:
+    """The tables that a target has, in their order."""
+    return [name for name in TABLES if name in target["tables"]]

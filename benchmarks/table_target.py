@@ -1,0 +1,246 @@
+"""One target of `paper_table.py`: whom every row is judged on, kept scores, and finished cells.
+
+A *table* is what models are judged on: `warm`, `cold` (the prepared folder's candidates) and
+`cold-only` (the users and targets of `cold`, all candidates cold items).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+
+from few_shot_report import RANKS_FILE, cell_metrics
+from reccocktail.backbone import Backbone
+from reccocktail.baselines.base import Baseline
+from reccocktail.data.candidates import cold_candidates
+from reccocktail.data.domain import Domain
+from reccocktail.environment import commit, hardware, versions
+from reccocktail.evaluation.metrics import FloatArray, IntArray, ranks
+from reccocktail.evaluation.scorer import Both, Scorer
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, score
+from reccocktail.schema import CANDIDATES, USER, Scenario
+from reccocktail.storage import atomic_file, sha256_json, write_json
+from reccocktail.training.adapter import Adapter, Lora
+from reccocktail.training.model import merged, model_sha256, ranker_of
+from study import judged_rows
+
+WARM, COLD, COLD_ONLY = "warm", "cold", "cold-only"
+TABLES = (WARM, COLD, COLD_ONLY)
+SCENARIO: Mapping[str, Scenario] = {WARM: "warm", COLD: "cold", COLD_ONLY: "cold"}
+NEGATIVES = {"all": (WARM, COLD), "cold": (WARM, COLD_ONLY), "both": TABLES}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How long is trained, and on how many users is looked at what."""
+
+    minutes: float | None
+    steps: int | None
+    users: int
+    validation_users: int
+    adaptation_users: int
+
+
+@dataclass
+class KeptScorer(Scorer):
+    """A `Scorer` whose scores lie in files named by all that decides them, with their cost.
+
+    Attributes:
+        folder: of the files.
+        reading: hash of how the ranker reads.
+        costs: of every model asked for since it was last emptied.
+    """
+
+    folder: Path = Path()
+    reading: str = ""
+    costs: list[dict[str, Any]] = field(default_factory=list)
+
+    def scored(
+        self, lora: Lora | None, scenarios: Sequence[Scenario], label: str, whole: bool
+    ) -> dict[Scenario, Both]:
+        """Scores by scenario; never of the whole catalogue."""
+        assert not whole
+        identity = model_sha256(self.backbone, lora)
+        return {s: self._one(lora, identity, s, f"{label} ({s})") for s in scenarios}
+
+    def _one(self, lora: Lora | None, identity: str, scenario: Scenario, label: str) -> Both:
+        tables = [self.test[scenario], self.valid[scenario]]
+        rows = [[t[USER].to_list(), t[CANDIDATES].to_list()] for t in tables]
+        data = [self.catalogue.domain.sha256, rows]
+        file = self.folder / f"{sha256_json([identity, self.reading, data])}.npz"
+        if not file.exists():
+            started = time.monotonic()
+            with merged(self.backbone.model, lora) as model:
+                test, valid = score(model, self.catalogue, tables, label, model_sha256=identity)
+            spent = [time.monotonic() - started, sum(t.height for t in tables)]
+            arrays = {"test": _stacked(test), "valid": _stacked(valid), "cost": np.array(spent)}
+            with atomic_file(file) as temporary, open(temporary, "wb") as stream:
+                np.savez(stream, **arrays)
+        with np.load(file) as kept:
+            seconds, users = kept["cost"].tolist()
+            self.costs.append({"scenario": scenario, "seconds": seconds, "users": users})
+            return Both(_scored(kept["test"]), _scored(kept["valid"]))
+
+
+def _stacked(found: Scored) -> FloatArray:
+    return np.stack(found.scores) if found.scores else np.zeros((0, 1))
+
+
+def _scored(scores: FloatArray) -> Scored:
+    return Scored(list(scores), torch.full((len(scores),), float("nan")), torch.empty(0))
+
+
+class Target:
+    """One target domain: the rows that every cell is judged on, and the models' ranks there."""
+
+    def __init__(
+        self,
+        domain: Domain,
+        base: Adapter,
+        backbone: Backbone,
+        sizes: Sizes,
+        tables: Sequence[str],
+        interactions: tuple[str, pl.DataFrame] | None,
+        out: Path,
+    ) -> None:
+        """Draw the rows: the same in every cell, without the users that cocktails adapt to.
+
+        Args:
+            domain: prepared domain.
+            base: the base spirit; its recipe is that of every adapter.
+            backbone: their backbone.
+            sizes: see `Sizes`.
+            tables: which of `TABLES` are judged.
+            interactions: SHA-256 and content of the domain's raw interactions, if they are there;
+                see `cold_candidates`.
+            out: folder of the target's cells, adapters and scores.
+        """
+        self.domain, self.base, self.backbone, self.out = domain, base, backbone, out
+        self.recipe, self.sizes = base.card.recipe, sizes
+        self.made_with = {
+            "versions": versions(),
+            "commit": commit(),
+            "hardware": hardware(backbone.device),
+        }
+        self.scenarios, rows = judged_rows(
+            domain, sizes.users, sizes.validation_users, sizes.adaptation_users
+        )
+        self.interactions = interactions[0] if interactions else None
+        self.rows: dict[str, pl.DataFrame] = {}
+        for table in tables:
+            if SCENARIO[table] in self.scenarios:
+                found = rows[f"test_{SCENARIO[table]}"]
+                if table == COLD_ONLY:
+                    known = interactions[1] if interactions else None
+                    found = cold_candidates(domain, found, seed=0, interactions=known)
+                self.rows[table] = found
+        ranker = ranker_of(base.card, backbone)
+        # A dense score is of user and item alone, so one reading serves both sets of candidates.
+        joined = isinstance(ranker, DenseRanker) and {COLD, COLD_ONLY} <= set(self.rows)
+        parts = [tuple(self.rows)] if joined else [tuple(t for t in self.rows if t != COLD_ONLY)]
+        parts += [(COLD_ONLY,)] if not joined and COLD_ONLY in self.rows else []
+        catalogue = Catalogue.of(domain, ranker)
+        self.boards: list[Board] = []
+        for part in (p for p in parts if p):
+            of: dict[Scenario, list[str]] = {}
+            for table in part:
+                of.setdefault(SCENARIO[table], []).append(table)
+            self.boards.append(
+                Board(
+                    KeptScorer(
+                        backbone,
+                        catalogue,
+                        {s: joint(self.rows, names) for s, names in of.items()},
+                        {s: rows[f"valid_{s}"] for s in of},
+                        folder=out / "scores",
+                        reading=sha256_json([base.card.recipe.sha256, base.card.readout_sha256]),
+                    ),
+                    of,
+                    self.rows,
+                )
+            )
+
+    def facts(self, table: str | None = None) -> dict[str, Any]:
+        """All that decides a cell, beside its row and seed, by the name of the setting."""
+        found = {
+            "data": self.domain.sha256,
+            "base spirit": self.base.sha256,
+            "backbone": self.backbone.fingerprint.sha256,
+            "recipe": self.recipe.sha256,
+            **{name.replace("_", "-"): value for name, value in asdict(self.sizes).items()},
+        }
+        return found | ({"interactions": self.interactions} if table == COLD_ONLY else {})
+
+    def baseline(self, made: Baseline) -> dict[str, dict[str, IntArray]]:
+        """Ranks of a fitted baseline by table."""
+        found = {}
+        for table, rows in self.rows.items():
+            placed = ranks(made.scores(rows), positive_columns(rows))
+            found[table] = {"rank": placed, "rank_with_prior": placed}
+        return found
+
+
+@dataclass(frozen=True)
+class Board:
+    """A scorer, and which of its columns belong to which table.
+
+    Attributes:
+        of: scenario -> its tables, whose candidates stand side by side in the scorer's rows.
+        rows: the rows of each table.
+    """
+
+    scorer: KeptScorer
+    of: Mapping[Scenario, Sequence[str]]
+    rows: Mapping[str, pl.DataFrame]
+
+    def placed(self, scores: Mapping[Scenario, Both]) -> dict[str, dict[str, Any]]:
+        """Table -> ranks by text alone and with the prior, and the weight that validation chose."""
+        found: dict[str, dict[str, Any]] = {}
+        for scenario, both in scores.items():
+            weight, together = self.scorer.placed(scenario, both)
+            start = 0
+            for table in self.of[scenario]:
+                width = self.rows[table][CANDIDATES].list.len()[0]
+                columns = slice(start, start + width)
+                places = positive_columns(self.rows[table])
+                found[table] = {
+                    "rank": ranks([row[columns] for row in both.test.scores], places),
+                    "rank_with_prior": ranks([row[columns] for row in together], places),
+                    "prior_weight": weight,
+                }
+                start += width
+        return found
+
+
+def joint(rows: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFrame:
+    """One table's rows with the candidates of all of them side by side; repeats are no harm."""
+    first = rows[names[0]]
+    both = [rows[name][CANDIDATES] for name in names]
+    lists = pl.select(pl.concat_list(both)).to_series() if len(both) > 1 else both[0]
+    return first.with_columns(lists.alias(CANDIDATES))
+
+
+def write_cell(
+    target: Target, folder: Path, table: str, found: Mapping[str, Any], sheet: dict[str, Any]
+) -> None:
+    """Write the ranks of every user, and last the sheet, which makes the cell whole."""
+    users = {USER: target.rows[table][USER]}
+    frame = pl.DataFrame({**users, **{name: found[name] for name in ("rank", "rank_with_prior")}})
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / RANKS_FILE) as temporary:
+        frame.write_parquet(temporary)
+    labelled = frame.with_columns(model=pl.lit("row"), scenario=pl.lit(table))
+    more = {
+        "metrics": cell_metrics(labelled)["row"][table],
+        "users": frame.height,
+        "candidates": target.rows[table][CANDIDATES].list.len()[0],
+        "prior_weight": found.get("prior_weight"),
+        **target.made_with,
+    }
+    write_json(folder / "cell.json", sheet | more)
