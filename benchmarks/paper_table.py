@@ -263,8 +263,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise RunError(
             f"Two targets have one name ({', '.join(names)}); prepare one under another."
         )
-    machine = environment(backbone, benches[0][0].target.domain)
-    del machine["data"]
+    machine = environment(backbone, domains[0])
+    recipe = base.card.recipe.relevant()
+    del machine["data"], recipe["backbone"]  # which may be a path; its hash stands in the machine
     more = {
         "base_spirit": {"sha256": base.sha256, "steps": base.card.steps},
         "settings": {
@@ -272,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "seeds": args.seeds,
             "ranker": base.card.recipe.ranker,
             "recipe_sha256": base.card.recipe.sha256,
-            "recipe": base.card.recipe.relevant(),
+            "recipe": recipe,
         },
         **machine,
     }

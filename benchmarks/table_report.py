@@ -248,8 +248,9 @@ def note(found: Mapping[str, Any], view: Mapping[str, Any], target: str, table: 
 def costs_table(tables: Mapping[str, Any]) -> str:
     """Markdown: what each row cost, means over seeds."""
     lines = [
-        "| row | training | mixing, a scenario | users a second | peak memory |",
-        "|---|--:|--:|--:|--:|",
+        "| row | lambda_1 of each seed, warm / cold | training | mixing, a scenario "
+        "| users a second | peak memory |",
+        "|---|---|--:|--:|--:|--:|",
     ]
     for row in ROWS:
         found = [t["costs"][row.name] for t in tables.values() if row.name in t["costs"]]
@@ -259,6 +260,7 @@ def costs_table(tables: Mapping[str, Any]) -> str:
         peak = max((c["peak_memory_bytes"] or 0 for c in found), default=0)
         texts = [
             row.name.replace("_", "\\_"),
+            _coefficients(row.name, tables),
             duration(found[0]["train_seconds"]) if found[0]["train_seconds"] else "",
             duration(mixing) if mixing else "",
             f"{found[0]['users_per_second']:,.1f}",
@@ -266,6 +268,16 @@ def costs_table(tables: Mapping[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(texts) + " |")
     return "\n".join(lines)
+
+
+def _coefficients(row: str, tables: Mapping[str, Any]) -> str:
+    """The base spirit's coefficient (the mean over layers) in each seed, warm and cold."""
+    parts = []
+    for table in (WARM, COLD):
+        cells = tables.get(table, {"cells": {}})["cells"].get(row, [])
+        found = [cell["chosen"].get("coefficients") for cell in cells]
+        parts.append(", ".join(f"{pair[0]:.2f}" for pair in found if pair))
+    return " / ".join(parts) if any(parts) else ""
 
 
 def tables_of(target: Mapping[str, Any]) -> list[str]:

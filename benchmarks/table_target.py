@@ -20,8 +20,10 @@ from reccocktail.baselines.base import Baseline
 from reccocktail.data.candidates import cold_candidates
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, versions
+from reccocktail.errors import DataError
 from reccocktail.evaluation.metrics import FloatArray, IntArray, ranks
 from reccocktail.evaluation.scorer import Both, Scorer
+from reccocktail.progress import say
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, score
 from reccocktail.schema import CANDIDATES, USER, Scenario
@@ -111,6 +113,8 @@ class Target:
     ) -> None:
         """Draw the rows: the same in every cell, without the users that cocktails adapt to.
 
+        A table that has nobody, or users without cold items to rank against, is left out.
+
         Args:
             domain: prepared domain.
             base: the base spirit; its recipe is that of every adapter.
@@ -120,6 +124,9 @@ class Target:
             interactions: SHA-256 and content of the domain's raw interactions, if they are there;
                 see `cold_candidates`.
             out: folder of the target's cells, adapters and scores.
+
+        Raises:
+            DataError: no table has anybody.
         """
         self.domain, self.base, self.backbone, self.out = domain, base, backbone, out
         self.recipe, self.sizes = base.card.recipe, sizes
@@ -128,18 +135,25 @@ class Target:
             "commit": commit(),
             "hardware": hardware(backbone.device),
         }
-        self.scenarios, rows = judged_rows(
-            domain, sizes.users, sizes.validation_users, sizes.adaptation_users
-        )
+        _, rows = judged_rows(domain, sizes.users, sizes.validation_users, sizes.adaptation_users)
         self.interactions = interactions[0] if interactions else None
         self.rows: dict[str, pl.DataFrame] = {}
         for table in tables:
-            if SCENARIO[table] in self.scenarios:
-                found = rows[f"test_{SCENARIO[table]}"]
-                if table == COLD_ONLY:
+            found = rows.get(f"test_{SCENARIO[table]}")
+            try:
+                if table == COLD_ONLY and found is not None:
                     known = interactions[1] if interactions else None
                     found = cold_candidates(domain, found, seed=0, interactions=known)
+            except DataError as error:
+                say(f"The table {table} is left out: {error}")
+                continue
+            if found is not None and found.height:
                 self.rows[table] = found
+        if not self.rows:
+            raise DataError(
+                f"{domain.name} has nobody to score beside the users that cocktails adapt to; "
+                "prepare more data, or lower --adaptation-users."
+            )
         ranker = ranker_of(base.card, backbone)
         # A dense score is of user and item alone, so one reading serves both sets of candidates.
         joined = isinstance(ranker, DenseRanker) and {COLD, COLD_ONLY} <= set(self.rows)

@@ -12,14 +12,17 @@ import polars as pl
 import pytest
 
 from reccocktail.backbone import load_backbone
+from reccocktail.data.candidates import cold_candidates
 from reccocktail.data.domain import Domain
 from reccocktail.data.prepare import prepare
 from reccocktail.errors import RunError
 from reccocktail.evaluation.controls import CONTROLS
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
-from reccocktail.evaluation.metrics import per_user
+from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.results import prediction_ranks
+from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import merged, ranker_of
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from tests.adapters import pico_recipe
@@ -60,7 +63,8 @@ def folder(tmp_path_factory):
     darker = pl.read_parquet(items).with_columns(("dark " + pl.col("title")).alias("title"))
     darker.write_parquet(items)  # titles that the target does not have
     other = prepare(raw, items, "other", place / "other", min_count=2)
-    recipe = pico_recipe(str(place / "backbone"), validations=0)
+    # A rate at which few steps make adapters that differ.
+    recipe = pico_recipe(str(place / "backbone"), validations=0, learning_rate=0.03)
     backbone = load_backbone(recipe.backbone, device="cpu")
     train("base", [other], backbone, recipe, place / "spirit", Length(steps=6))
     return place
@@ -187,8 +191,8 @@ def test_cold_only_negatives_are_cold(done, folder):
     # The prior is 0 for every cold item.
     for file in out.glob("tastes/*/*/cold-only/ranks.parquet"):
         if "oracle" not in str(file):
-            ranks = pl.read_parquet(file)
-            assert ranks["rank"].equals(ranks["rank_with_prior"], check_names=False)
+            kept = pl.read_parquet(file)
+            assert kept["rank"].equals(kept["rank_with_prior"], check_names=False)
     text = (out / "paper_table.md").read_text()
     assert "29 were asked for" in text and "without the raw interactions" not in text
 
@@ -262,6 +266,40 @@ def test_an_interrupted_run_goes_on(done, folder, tmp_path, monkeypatch):
     one_sentence(error.value)
 
 
+def test_what_is_missing_is_left_out_and_said(folder, tmp_path, monkeypatch):
+    """A sentence encoder is a download; asked for by name, its absence is an error."""
+    paper_table, by_name = bench("paper_table"), bench("table_rows").BY_NAME
+    monkeypatch.setattr(paper_table, "ROWS", [by_name["popularity"], by_name["sentence-encoder"]])
+
+    def absent(name, *args, **options):
+        if name == "sentence-encoder":
+            raise RunError("The encoder is not here; fetch it.")
+        return make(name, *args, **options)
+
+    table_bench = bench("table_bench")
+    make = table_bench.make_baseline
+    monkeypatch.setattr(table_bench, "make_baseline", absent)
+    paper_table.main(arguments(folder, tmp_path))
+    found = json.loads((tmp_path / "paper_table.json").read_text())["targets"]["tastes"]
+    assert found["skipped"] == {"sentence-encoder": "The encoder is not here; fetch it."}
+    assert set(found["tables"]["warm"]["costs"]) == {"popularity"}
+    assert found["cold_only"]["interactions"] is None
+    text = (tmp_path / "paper_table.md").read_text()
+    assert "Left out: sentence-encoder" in text and "without the raw interactions" in text
+    with pytest.raises(RunError, match="not here"):
+        paper_table.main(arguments(folder, tmp_path, "--rows", "sentence-encoder"))
+
+
+def test_what_the_user_can_mend_is_one_sentence_and_exit_2(capsys):
+    def fails():
+        raise RunError("The folder is missing; make it.")
+
+    with pytest.raises(SystemExit) as stopped:
+        bench("common").program(fails)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.strip() == "Error: The folder is missing; make it."
+
+
 @pytest.mark.parametrize(
     ("more", "what"),
     [
@@ -288,7 +326,7 @@ def test_another_file_of_interactions_is_refused(folder, tmp_path):
 # -- marks ------------------------------------------------------------------------------------
 
 
-def _cells(ranks):
+def _cells(placed):
     """Cells of constructed ranks, one seed."""
     sheet = {"users": 400, "candidates": 30, "seed": 0, "chosen": {}, "prior_weight": 0.0,
              "metrics": {}, "commit": None,
@@ -296,7 +334,7 @@ def _cells(ranks):
                       "peak_memory_bytes": None}}  # fmt: skip
     return {
         name: [(sheet, pl.DataFrame({"rank": r, "rank_with_prior": r}))]
-        for name, r in ranks.items()
+        for name, r in placed.items()
     }
 
 
@@ -304,7 +342,7 @@ def test_marks_and_bold_of_a_constructed_case():
     report = bench("table_report")
     rng = np.random.default_rng(0)
     own = rng.integers(0, 30, 400)
-    ranks = {
+    placed = {
         "popularity": np.clip(own + 3, 0, 29),
         "text-similarity": np.full(400, 29),
         "base_spirit": np.clip(own + 8, 0, 29),
@@ -314,7 +352,7 @@ def test_marks_and_bold_of_a_constructed_case():
         "ties": np.clip(own + 10, 0, 29),  # worse for all
         "oracle": np.zeros(400, dtype=np.int64),
     }
-    found = report.summary(_cells(ranks))
+    found = report.summary(_cells(placed))
     view = found["views"]["text alone"]
     assert view["references"] == {
         "better single adapter": "ingredient",
@@ -326,7 +364,7 @@ def test_marks_and_bold_of_a_constructed_case():
     assert report.marks(view, "ingredient", "ndcg@10") == "↑b"  # it is no reference to itself
     assert report.marks(view, "oracle", "ndcg@10") == ""
     assert view["best"]["ndcg@10"] == ["cocktail"]
-    expected = per_user(ranks["cocktail"])["ndcg@10"].mean()
+    expected = per_user(placed["cocktail"])["ndcg@10"].mean()
     assert view["rows"]["cocktail"]["ndcg@10"] == pytest.approx(expected)
     table = report.markdown_table("amazon14_beauty", "warm", view)
     line = next(row for row in table.splitlines() if row.startswith("| cocktail"))
@@ -356,3 +394,78 @@ def test_a_small_difference_among_many_rows_is_not_marked():
     assert min(raw) < 0.05
     assert all(e["ndcg@10"]["p_holm"] >= e["ndcg@10"]["p"] for e in entries)
     assert min(e["ndcg@10"]["p_holm"] for e in entries) > 0.05
+
+
+# -- the README's table -----------------------------------------------------------------------
+
+
+def test_a_run_is_published_and_the_readme_filled(done, tmp_path):
+    out, _, result = done
+    readme_table = bench("readme_table")
+    file = tmp_path / "paper_table.json"
+    bench("publish").main([str(out), "--command", "python it", "--out", str(file)])
+    assert json.loads(file.read_text()) == result | {"command": "python it"}
+    readme = tmp_path / "README.md"
+    flags = ["--results", str(file), "--readme", str(readme)]
+    readme.write_text("# Title\n\nNo markers.\n")
+    with pytest.raises(RunError, match="paper_table:start") as error:
+        readme_table.main(flags)
+    one_sentence(error.value)
+    readme.write_text(f"# Title\n\n{readme_table.START}\nold\n{readme_table.END}\n\nThe end.\n")
+    with pytest.raises(RunError, match="something else") as error:
+        readme_table.main([*flags, "--check"])
+    one_sentence(error.value)
+    readme_table.main(flags)
+    text = readme.read_text()
+    assert text.startswith("# Title\n\n") and text.endswith("\n\nThe end.\n")
+    assert "\nold\n" not in text and "Made by `python it`." in text
+    row = result["targets"]["tastes"]["tables"]["cold"]["views"]["with prior"]["rows"]["cocktail"]
+    assert f"{row['ndcg@3']:.3f}" in text and "cold, negatives that are cold too" in text
+    readme_table.main([*flags, "--check"])
+    readme_table.main(flags)
+    assert readme.read_text() == text
+
+
+def test_the_readme_says_what_the_results_say():
+    if not (ROOT / "results" / "paper_table.json").exists():
+        pytest.skip("the paper's tables have not been measured yet")
+    bench("readme_table").main(["--check"])
+
+
+# -- rankers that read candidates -------------------------------------------------------------
+
+
+def test_prompted_rankers_read_each_set_of_candidates(folder, tmp_path):
+    """Their scores depend on the other candidates, so nothing may be shared between tables."""
+    domain = Domain.load(folder / "tastes")
+    recipe = pico_recipe(str(folder / "backbone"), validations=0).model_copy(
+        update={"ranker": "generate"}
+    )
+    backbone = load_backbone(recipe.backbone, device="cpu")
+    train("base", [domain], backbone, recipe, tmp_path / "chooser", Length(steps=1))
+    places = [
+        "--target",
+        folder / "tastes",
+        "--base",
+        tmp_path / "chooser",
+        "--out",
+        tmp_path / "r",
+    ]
+    sizes = "--steps 1 --seeds 1 --users 6 --validation-users 4 --adaptation-users 4".split()
+    more = ["--rows", "backbone", "base_spirit", "--ranker", "generate", "--device", "cpu"]
+    bench("paper_table").main([*map(str, places), *sizes, *more])
+    spirit = Adapter.load(tmp_path / "chooser")
+    ranker = ranker_of(spirit.card, backbone)
+    found = {}
+    for table in ("cold", "cold-only"):
+        cell = tmp_path / "r" / "tastes" / "base_spirit" / "every-seed" / table
+        found[table] = pl.read_parquet(cell / "ranks.parquet")
+        users = found[table]["user_id"].to_list()
+        rows = domain.rows("test_cold").filter(pl.col("user_id").is_in(users))
+        rows = cold_candidates(domain, rows) if table == "cold-only" else rows
+        with merged(backbone.model, spirit.lora) as model:
+            (scored,) = score(model, Catalogue.of(domain, ranker), [rows], "check")
+        expected = ranks(scored.scores, positive_columns(rows))
+        assert found[table]["rank"].to_list() == expected.tolist()
+    assert found["cold"]["user_id"].equals(found["cold-only"]["user_id"])
+    assert not found["cold"]["rank"].equals(found["cold-only"]["rank"])

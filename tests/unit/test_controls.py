@@ -156,6 +156,17 @@ def test_the_ensemble_averages_scores_and_states_its_cost(done, domain):
     assert "two passes" in content(done, "run.json")["models"]["ensemble"]["chosen"]["cost"]
 
 
+def test_dare_drops_by_the_seed(domain, backbone, adapters, tmp_path):
+    for seed in (0, 1):
+        settings = EvaluationSettings(prior=False, full_catalogue=False, seed=seed)
+        evaluate(domain, adapters[:2], backbone, tmp_path / str(seed), controls=["dare", "ties"],
+                 settings=settings, scenarios=["warm"])  # fmt: skip
+    of = [quality(tmp_path / str(seed), "dare", "warm") for seed in (0, 1)]
+    assert of[0] != of[1]
+    same = [quality(tmp_path / str(seed), "ties", "warm") for seed in (0, 1)]
+    assert same[0] == same[1]
+
+
 def test_average_is_the_half_and_half_mix(done, domain, backbone, adapters, tmp_path):
     pair = [a for a, _ in adapters[:2]]
     mix(pair, backbone, domain, "warm", tmp_path / "half", MixSettings(users=6), (0.5, 0.5))

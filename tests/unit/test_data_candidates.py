@@ -1,12 +1,17 @@
+from dataclasses import replace
+
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from reccocktail.data import candidates
-from reccocktail.data.candidates import Touched, draw_candidates
+from reccocktail.data.candidates import Touched, cold_candidates, draw_candidates
 from reccocktail.errors import DataError
+from tests.domains import taste_domain
+from tests.helpers import one_sentence
 
 
 def draw(user, target, allowed, touched, negatives, seed=0):
@@ -101,3 +106,67 @@ def test_touched_lists_the_pairs_of_each_user():
         (3, 0),
         (3, 1),
     ]
+
+
+# -- cold candidates of a prepared domain -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory):
+    return taste_domain(tmp_path_factory.mktemp("cold"), cold_fraction=0.5, users=60)
+
+
+@pytest.fixture(scope="module")
+def raw(domain):
+    return pl.read_parquet(domain.path.parent / "tastes-raw" / "interactions.parquet")
+
+
+def test_cold_candidates_are_cold_untouched_and_hold_the_target(domain, raw):
+    rows = domain.rows("test_cold")
+    found = cold_candidates(domain, rows, negatives=20, interactions=raw)
+    cold = set(domain.items.filter(pl.col("split") == "test_cold")["item_id"])
+    touched = {user: set(items) for user, items in raw.group_by("user_id").agg("item_id").rows()}
+    assert found.drop("candidates").equals(rows.drop("candidates"))
+    for user, target, row in found.select("user_id", "target", "candidates").rows():
+        assert len(set(row)) == len(row) == 21
+        assert row.count(target) == 1
+        assert set(row) <= cold
+        assert set(row) & touched[user] == {target}
+    assert len({row.index(t) for t, row in found.select("target", "candidates").rows()}) > 10
+    again, other = (
+        cold_candidates(domain, rows, negatives=20, interactions=raw, seed=seed) for seed in (0, 1)
+    )
+    assert found.equals(again) and not found.equals(other)
+
+
+def test_without_interactions_only_the_folders_own_are_known(domain, raw):
+    rows = domain.rows("test_cold")
+    found = cold_candidates(domain, rows)
+    touched = {user: set(items) for user, items in raw.group_by("user_id").agg("item_id").rows()}
+    known = {user: set(items) for user, items in rows.select("user_id", "history").rows()}
+    also = 0
+    for user, target, row in found.select("user_id", "target", "candidates").rows():
+        assert set(row) & (known[user] | {target}) == {target}
+        also += len(set(row) & touched[user]) > 1
+    assert also  # what the argument is for
+
+
+def test_too_few_cold_items_give_all_that_are_left(tmp_path):
+    small = taste_domain(tmp_path, cold_fraction=0.1, users=60)
+    rows = small.rows("test_cold")
+    raw = pl.read_parquet(tmp_path / "tastes-raw" / "interactions.parquet")
+    cold = set(small.items.filter(pl.col("split") == "test_cold")["item_id"])
+    touched = {user: set(items) for user, items in raw.group_by("user_id").agg("item_id").rows()}
+    left = min(len(cold - touched[user]) for user in rows["user_id"])
+    found = cold_candidates(small, rows, interactions=raw)
+    assert set(found["candidates"].list.len()) == {1 + left}
+    assert set(cold_candidates(small, rows, negatives=3)["candidates"].list.len()) == {4}
+    one = small.items.with_columns(
+        split=pl.when(pl.col("item_id") == rows["target"][0]).then(pl.lit("test_cold"))
+        .otherwise(pl.lit("warm"))
+    )  # fmt: skip
+    lonely = replace(small, items=one)
+    with pytest.raises(DataError, match="--cold-fraction") as error:
+        cold_candidates(lonely, rows[:1])
+    one_sentence(error.value)
+    assert cold_candidates(small, rows[:0]).is_empty()

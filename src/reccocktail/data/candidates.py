@@ -134,7 +134,7 @@ def cold_candidates(
     """
     if not rows.height:
         return rows
-    wanted = negatives or rows[CANDIDATES].list.len().min() - 1  # type: ignore[operator]
+    wanted = negatives or int(rows[CANDIDATES].list.len().to_numpy().min()) - 1
     user = np.arange(rows.height, dtype=np.int64)
     target = rows[TARGET].replace_strict(domain.index, return_dtype=pl.Int64).to_numpy()
     touched = Touched(*_touched(domain, rows, interactions), len(domain.item_ids))
