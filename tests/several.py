@@ -45,8 +45,10 @@ def recipe(ranker="dense", dropout=0.0, **training):
     )
 
 
+# Seven windows a step: four for the first process, three for the second.
+ODD = recipe(bank=10, targets_per_batch=28)
 RECIPES = {
-    "dense": recipe(bank=10),
+    "dense": ODD,
     "int8": recipe(int8=True),
     # One window a step: the second process has none of its own, and the bank has the negatives.
     "narrow": recipe(targets_per_batch=2, bank=20),
@@ -54,8 +56,8 @@ RECIPES = {
     "choice": recipe("choice", prompts_per_batch=5, prompts_per_pass=2),
     "generate": recipe("generate", prompts_per_batch=4, prompts_per_pass=2),
     "clock": recipe(dropout=0.1, validations=0),
-    "cut": recipe(bank=10),
-    "dying": recipe(bank=10),
+    "cut": ODD,
+    "dying": ODD,
 }
 """By case."""
 

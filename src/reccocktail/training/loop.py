@@ -132,7 +132,9 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Start the clock and the bar where the run stands."""
         self._length.done_steps = state.global_step
-        self._shown = agree(self._length.progress)  # what was validated before a resumption stays so
+        self._shown = agree(
+            self._length.progress
+        )  # what was validated before a resumption stays so
         self._advance(100 * self._shown)
         self._length.start()
 
