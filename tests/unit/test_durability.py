@@ -103,7 +103,7 @@ def test_a_kill_amid_a_mix_or_an_upload_loses_nothing(here, tmp_path):
         assert service.call("GET", "/v1/domains/tastes")[1]["cocktail"]["name"] == "mix-0001"
         assert not list(state.rglob(".*.tmp"))  # nothing of what was half written is left
 
-    # The cocktail's folder is half written; it is in its place, but the record that names it is not.
+    # The cocktail's folder is half written; it is whole, but no record names it yet.
     for moment in ("adapter.json", "domain.json"):
         same_as_before()
         strike.write_text(moment)
