@@ -44,9 +44,10 @@ def main(arguments: list[str] | None = None) -> None:
         Console(stderr=True, soft_wrap=True).print(f"{who}: {error}", markup=False, highlight=False)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
-        Console(stderr=True).print(
-            "Interrupted. Finished steps are kept; run the command again to go on."
-        )
+        if is_first():
+            Console(stderr=True).print(
+                "Interrupted. Finished steps are kept; run the command again to go on."
+            )
         sys.exit(INTERRUPTED)
 
 

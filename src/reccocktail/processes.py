@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -44,10 +45,7 @@ def start(device: torch.device) -> None:
                 "Training was started by MPI, which is not supported; start it with torchrun."
             )
         if "MASTER_ADDR" in os.environ and "ACCELERATE_USE_CPU" in os.environ:
-            say(
-                "This is the only process: `accelerate launch --cpu` starts no more without MPI; "
-                "use torchrun for several."
-            )
+            _say_alone()
         return
     for name, what in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
         if os.environ.get(name, "false").lower() == "true":
@@ -77,6 +75,14 @@ def start(device: torch.device) -> None:
             f"Process {rank()} cannot reach the others ({reason}); check the launcher's address "
             "and port."
         ) from error
+
+
+@cache
+def _say_alone() -> None:
+    say(
+        "This is the only process: `accelerate launch --cpu` starts no more without MPI; "
+        "use torchrun for several."
+    )
 
 
 def stop() -> None:

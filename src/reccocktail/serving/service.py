@@ -212,14 +212,14 @@ class Service:
                     self.plug(name, *given[name])
                 elif (record := self._require_store().record(name)) is not None:
                     self.plug(name, record.data, record.adapters[0])
-            except Exception as error:
-                known = isinstance(error, RecCocktailError)
-                if not known:  # a kind of damage that no reader of its files expects
-                    LOGGER.error("unexpected error", exc_info=error)
-                kind = type(error).__name__
-                reason = error if known else RunError(f"its files are damaged ({kind}).")
-                self._failed[name] = str(reason)
-                failed(name, reason)
+            except RecCocktailError as error:
+                self._failed[name] = str(error)
+                failed(name, error)
+            except Exception as error:  # a kind of damage that no reader of its files expects
+                LOGGER.error("unexpected error", exc_info=error)
+                damaged = RunError(f"Its files are damaged ({type(error).__name__}); see the log.")
+                self._failed[name] = str(damaged)
+                failed(name, damaged)
 
     def plug(self, name: str, data: Path, adapter: Path) -> Served:
         """Serve a domain, in place of one of the same name if there is one.
