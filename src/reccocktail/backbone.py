@@ -25,6 +25,7 @@ from reccocktail.data.fetch import fetch
 from reccocktail.errors import BackboneError
 from reccocktail.fingerprint import Fingerprint, Source, hash_tensors, hash_weights, weight_files
 from reccocktail.gguf import converted_folder
+from reccocktail.launcher import local_rank, processes
 from reccocktail.progress import say
 
 SMOLLM2 = "smollm2-135m"
@@ -102,13 +103,19 @@ def load_backbone(
 def choose_device(device: str | None = None) -> torch.device:
     """The device asked for, or the best there is: CUDA, then MPS, then CPU.
 
+    Of several processes (see `processes`), each takes the GPU of its own number on its machine.
+
     Raises:
         BackboneError: no such device on this machine.
     """
     if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        device = "cuda"
+        if processes() == 1:
+            return torch.device(device)
+    if device == "cuda" and processes() > 1:
+        device = f"cuda:{local_rank()}"
     try:
         place = torch.device(device)
         torch.empty(1, device=place)

@@ -12,7 +12,8 @@ from rich.table import Table
 
 from reccocktail import __version__
 from reccocktail.baselines import BASELINES
-from reccocktail.errors import RecCocktailError, RecipeError
+from reccocktail.errors import FollowedError, RecCocktailError, RecipeError
+from reccocktail.launcher import is_first, processes, rank
 from reccocktail.schema import SCENARIOS, Scenario
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -31,17 +32,22 @@ _BASELINES = f"{', '.join(BASELINES)}; sentence-encoder=MODEL takes a hub id or 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; what the user can mend ends with one sentence and exit code 2."""
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        if processes() > 1 and words[:1] != ["train"]:
+            raise RecipeError("Only `train` runs in several processes; start this one alone.")
+        app(words, exit_on_error=False, print_error=False)
+    except FollowedError:  # the first process tells it
+        sys.exit(BAD_INPUT)
     except (RecCocktailError, cyclopts.CycloptsError) as error:
-        Console(stderr=True, soft_wrap=True).print(
-            f"reccocktail: {error}", markup=False, highlight=False
-        )
+        who = "reccocktail" if is_first() else f"reccocktail (process {rank()})"
+        Console(stderr=True, soft_wrap=True).print(f"{who}: {error}", markup=False, highlight=False)
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
-        Console(stderr=True).print(
-            "Interrupted. Finished steps are kept; run the command again to go on."
-        )
+        if is_first():
+            Console(stderr=True).print(
+                "Interrupted. Finished steps are kept; run the command again to go on."
+            )
         sys.exit(INTERRUPTED)
 
 
@@ -237,9 +243,10 @@ def train(
         device: cpu, cuda or mps; chosen by hardware if left out.
         dtype: float32, bfloat16 or float16; chosen by hardware if left out.
     """
-    from reccocktail.backbone import load_backbone
+    from reccocktail.backbone import choose_device, load_backbone
     from reccocktail.data.domain import Domain
     from reccocktail.data.overlap import overlapping_items
+    from reccocktail.processes import first_here, start, stop
     from reccocktail.recipe import Recipe
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
@@ -254,10 +261,13 @@ def train(
     changes = {key: value for key, value in (("backbone", backbone), ("ranker", ranker)) if value}
     settings = settings.model_copy(update=changes)
     targets = [Domain.load(path) for path in exclude_titles_of or ()]
+    start(choose_device(device))
+    with first_here():
+        model = load_backbone(settings.backbone, device=device, dtype=dtype)
     run(
         role,
         domains,
-        load_backbone(settings.backbone, device=device, dtype=dtype),
+        model,
         settings,
         out,
         length,
@@ -268,7 +278,9 @@ def train(
         initial=Adapter.load(resolve(init)) if init else None,
         beside=Adapter.load(resolve(beside)) if beside else None,
     )
-    _output.print(f"Adapter: {out}", soft_wrap=True)
+    if is_first():
+        _output.print(f"Adapter: {out}", soft_wrap=True)
+    stop()
 
 
 @app.command

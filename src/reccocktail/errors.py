@@ -31,3 +31,7 @@ class RecipeError(RecCocktailError):
 
 class RunError(RecCocktailError):
     """A run cannot start or go on: wrong folder, changed settings, full disk."""
+
+
+class FollowedError(RecCocktailError):
+    """The first of several processes stopped with an error, which it tells itself."""

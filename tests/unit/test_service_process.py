@@ -2,14 +2,9 @@
 
 import itertools
 import json
-import os
 import random
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -20,78 +15,13 @@ from reccocktail.cli import app
 from reccocktail.errors import RecipeError
 from reccocktail.serving.run import parse_domains, serve
 from tests.helpers import one_sentence
+from tests.service_process import Process
 from tests.serving import kitchen
-
-ROOT = Path(__file__).parents[2]
-KEY = "a-key-for-changes-0123"
-# The pico backbone cannot be named on the command line: the same start, with a model in memory.
-PROGRAM = """
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from tests.pico import pico_backbone
-from reccocktail.serving.keys import Keys
-from reccocktail.serving.run import Serving, serve
-data, adapter, state, port = sys.argv[1:]
-settings = Serving(port=int(port), state=Path(state), keys=Keys(admin="a-key-for-changes-0123"))
-serve(pico_backbone(), {"tastes": (Path(data), Path(adapter))}, settings)
-"""
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     return kitchen(tmp_path_factory.mktemp("kitchen"))
-
-
-class Process:
-    """A service that runs in another process."""
-
-    def __init__(self, here, state):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        arguments = [str(here.tastes.path), str(here.adapters["one"]), str(state), str(self.port)]
-        paths = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *arguments],
-            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(1200):
-            try:
-                if self.call("GET", "/readyz")[0] == 200:
-                    return
-            except OSError:
-                assert self.process.poll() is None, self.process.stderr.read()
-                time.sleep(0.1)
-        raise AssertionError("the service does not start")
-
-    def call(self, method, path, body=None):
-        """Status and JSON of an answer; OSError where there is none."""
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}{path}",
-            None if body is None else json.dumps(body).encode(),
-            {"Content-Type": "application/json", "X-API-Key": KEY},
-            method=method,
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=20) as response:
-                return response.status, json.load(response)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def add(self, *names):
-        """Upload items of these ids."""
-        items = [{"item_id": name, "title": f"red moon {name[-1]}"} for name in names]
-        return self.call("PUT", "/v1/domains/tastes/items", {"items": items})[0]
-
-    def end(self, sign):
-        """Send a signal, wait, and give what was logged."""
-        self.process.send_signal(sign)
-        _, log = self.process.communicate(timeout=30)
-        return log
 
 
 def test_what_was_acknowledged_outlives_a_kill_at_any_moment(here, tmp_path):

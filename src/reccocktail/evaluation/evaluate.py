@@ -22,7 +22,7 @@ from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_control
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.results import prediction_rows, write_evaluation
 from reccocktail.evaluation.scorer import Both, Scorer
-from reccocktail.mixing.cocktail import COCKTAIL_FILE
+from reccocktail.mixing.cocktail import load_sheet
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.progress import say
 from reccocktail.ranking import build
@@ -30,7 +30,7 @@ from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY, TARGET, USER, Scenario
-from reccocktail.storage import read_json, require_dir, write_json
+from reccocktail.storage import require_dir, write_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import ranker_of
 from reccocktail.training.validation import sample_rows
@@ -141,9 +141,7 @@ def evaluate(
             raise RunError(f"Two models are named '{name}'; rename one adapter folder.")
     known = settings.validation_users if settings.prior else 0
     pair = check_controls(controls, [a for a, _ in adapters], known)
-    sheets = [
-        read_json(path / COCKTAIL_FILE) for _, path in adapters if (path / COCKTAIL_FILE).exists()
-    ]
+    sheets = [sheet for _, path in adapters if (sheet := load_sheet(path)) is not None]
     # All of them first: what is missing is said before any of them learns for minutes.
     made = [make_baseline(text, backbone) for text in baselines]
     tables = _tables(domain, scenarios, sheets, settings)

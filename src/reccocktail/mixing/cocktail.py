@@ -21,6 +21,7 @@ from reccocktail.mixing.objectives import Objective, Point
 from reccocktail.mixing.search import Groups, gradient_search, line_search
 from reccocktail.progress import say
 from reccocktail.schema import USER, Scenario
+from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter, Card, DataCard, Lora, require_adapter_dir
 from reccocktail.training.card import adapter_readme
 
@@ -178,6 +179,25 @@ def weights_of(sheet: Mapping[str, Any], loras: Sequence[Lora]) -> dict[str, Ten
     """
     groups = Groups.build(loras, sheet["granularity"])
     return groups.spread(torch.tensor([sheet["coefficients"][name] for name in groups.names]))
+
+
+def load_sheet(adapter: Path) -> dict[str, Any] | None:
+    """The sheet `cocktail.json` of an adapter folder; None if the adapter is no cocktail.
+
+    Raises:
+        RunError: it is not JSON.
+        AdapterError: it is not what `mix` writes.
+    """
+    file = adapter / COCKTAIL_FILE
+    if not file.is_file():
+        return None
+    sheet = read_json(file)
+    entries = ("adapters", "coefficients", "method", "adaptation")
+    if not isinstance(sheet, dict) or not all(entry in sheet for entry in entries):
+        raise AdapterError(f"{file} is damaged; copy or mix the cocktail again.")
+    if not isinstance(sheet["adaptation"], dict) or "user_ids" not in sheet["adaptation"]:
+        raise AdapterError(f"{file} does not say whom it adapted to; mix the cocktail again.")
+    return sheet
 
 
 def agreement(curve: Sequence[Point], objective: Objective) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedTokenizerBase
 
+from reccocktail.processes import gather_rows
 from reccocktail.prompting.encoding import DenseEncoder, TokenIds, length_batches, pad
 from reccocktail.prompting.template import DenseTemplate, load_template
 from reccocktail.ranking.base import Batch, Model, embeddings, entropy_of, hidden_states
@@ -151,10 +152,13 @@ class DenseRanker:
 
         Items that a place's user touched, but for the next one itself, have the logit -inf. A batch
         with `bank_vectors` (see `training.bank`) has their items behind its own; the batch gains
-        the vectors of its own items as `item_vectors`.
+        the vectors of its own items as `item_vectors`. Where `shared` says so (see
+        `training.shares`), its items are encoded by several processes.
         """
         users = self._users(model, batch["history_ids"], batch["positions"])  # (B, L, d)
         items = self._items(model, batch["item_ids"], batch["item_positions"])  # (U, d)
+        if "shared" in batch:
+            items = gather_rows(items)[: len(batch["items"])]
         targets = batch["targets"]  # (B, L)
         rows, _ = (targets >= 0).nonzero(as_tuple=True)
         wanted = targets[targets >= 0]  # (P,)

@@ -163,10 +163,10 @@ def _asking(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
         return schemas.DomainsOut(
             domains=[schemas.DomainOut(**describe(state)) for state in service.domains()],
             loading=plugging.loading,
-            failed=plugging.failed.copy(),
+            failed=service.failed | plugging.failed,
         )
 
-    @router.get("/{name}", summary="One domain", responses=documented(404, 422))
+    @router.get("/{name}", summary="One domain", responses=documented(404, 422, 503))
     def domain(name: DomainName) -> schemas.DetailOut:
         state = service.domain(name)
         sheet = state.cocktail
@@ -180,7 +180,9 @@ def _asking(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
         )
 
     @router.get(
-        "/{name}/items", summary="Find items by title or by id", responses=documented(404, 422)
+        "/{name}/items",
+        summary="Find items by title or by id",
+        responses=documented(404, 422, 503),
     )
     def search(
         name: DomainName,
@@ -223,7 +225,7 @@ def _asking(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
             ]
         )
 
-    @router.get("/{name}/mix", summary="How the last mix went", responses=documented(404, 422))
+    @router.get("/{name}/mix", summary="How the last mix went", responses=documented(404, 422, 503))
     async def mix_status(name: DomainName) -> schemas.MixOut:
         return schemas.MixOut(**asdict(service.mix_status(name)))
 

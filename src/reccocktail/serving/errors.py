@@ -10,7 +10,12 @@ from starlette.exceptions import HTTPException
 
 from reccocktail.errors import RecCocktailError
 from reccocktail.serving.batching import ClosedError, OverloadedError
-from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDomainError
+from reccocktail.serving.limits import (
+    ConflictError,
+    TimedOutError,
+    UnavailableError,
+    UnknownDomainError,
+)
 from reccocktail.serving.logs import LOGGER
 from reccocktail.serving.paths import ForbiddenError
 from reccocktail.serving.positions import PreparingError
@@ -25,6 +30,7 @@ STATUS: dict[type[RecCocktailError], int] = {
     OverloadedError: 429,
     ClosedError: 503,
     StateError: 503,
+    UnavailableError: 503,
     TimedOutError: 504,
     RecCocktailError: 422,
 }
@@ -38,7 +44,7 @@ _MEANING = {
     413: "The body is too large.",
     422: "A field is unknown, out of range or names what is not there.",
     429: "Too many requests; Retry-After says when to come back.",
-    503: "Shutting down, or the state folder cannot be written.",
+    503: "Shutting down, the domain is damaged, or the state folder cannot be written.",
     504: "Took too long.",
 }
 

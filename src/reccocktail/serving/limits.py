@@ -12,6 +12,13 @@ class UnknownDomainError(RunError):
         super().__init__(f"There is no domain '{name}' here; GET /v1/domains lists them.")
 
 
+class UnavailableError(RunError):
+    """A domain that should be served and cannot be; the others are."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"The domain '{name}' cannot be served: {reason}")
+
+
 class ConflictError(RunError):
     """The request does not fit what the service holds or does at the moment."""
 

@@ -73,7 +73,8 @@ def serve(
     Raises:
         RunError: the packages of the extra `serve` are missing, the port is taken, a name is wrong,
             or the state folder cannot be used.
-        DataError, AdapterError: a domain of `domains` cannot be served.
+        RecCocktailError: none of `domains` can be served. One that cannot, beside others, is said
+            and answers its requests with the reason.
     """
     try:
         import uvicorn
@@ -96,14 +97,17 @@ def serve(
         allowed=allowed,
         adapters=list(settings.names.values()),
     )
-    for name, (data, adapter) in domains.items():
-        say(f"Plugging in {name} ...")
-        service.plug(name, data, adapter)
+    say(f"Plugging in {', '.join(domains) or 'what the state folder remembers'} ...")
+    errors: list[RecCocktailError] = []
 
     def failed(name: str, error: RecCocktailError) -> None:
-        say(f"{name} cannot be restored: {error}")
+        say(f"{name} cannot be served: {error}")
+        errors.append(error)
 
-    service.restore(failed)
+    service.restore(failed, domains)
+    if errors and not service.domains():
+        service.close()
+        raise errors[0]
     app = create_app(service, settings.keys, max_body=settings.max_body)
     log_json()
     progress.console.quiet = True  # from here on, standard error is for log lines

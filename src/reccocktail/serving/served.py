@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError
-from reccocktail.mixing.cocktail import COCKTAIL_FILE
+from reccocktail.mixing.cocktail import load_sheet
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.dense import DenseRanker
@@ -29,7 +29,6 @@ from reccocktail.schema import CATEGORIES, ITEM, TITLE
 from reccocktail.serving.lookup import TitleLookup
 from reccocktail.serving.stages import prior_weight
 from reccocktail.serving.weights import Models
-from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, ranker_of
 
@@ -177,10 +176,9 @@ def build(
     """
     domain = Domain.load(folder)
     adapter = Adapter.load(adapter_folder)
-    sheet = adapter_folder / COCKTAIL_FILE
-    cocktail = read_json(sheet) if sheet.is_file() else None
+    sheet = load_sheet(adapter_folder)
     served = encoded(name, domain, adapter, adapter_folder, backbone, models)
-    served = replace(served, cocktail=cocktail)
+    served = replace(served, cocktail=sheet)
     if added is None:
         return served
     return served.with_items(added.filter(~pl.col(ITEM).is_in(domain.item_ids)), models)

@@ -8,7 +8,7 @@ of one domain wait for each other; requests wait for no change.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import polars as pl
 
 from reccocktail.backbone import Backbone
-from reccocktail.errors import RecCocktailError
+from reccocktail.errors import RecCocktailError, RunError
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
 from reccocktail.serving.items import NewItem, fresh_items
 from reccocktail.serving.limits import (
@@ -24,8 +24,10 @@ from reccocktail.serving.limits import (
     Limits,
     MixStatus,
     TimedOutError,
+    UnavailableError,
     UnknownDomainError,
 )
+from reccocktail.serving.logs import LOGGER
 from reccocktail.serving.paths import Allowed
 from reccocktail.serving.positions import Positions
 from reccocktail.serving.query import Answer, Ask, Query, rank, resolve
@@ -72,6 +74,7 @@ class Service:
         self._adapters = tuple(adapters)
         self._store = Store(state) if state else None
         self._domains: dict[str, Served] = {}
+        self._failed: dict[str, str] = {}
         self._changing: dict[str, threading.RLock] = {}
         self._recent: dict[str, deque[tuple[str, ...]]] = {}
         self._mixes: dict[str, MixStatus] = {}
@@ -168,33 +171,55 @@ class Service:
         """A domain as it is at this moment.
 
         Raises:
+            UnavailableError: it could not be plugged in at the start.
             UnknownDomainError: there is none of that name.
         """
-        try:
-            return self._domains[name]
-        except KeyError as error:
-            raise UnknownDomainError(name) from error
+        found = self._domains.get(name)
+        if found is not None:
+            return found
+        reason = self._failed.get(name)
+        raise UnknownDomainError(name) if reason is None else UnavailableError(name, reason)
 
     def domains(self) -> list[Served]:
         """All domains, by name."""
         return [self._domains[name] for name in sorted(self._domains.copy())]
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """Domains that could not be plugged in at the start, and why."""
+        return self._failed.copy()
+
     # -- domains come and go ------------------------------------------------------------------
 
-    def restore(self, failed: Callable[[str, RecCocktailError], object]) -> None:
-        """Plug in again what the state folder remembers and no one has plugged in by now.
+    def restore(
+        self,
+        failed: Callable[[str, RecCocktailError], object],
+        domains: Mapping[str, tuple[Path, Path]] | None = None,
+    ) -> None:
+        """Plug in what is given and what the state folder remembers, so far as it can be had.
+
+        Until it is plugged in anew, one that cannot be had answers every request with the reason.
 
         Args:
-            failed: told of each domain that cannot be had any more; the others are served.
+            failed: told of each domain that cannot be had; the others are served.
+            domains: name -> prepared folder and adapter folder.
         """
-        for name in self._store.names() if self._store else ():
-            if name not in self._domains:
-                try:
-                    record = self._require_store().record(name)
-                    if record is not None:
-                        self.plug(name, record.data, record.adapters[0])
-                except RecCocktailError as error:
-                    failed(name, error)
+        given = domains or {}
+        remembered = [name for name in self._remembered() if name not in {*given, *self._domains}]
+        for name in (*given, *remembered):
+            try:
+                if name in given:
+                    self.plug(name, *given[name])
+                elif (record := self._require_store().record(name)) is not None:
+                    self.plug(name, record.data, record.adapters[0])
+            except RecCocktailError as error:
+                self._failed[name] = str(error)
+                failed(name, error)
+            except Exception as error:  # a kind of damage that no reader of its files expects
+                LOGGER.error("unexpected error", exc_info=error)
+                damaged = RunError(f"Its files are damaged ({type(error).__name__}); see the log.")
+                self._failed[name] = str(damaged)
+                failed(name, damaged)
 
     def plug(self, name: str, data: Path, adapter: Path) -> Served:
         """Serve a domain, in place of one of the same name if there is one.
@@ -236,9 +261,10 @@ class Service:
         """
         store = self._require_store()
         with self._change(name):
-            self.domain(name)
+            if name not in self._failed:
+                self.domain(name)
             store.remove(name)
-            for table in (self._domains, self._recent, self._mixes):
+            for table in (self._domains, self._failed, self._recent, self._mixes):
                 table.pop(name, None)
 
     def add_items(self, name: str, items: Sequence[NewItem]) -> int:
@@ -303,18 +329,21 @@ class Service:
     def revert(self, name: str) -> Served:
         """Go back to the adapter before the last mix.
 
+        A domain whose last cocktail is damaged comes back this way.
+
         Raises:
             UnknownDomainError: there is none of that name.
             ConflictError: there was no mix, or there is no state folder.
         """
         store = self._require_store()
         with self._change(name):
-            state = self.domain(name)
+            if name not in self._failed:
+                self.domain(name)
             record = store.record(name)
             if record is None or len(record.adapters) < 2:
                 raise ConflictError(f"{name} was not mixed here; there is nothing to go back to.")
             record = Record(record.data, record.adapters[:-1])
-            former = self._build(name, record, state.added)
+            former = self._build(name, record, store.items(name))
             store.write_record(name, record)
             return self._publish(former)
 
@@ -325,6 +354,7 @@ class Service:
             # Encoded before the domain is locked: items can be added meanwhile.
             record = Record(state.domain.path, (out,))
             mixed = self._build(name, record, state.added)
+            store.keep_mix(out)
             with self._change(name):
                 now = self._domains.get(name)
                 former = store.record(name)
@@ -379,6 +409,7 @@ class Service:
     def _publish(self, state: Served) -> Served:
         self._recent.setdefault(state.name, deque(maxlen=RECENT_HISTORIES))
         self._domains[state.name] = state
+        self._failed.pop(state.name, None)
         return state
 
     def _adapter_folders(self, name: str) -> list[Path]:
@@ -386,6 +417,9 @@ class Service:
         record = self._store.record(name) if self._store else None
         served = [state.adapter_folder for state in self.domains()]
         return [*(record.adapters if record else ()), *self._adapters, *served]
+
+    def _remembered(self) -> list[str]:
+        return self._store.names() if self._store else []
 
     def _require_store(self) -> Store:
         if self._store is None:

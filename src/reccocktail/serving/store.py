@@ -79,6 +79,12 @@ class Store:
         self._unfinished: set[Path] = set()
         for leftover in self._domains.glob(f"{_REMOVED}*"):  # a removal was interrupted
             shutil.rmtree(leftover, ignore_errors=True)
+        for pattern in ("*/.*.tmp", f"*/{MIXES}/.*.tmp"):  # a write was
+            for leftover in self._domains.glob(pattern):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                else:
+                    leftover.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let another service use the folder."""
@@ -152,6 +158,18 @@ class Store:
         folder = mixes / f"mix-{last + 1:04d}"
         self._unfinished.add(folder)
         return folder
+
+    def keep_mix(self, folder: Path) -> None:
+        """Force a cocktail to the disk, before a record names it.
+
+        Raises:
+            StateError: the disk refuses.
+        """
+        try:
+            for path in (*folder.rglob("*"), folder, folder.parent):
+                _sync(path)
+        except OSError as error:
+            raise StateError(f"Cannot keep {folder}: {error.strerror}; free space.") from error
 
     def mix_ended(self, folder: Path) -> None:
         """A cocktail is in the domain's record by now, or will never be."""

@@ -15,6 +15,7 @@ from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.base import Batch, Ranker
 from reccocktail.recipe import TrainingSettings
 from reccocktail.schema import HISTORY
+from reccocktail.training.shares import share_of
 
 _DRAWS = 1024  # domains drawn at a time
 _POOL = (
@@ -134,6 +135,10 @@ class TrainingBatches(Dataset[Batch]):
     A step is `passes` batches, whose gradients are added up: one where histories are packed, as
     many as memory asks for where each target is a prompt.
 
+    Several processes share each step: the windows and the items of a packed batch are dealt out
+    among them (see `shares`), or the passes are. Batch `number` of the data set is for process
+    `number` modulo their number, as Accelerate deals them out.
+
     A batch holds one domain, drawn with probability proportional to windows ** domain_temperature:
     in-batch negatives of the same catalogue are the ones that teach.
     """
@@ -144,6 +149,7 @@ class TrainingBatches(Dataset[Batch]):
         ranker: Ranker,
         settings: TrainingSettings,
         steps: int,
+        processes: int = 1,
     ) -> None:
         """Fix the weights of the domains; `steps` is the length of the run."""
         self._domains = list(domains)
@@ -151,7 +157,10 @@ class TrainingBatches(Dataset[Batch]):
         self._settings = settings
         self.steps = steps
         per_batch, per_pass = settings.prompts_per_batch, settings.prompts_per_pass
+        self.processes = processes
         self.passes = 1 if ranker.packed else math.ceil(per_batch / per_pass)
+        self.rounds = math.ceil(self.passes / processes)
+        """Passes of one process in a step."""
         self._targets = settings.targets_per_batch if ranker.packed else per_batch
         sizes = np.array([len(domain.windows) for domain in domains], dtype=float)
         weights = sizes**settings.domain_temperature
@@ -160,18 +169,27 @@ class TrainingBatches(Dataset[Batch]):
         self._taken = [0] * len(self._domains)
 
     def __len__(self) -> int:
-        """Number of batches."""
-        return self.steps * self.passes
+        """Number of batches, of all processes."""
+        return self.steps * self.rounds * self.processes
 
     def __getitem__(self, number: int) -> Batch:
-        """Batch number `number`, counted over all steps."""
-        step, part = divmod(number, self.passes)
+        """Batch number `number`, counted over all steps and processes."""
+        step, place = divmod(number, self.rounds * self.processes)
+        if self.processes == 1:
+            return self._pass(step, place)
+        if self._ranker.packed:
+            return share_of(self._pass(step, 0), place, self.processes)
+        # Passes may not go round evenly; all processes must take part in each, some for nothing.
+        weight = self.rounds * self.processes / self.passes if place < self.passes else 0.0
+        return self._pass(step, place % self.passes) | {"weight": torch.tensor(weight)}
+
+    def _pass(self, step: int, part: int) -> Batch:
         domain_number, batch_number = self.draw(step)
         domain = self._domains[domain_number]
         windows = domain.batch(batch_number, self._targets, self._settings.seed + domain_number)
         # A domain of a few windows has some of them twice in a step.
         mine = windows[part :: self.passes] or [windows[part % len(windows)]]
-        rng = np.random.default_rng([self._settings.seed, 2**21, number])
+        rng = np.random.default_rng([self._settings.seed, 2**21, step * self.passes + part])
         batch = domain.training_batch(self._ranker, mine, rng)
         return batch | {"domain": torch.tensor(domain_number)}
 

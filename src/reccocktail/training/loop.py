@@ -19,6 +19,8 @@ from transformers import (
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from reccocktail.backbone import Backbone
+from reccocktail.launcher import rank
+from reccocktail.processes import agree
 from reccocktail.progress import Advance
 from reccocktail.ranking.base import Ranker
 from reccocktail.recipe import Recipe
@@ -50,13 +52,14 @@ class RankerModule(nn.Module):
         self.bank = bank
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Loss of one batch, as `Trainer` reads it."""
-        if self.bank is None:
-            return {"loss": self.ranker.loss(base_model(self.model), batch)}
-        batch |= self.bank.negatives(batch)
+        """Loss of one batch, as `Trainer` reads it; `weight` is a factor on it, if given."""
+        weight = batch.pop("weight", None)
+        if self.bank is not None:
+            batch |= self.bank.negatives(batch)
         loss = self.ranker.loss(base_model(self.model), batch)
-        self.bank.put(batch)
-        return {"loss": loss}
+        if self.bank is not None:
+            self.bank.put(batch)
+        return {"loss": loss if weight is None else weight * loss}
 
 
 class AdapterTrainer(Trainer):
@@ -74,7 +77,7 @@ class AdapterTrainer(Trainer):
         optimizer = optimizer or self.optimizer
         assert optimizer is not None
         self.lr_scheduler = LambdaLR(
-            optimizer, lambda _: cosine_with_warmup(self._length.progress, self._warmup)
+            optimizer, lambda _: cosine_with_warmup(agree(self._length.progress), self._warmup)
         )
         return self.lr_scheduler
 
@@ -100,12 +103,15 @@ class AdapterTrainer(Trainer):
 
 
 class RunCallback(TrainerCallback):
-    """Clock, log, bar, validation and checkpoints of one run."""
+    """Clock, log, bar, validation and checkpoints of one run.
+
+    Of several processes, the first one's clock counts, and it alone validates and logs.
+    """
 
     def __init__(
         self,
         length: Length,
-        log: RunLog,
+        log: RunLog | None,
         advance: Advance,
         validation: Validation,
         module: RankerModule,
@@ -126,7 +132,9 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Start the clock and the bar where the run stands."""
         self._length.done_steps = state.global_step
-        self._shown = self._length.progress  # what was validated before a resumption stays so
+        self._shown = agree(
+            self._length.progress
+        )  # what was validated before a resumption stays so
         self._advance(100 * self._shown)
         self._length.start()
 
@@ -142,12 +150,12 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Validate, save or stop, as the progress asks."""
         self._length.done_steps = state.global_step
-        progress = self._length.progress
+        progress = agree(self._length.progress)
         if int(progress * self._validations) > int(self._shown * self._validations):
             self._validate(state.global_step)
         if progress >= 1.0:
             control.should_training_stop = True
-        elif time.monotonic() - self._saved_at > self._checkpoint_seconds:
+        elif agree(time.monotonic() - self._saved_at) > self._checkpoint_seconds:
             control.should_save = True
             self._length.pause()
         self._advance(100 * (progress - self._shown))
@@ -169,12 +177,14 @@ class RunCallback(TrainerCallback):
         **_: Any,
     ) -> None:
         """Write a step's loss to the run's log."""
-        if logs and "loss" in logs:
+        if self._log is not None and logs and "loss" in logs:
             names: tuple[str, ...] = ("loss", "learning_rate", "grad_norm")
             kept = {name: float(logs[name]) for name in names if name in logs}
             self._log.write(state.global_step, {"seconds": round(self._length.elapsed, 3), **kept})
 
     def _validate(self, step: int) -> None:
+        if self._log is None:
+            return
         self._length.pause()
         model = self._module.model
         model.eval()
@@ -199,16 +209,16 @@ def arguments(
 ) -> TrainingArguments:
     """What the recipe asks of `Trainer`; the schedule, the log and the end of a run are ours."""
     settings = recipe.training
-    return TrainingArguments(
+    found = TrainingArguments(
         output_dir=str(run_folder),
         max_steps=batches.steps,
         per_device_train_batch_size=1,
-        gradient_accumulation_steps=batches.passes,
+        gradient_accumulation_steps=batches.rounds,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_gradient_norm,
         optim="adamw_torch",
-        seed=settings.seed,
+        seed=settings.seed + rank(),  # each process drops out what it likes
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         label_names=[],
@@ -219,4 +229,9 @@ def arguments(
         disable_tqdm=True,
         dataloader_pin_memory=False,
         use_cpu=backbone.device.type == "cpu",
+        # A recipe may put LoRA on layers that its ranker never runs, such as the vocabulary head.
+        ddp_find_unused_parameters=recipe.lora.target_modules != "all-linear",
     )
+    if found.n_gpu > 1:  # one process trains on one GPU; more take more processes
+        found._n_gpu = 1
+    return found

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from transformers import PrinterCallback
@@ -13,6 +14,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RunError
+from reccocktail.launcher import is_first, processes
+from reccocktail.processes import from_first, start, together
 from reccocktail.progress import bar, say
 from reccocktail.ranking import build
 from reccocktail.ranking.base import first_layers
@@ -58,6 +61,9 @@ def train(
     The run's log and checkpoints lie beside it in `<out>.training`; a finished run keeps only the
     log.
 
+    Several processes that a launcher started train it together, see `processes`: all of them call
+    this function with the same arguments, and the first one writes.
+
     Args:
         role: `base` for a base spirit, `ingredient` for a target domain's adapter.
         domains: prepared domains.
@@ -74,11 +80,13 @@ def train(
             (WeaveRec); the new one is then meant to be added to it, with the coefficients 1 and 1.
 
     Raises:
-        RunError: an unfinished run stands there and `resume` is off, or its settings differ.
+        RunError: an unfinished run stands there and `resume` is off, its settings differ, or
+            another process of the run is gone.
         AdapterError: `out` holds something that is not an adapter, or `initial` or `beside` does
             not fit the backbone or the recipe.
     """
-    require_adapter_dir(out)
+    start(backbone.device)
+    from_first(lambda: require_adapter_dir(out))
     run_folder = out.with_name(out.name + ".training")
     ranker = build(backbone, recipe)
     card = Card(
@@ -99,10 +107,10 @@ def train(
     settings_card = card.model_dump(mode="json", exclude={"initial_sha256", "beside_sha256"})
     settings_card["recipe"] = recipe.relevant()
     # Runs from before there was a choice stay theirs.
-    start = [initial.sha256] if initial else []
-    start += ["beside", beside.sha256] if beside else []
-    identity = sha256_json([settings_card, length.steps, length.minutes, left_out, *start])
-    checkpoint = _checkpoint(run_folder, out, identity, resume)
+    former = [initial.sha256] if initial else []
+    former += ["beside", beside.sha256] if beside else []
+    identity = sha256_json([settings_card, length.steps, length.minutes, left_out, *former])
+    checkpoint = from_first(lambda: _checkpoint(run_folder, out, identity, resume))
     if checkpoint == "finished":
         say(f"{out.name}: finished before, taken as it is.")
         return Adapter.load(out)
@@ -111,7 +119,7 @@ def train(
         Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)
     ]
     settings = recipe.training
-    batches = TrainingBatches(windows, ranker, settings, length.steps or _UNBOUNDED)
+    batches = TrainingBatches(windows, ranker, settings, length.steps or _UNBOUNDED, processes())
     step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
     bank = ItemBank(settings.bank) if settings.bank else None
     if checkpoint:
@@ -122,9 +130,12 @@ def train(
         peft_model = new_peft_model(backbone, recipe, initial)
         stack.callback(_take_off, peft_model, backbone)
         module = RankerModule(peft_model, ranker, bank)
-        log = RunLog(run_folder, step)
-        stack.callback(log.close)
-        write_json(run_folder / _RUN_FILE, {"identity": identity, "finished": False})
+        log = None
+        if is_first():
+            log = RunLog(run_folder, step)
+            stack.callback(log.close)
+            unfinished = {"identity": identity, "finished": False, "processes": processes()}
+            write_json(run_folder / _RUN_FILE, unfinished)
         advance = stack.enter_context(bar(f"Training {out.name}", 100))
         stack.enter_context(quiet_transformers())
         validation = Validation(catalogues, settings.validation_users, settings.seed)
@@ -139,7 +150,8 @@ def train(
         )
         trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
         decoder = base_model(peft_model).get_decoder()  # type: ignore[no-untyped-call]
-        with fast_layers(first_layers(decoder, recipe.dense.depth), settings, backbone.device):
+        layers = first_layers(decoder, recipe.dense.depth)
+        with fast_layers(layers, settings, backbone.device), together():
             trainer.train(resume_from_checkpoint=checkpoint)
         lora = tensors_of(peft_model)
     done = {
@@ -148,17 +160,23 @@ def train(
         "beside_sha256": beside.sha256 if beside else None,
     }
     adapter = Adapter(out.name, lora, card.model_copy(update=done))
+    record = {"identity": identity, "finished": True, "processes": processes()}
+    record["seconds"] = length.elapsed
+    from_first(lambda: _finish(adapter, out, run_folder, record))
+    return adapter
+
+
+def _finish(adapter: Adapter, out: Path, run_folder: Path, record: dict[str, Any]) -> None:
+    """Write the adapter and then the record; the checkpoints are needed no more."""
     adapter.save(out, adapter_readme(out.name, adapter.card))
-    seconds = length.elapsed
-    write_json(run_folder / _RUN_FILE, {"identity": identity, "finished": True, "seconds": seconds})
+    write_json(run_folder / _RUN_FILE, record)
     for folder in run_folder.glob("checkpoint-*"):
         shutil.rmtree(folder)
     last = [row for row in read_log(run_folder) if "loss" in row][-1]
     say(
-        f"{out.name}: {trainer.state.global_step} steps in {seconds / 60:.1f} minutes, "
+        f"{out.name}: {adapter.card.steps} steps in {record['seconds'] / 60:.1f} minutes, "
         f"last loss {last['loss']:.3f}."
     )
-    return adapter
 
 
 def _take_off(peft_model: PeftModel, backbone: Backbone) -> None:
