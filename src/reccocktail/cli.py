@@ -448,6 +448,8 @@ def recommend(
     ranker: Literal["dense", "generate", "choice"] | None = None,
     retrieve: Literal["dense"] = "dense",
     retriever: Path | None = None,
+    explain: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -467,12 +469,17 @@ def recommend(
         retrieve: how candidates are found; dense vectors are the one way there is.
         retriever: adapter of ranker dense that finds them, or a shipped base spirit; the bare
             backbone if left out.
+        explain: say what each score rests on, and, with an adapter of ranker generate, give a
+            reason in words.
+        json: print one JSON object in place of a table.
         backbone: where the adapter's backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
+    from reccocktail.progress import say
+    from reccocktail.serving.answer import as_json, explanation_lines
     from reccocktail.serving.recommend import Recommender
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
@@ -489,20 +496,31 @@ def recommend(
     model = load_backbone(backbone or loaded.card.recipe.backbone, device=device, dtype=dtype)
     finder = Adapter.load(resolve(retriever)) if retriever else None
     recommender = Recommender(domain, loaded, model, new_item or (), finder)
-    if user is not None:
-        items = recommender.history_of(user)
-    else:
-        matches = recommender.match((history or "").split(";"))
+    matches = [] if history is None else recommender.match(history.split(";"))
+    items = [match.item_id for match in matches] or recommender.history_of(str(user))
+    if not json:
         for match in matches:
             _output.print(
                 f"{match.typed} -> {match.title} ({match.similarity:.0f} %)", markup=False
             )
-        items = [match.item_id for match in matches]
+    places = recommender.recommend(items, k)
+    if explain and not recommender.writes:
+        say(
+            f"'{loaded.name}' is of ranker {loaded.card.recipe.ranker} and does not write: what "
+            "scores rest on is shown, and a reason in words needs an adapter of ranker generate."
+        )
+    reasons = recommender.explain(items, places) if explain else None
+    if json:
+        _output.print_json(data=as_json(recommender, items, places, reasons), ensure_ascii=False)
+        return
     table = Table("#", "title", "score", "item", "")
-    for place in recommender.recommend(items, k):
+    for place in places:
         row = (place.title, f"{place.score:.3f}", place.item_id, "new" if place.new else "")
         table.add_row(str(place.rank), *(cell.replace("[", r"\[") for cell in row))
     _output.print(table)
+    for place, reason in zip(places, reasons or (), strict=False):
+        for line in explanation_lines(place, reason):
+            _output.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command
