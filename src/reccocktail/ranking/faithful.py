@@ -58,7 +58,7 @@ def faults_of(text: str, known: Sequence[str], titles: Titles) -> tuple[str, ...
     - `empty`: not a word.
     - `unfinished`: the sentence does not end.
     - `repeats`: a word right behind itself, three words in a row twice, or a word of four letters
-      or more three times.
+      or more twice.
     - `names`: a capitalised word or a number that is in no known title.
     - `titles`: a title of the catalogue that is no known one.
 
@@ -82,7 +82,7 @@ def _repeats(words: Sequence[str]) -> bool:
     twins = any(one == two for one, two in pairwise(words))
     triples = Counter(zip(words, words[1:], words[2:], strict=False))
     content = Counter(word for word in words if len(word) >= _CONTENT_LETTERS)
-    return twins or max(triples.values(), default=0) > 1 or max(content.values(), default=0) > 2
+    return twins or max(triples.values(), default=0) > 1 or max(content.values(), default=0) > 1
 
 
 def _strangers(text: str, known: Sequence[str]) -> list[str]:

@@ -168,7 +168,7 @@ class Recommender:
         seen = self._numbers(history)
         number = {item: place for place, item in enumerate(self._ids)}
         items = [number[place.item_id] for place in places]
-        score_many = self._retrieval.scores_of
+        score_many: ScoreMany = self._retrieval.scores_of
         if self._reranking is not None:
             score_many = self._among_the_shortlist(seen)
         kinds, changes = leave_one_out(seen, items, score_many, self._max_history)
