@@ -6,8 +6,9 @@
 A reason for the item that each test user did take next, by an adapter of ranker `generate` or by
 the bare backbone. Counted are faults of form, sentences that come again, and citations: what the
 model would cite if it were free to (a title, or its beginning), and whether the title that it cites
-is one that the scores of `--judge`, a dense adapter, rest on. Reasons are kept in RUN/reasons.jsonl as they come, the same
-command goes on, and RUN/explanations.json holds the shares with Wilson intervals.
+is one that the scores of `--judge`, a dense adapter, rest on. Reasons are kept in
+RUN/reasons.jsonl as they come, the same command goes on, and RUN/explanations.json holds the shares
+with Wilson intervals.
 """
 
 import argparse

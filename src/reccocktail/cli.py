@@ -15,6 +15,7 @@ from reccocktail.baselines import BASELINES
 from reccocktail.errors import RecCocktailError, RecipeError
 from reccocktail.schema import SCENARIOS, Scenario
 
+LoadIn = Literal["4bit"]
 BAD_INPUT, INTERRUPTED = 2, 130
 
 app = cyclopts.App(
@@ -216,6 +217,7 @@ def train(
     exclude_titles_of: list[Path] | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Fine-tune one LoRA: a base spirit on many domains, or an ingredient on one.
 
@@ -236,6 +238,7 @@ def train(
         exclude_titles_of: prepared target domains whose titles are left out of the training.
         device: cpu, cuda or mps; chosen by hardware if left out.
         dtype: float32, bfloat16 or float16; chosen by hardware if left out.
+        load_in: 4bit trains on the backbone's weights in NF4 (QLoRA); CUDA only.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
@@ -251,13 +254,20 @@ def train(
     if role == "ingredient" and len(domains) != 1:
         raise RecipeError("An ingredient has one domain; give --data once, or use --role base.")
     settings = Recipe.load(recipe) if recipe else Recipe()
-    changes = {key: value for key, value in (("backbone", backbone), ("ranker", ranker)) if value}
+    given = {"backbone": backbone, "ranker": ranker, "quantization": _quantization(load_in)}
+    changes = {key: value for key, value in given.items() if value}
     settings = settings.model_copy(update=changes)
     targets = [Domain.load(path) for path in exclude_titles_of or ()]
     run(
         role,
         domains,
-        load_backbone(settings.backbone, device=device, dtype=dtype),
+        load_backbone(
+            settings.backbone,
+            device=device,
+            dtype=dtype,
+            quantization=settings.quantization,
+            packed=True,
+        ),
         settings,
         out,
         length,
@@ -298,6 +308,7 @@ def mix(
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Merge adapters into a cocktail, with coefficients found on unlabelled users.
 
@@ -328,6 +339,8 @@ def mix(
         backbone: where the adapters' backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
+            only.
     """
     from dataclasses import replace
 
@@ -338,6 +351,7 @@ def mix(
     from reccocktail.mixing.measure import MixSettings, default_descent
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import note_quantization
 
     adapters = [Adapter.load(resolve(path)) for path in adapter]
     domain = Domain.load(data)
@@ -359,7 +373,13 @@ def mix(
         transductive=transductive,
         seed=seed,
     )
-    model = load_backbone(backbone or adapters[0].card.recipe.backbone, device=device, dtype=dtype)
+    model = load_backbone(
+        backbone or adapters[0].card.recipe.backbone,
+        device=device,
+        dtype=dtype,
+        quantization=_quantization(load_in),
+    )
+    note_quantization(adapters, model)
     run(adapters, model, domain, scenario, out, settings, coefficients)
     _output.print(f"Cocktail: {out}", soft_wrap=True)
 
@@ -383,6 +403,7 @@ def evaluate(
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Judge adapters, the bare backbone and baselines on a domain's test users.
 
@@ -403,6 +424,8 @@ def evaluate(
         backbone: where the adapters' backbone is; without adapters, the backbone to judge alone.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
+            only.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
@@ -410,6 +433,7 @@ def evaluate(
     from reccocktail.evaluation.evaluate import evaluate as run
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import note_quantization
 
     domain = Domain.load(data)
     folders = [resolve(path) for path in adapter or ()]
@@ -417,10 +441,14 @@ def evaluate(
     if not adapters and not baseline and not backbone:
         raise RecipeError("Nothing to evaluate; give --adapter, --baseline or --backbone.")
     name = backbone or (adapters[0][0].card.recipe.backbone if adapters else None)
+    rounded = _quantization(load_in)
+    model = load_backbone(name, device=device, dtype=dtype, quantization=rounded) if name else None
+    if model:
+        note_quantization([loaded for loaded, _ in adapters], model)
     metrics = run(
         domain,
         adapters,
-        load_backbone(name, device=device, dtype=dtype) if name else None,
+        model,
         out,
         baselines=baseline or (),
         controls=control or (),
@@ -453,6 +481,7 @@ def recommend(
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Recommend from the whole catalogue to a user, or to titles typed by hand.
 
@@ -475,6 +504,8 @@ def recommend(
         backbone: where the adapter's backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
+            only.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
@@ -483,6 +514,7 @@ def recommend(
     from reccocktail.serving.recommend import Recommender
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import note_quantization
 
     if (user is None) == (history is None):
         raise RecipeError("Give --user or --history, one of the two.")
@@ -493,7 +525,13 @@ def recommend(
             "give another adapter, or leave --ranker out."
         )
     domain = Domain.load(data)
-    model = load_backbone(backbone or loaded.card.recipe.backbone, device=device, dtype=dtype)
+    model = load_backbone(
+        backbone or loaded.card.recipe.backbone,
+        device=device,
+        dtype=dtype,
+        quantization=_quantization(load_in),
+    )
+    note_quantization([loaded], model)
     finder = Adapter.load(resolve(retriever)) if retriever else None
     recommender = Recommender(domain, loaded, model, new_item or (), finder)
     matches = [] if history is None else recommender.match(history.split(";"))
@@ -531,6 +569,7 @@ def export(
     out: Path,
     dtype: Literal["float32", "float16", "bfloat16", "q8_0"] | None = None,
     backbone: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Write an adapter for other programs: a PEFT folder, merged weights, or GGUF for llama.cpp.
 
@@ -541,18 +580,25 @@ def export(
         out: folder to write.
         dtype: of the weights; float32 if left out, float16 for gguf. q8_0 is for gguf alone.
         backbone: where the adapter's backbone is, if not where it was; peft needs none.
+        load_in: 4bit takes the backbone's weights rounded to NF4; CUDA only.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.export.folders import export_gguf, export_merged, export_peft
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import note_quantization
 
     loaded = Adapter.load(resolve(adapter))
     if format == "peft":
         export_peft(loaded, out, dtype or "float32")
     else:
         name = backbone or loaded.card.recipe.backbone
-        model = load_backbone(name, device="cpu", dtype="float32")  # the sum is rounded once
+        rounded = _quantization(load_in)
+        # In float32 the sum is rounded once; four bits are made where there is a GPU.
+        place = None if rounded else "cpu"
+        model = load_backbone(name, device=place, dtype="float32", quantization=rounded)
+        model.model.to("cpu")
+        note_quantization([loaded], model)
         if format == "merged":
             export_merged(loaded, model, out, dtype or "float32")
         else:
@@ -694,6 +740,10 @@ def report(*runs: Path, out: Path) -> None:
     if not runs:
         raise RecipeError("Give at least one evaluation folder.")
     _output.print(f"Report: {write(list(runs), out)}", soft_wrap=True)
+
+
+def _quantization(load_in: LoadIn | None) -> Literal["nf4"] | None:
+    return "nf4" if load_in else None
 
 
 def _print_metrics(metrics: dict[str, object]) -> None:
