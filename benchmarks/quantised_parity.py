@@ -43,7 +43,7 @@ def scores_of(backbone: Backbone, adapter: Adapter, domain: Domain, rows: pl.Dat
         before = run(model, "Merged into full precision")
     place = backbone.device
     layers = quantise(backbone.model)
-    backbone.model.to("cpu").to(place)  # packed on the way
+    backbone.model.to(place)  # packed on the way
     live = attach(backbone.model, adapter.lora)
     on_packed = run(base_model(live), "Live on packed weights")
     live.unload()

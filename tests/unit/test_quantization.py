@@ -24,6 +24,7 @@ from reccocktail.training.model import (
 )
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
+from tests import pico
 from tests.adapters import pico_recipe, random_adapter, random_lora, save
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
@@ -44,9 +45,17 @@ def rounded(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"quantization": "nf4"})
 
 
+def wide() -> Backbone:
+    """A pico backbone whose layers have rows of 64: bitsandbytes misreads shorter ones on CPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(pico.SHAPE, "hidden_size", 64)
+        patch.setitem(pico.SHAPE, "intermediate_size", 128)
+        return pico_backbone()
+
+
 def packed() -> Backbone:
-    """A pico backbone as `load_backbone(quantization="nf4", packed=True)` makes it on CUDA."""
-    backbone = pico_backbone()
+    """A backbone as `load_backbone(quantization="nf4", packed=True)` makes it on CUDA."""
+    backbone = wide()
     quantise(backbone.model)
     backbone.model.to("cpu")
     backbone.quantization = "nf4"
@@ -159,7 +168,7 @@ def test_adapters_of_both_kinds_mix_and_the_difference_is_said(domain, tmp_path,
 
 @needs_bitsandbytes
 def test_packed_weights_are_rounded_and_come_back():
-    before = {n: m.weight.clone() for n, m in pico_backbone().model.named_modules()
+    before = {n: m.weight.clone() for n, m in wide().model.named_modules()
               if type(m) is torch.nn.Linear}  # fmt: skip
     backbone = packed()
     on_packed = logits(backbone.model)
@@ -176,16 +185,16 @@ def test_packed_weights_are_rounded_and_come_back():
         # NF4 has 16 levels for each 64 numbers; half its widest step is 0.15 of the largest of
         # them, and the largest is itself rounded to 8 bits.
         largest = weight.reshape(-1, 64).abs().amax(1, keepdim=True)
-        assert (gap.reshape(-1, 64) / largest).max() < 0.25 and gap.max() > 0
+        assert (gap.reshape(-1, 64) / largest).max() < 0.17 and gap.max() > 0
         scaled = found.reshape(-1, 64) / found.reshape(-1, 64).abs().amax(1, keepdim=True)
         assert len({round(x, 3) for x in scaled.flatten().tolist()}) <= 16
-    assert not torch.allclose(logits(backbone.model), logits(pico_backbone().model), atol=1e-2)
+    assert not torch.allclose(logits(backbone.model), logits(wide().model), atol=1e-2)
 
 
 @needs_bitsandbytes
 def test_merged_scores_are_those_of_the_live_adapter():
     backbone = packed()
-    lora = random_lora(pico_backbone(), 3)  # packed weights do not show their shapes
+    lora = random_lora(wide(), 3)  # packed weights do not show their shapes
     with pytest.raises(AdapterError, match="packed"), merged(backbone.model, lora):
         pass
     live = attach(backbone.model, lora)
