@@ -597,7 +597,7 @@ def export(
         # In float32 the sum is rounded once; four bits are made where there is a GPU.
         place = None if rounded else "cpu"
         model = load_backbone(name, device=place, dtype="float32", quantization=rounded)
-        model.model.to("cpu")
+        model.model.to("cpu")  # type: ignore[arg-type]
         note_quantization([loaded], model)
         if format == "merged":
             export_merged(loaded, model, out, dtype or "float32")
