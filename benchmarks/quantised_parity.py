@@ -11,6 +11,7 @@ CUDA, or, to check the arithmetic, on a CPU that bitsandbytes knows.
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.backbone or adapter.card.recipe.backbone, device=args.device, dtype=args.dtype
     )
     rows = sample_rows(domain.rows("test_warm"), args.users, seed=0)
-    about = environment(backbone, domain)
+    about = environment(backbone, domain) | {"bitsandbytes": version("bitsandbytes")}
     found, layers = scores_of(backbone, adapter, domain, rows)
     columns = positive_columns(rows)
     result = {

@@ -223,5 +223,5 @@ def note_quantization(adapters: Sequence[Adapter], backbone: Backbone) -> None:
         if theirs != ours:
             say(
                 f"'{adapter.name}' was trained on weights in {theirs} and is used on weights in "
-                f"{ours}; its scores differ a little from those it was trained to give."
+                f"{ours}; its scores differ from those it was trained to give."
             )
