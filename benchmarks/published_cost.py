@@ -1,19 +1,27 @@
 """The published search of coefficients against ours: seconds, peak memory, NDCG of what it finds.
 
     python benchmarks/published_cost.py --data PREPARED --base A --ingredient B --out DIR
+    python benchmarks/published_cost.py ... --users 4 --test 20 --steps 1 --rates 1 \
+        --scenario warm --ranking-users 2 --minutes 3          # does it run? minutes on one core
 
 Published: a softmax pair for every module, Adam on entropy, a run for each of ten learning rates,
 of which test labels choose (this is their way; the choice by entropy stands beside it). Ours: the
 line search. Same backbone, users and adapters, one process, the search alone, each run with an
-empty cache. Test users are none of those adapted to. Writes published_cost.json into DIR.
+empty cache. Test users are none of those adapted to.
+
+A second part, `ranking`, times the ways of ranking (see `ranking_speed.py`).
+
+Each run is kept in DIR as it ends and published_cost.json is written anew; the same command goes
+on. `--minutes` bounds each part: no run of it is begun later, and what is missing is said.
 """
 
 import argparse
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,17 +31,19 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from common import PeakMemory, environment, seconds
+from common import PeakMemory, environment, finished, seconds
+from ranking_speed import measure
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.mixing.measure import Mixer, MixSettings
 from reccocktail.mixing.search import Descent, Groups, gradient_search, line_search
+from reccocktail.progress import bar
 from reccocktail.ranking.scoring import positive_columns, score
 from reccocktail.schema import SCENARIOS, USER, Scenario
 from reccocktail.spirits import resolve
-from reccocktail.storage import write_json
+from reccocktail.storage import sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import merged
 from reccocktail.training.validation import sample_rows
@@ -42,6 +52,7 @@ RATES: dict[Scenario, tuple[float, ...]] = {
     "warm": tuple(round(float(x), 3) for x in np.linspace(0.5, 5.0, 10)),
     "cold": tuple(round(float(x), 3) for x in np.linspace(0.01, 0.09, 10)),
 }
+PARTS = ("search", "ranking")
 SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10")
 
 
@@ -85,6 +96,19 @@ def own_cache() -> Iterator[None]:
                 os.environ["RECCOCKTAIL_CACHE"] = before
 
 
+class Plan(NamedTuple):
+    """One run: whose search, at which learning rate, with which settings."""
+
+    search: str
+    rate: float | None
+    settings: MixSettings
+
+    @property
+    def label(self) -> str:
+        """Name of the run's file."""
+        return self.search if self.rate is None else f"{self.search}-{self.rate:g}"
+
+
 def compare(
     pair: Sequence[Adapter],
     backbone: Backbone,
@@ -94,55 +118,107 @@ def compare(
     rates: Sequence[float],
     steps: int,
     test_users: int,
+    out: Path,
+    minutes: float | None,
+    tell: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
-    """Both searches for one scenario."""
-    plans: list[tuple[str, float | None, MixSettings]] = [("ours", None, settings)]
+    """Both searches for one scenario; `tell` hears of the result after every run."""
+    plans = [Plan("ours", None, settings)]
     for rate in rates:
         descent = Descent(steps, rate)
-        plans.append(("published", rate, replace(settings, search="published", descent=descent)))
-    # The first pass of a process pays for what all of them need.
-    for _, _, plan in plans[:2]:
-        first = Mixer(pair, backbone, domain, scenario, plan)
+        plans.append(
+            Plan("published", rate, replace(settings, search="published", descent=descent))
+        )
+    common: list[object] = [
+        [a.sha256 for a in pair], backbone.fingerprint.sha256, backbone.device.type,
+        str(backbone.model.dtype), domain.sha256, scenario, test_users,
+    ]  # fmt: skip
+    runs: list[dict[str, Any]] = []
+    started, warmed = time.monotonic(), False
+    with bar(f"Searches ({scenario})", len(plans)) as advance:
+        for plan in plans:
+            file = out / scenario / f"{plan.label}.json"
+            identity = sha256_json([*common, plan.search, asdict(plan.settings)])
+            run = finished(file, identity)
+            late = minutes is not None and time.monotonic() - started > 60 * minutes
+            if run is None and late and runs:
+                advance(1)
+                continue
+            if run is None:
+                if not warmed:  # the first pass of a process pays for what all of them need
+                    _warm_up(plans, pair, backbone, domain, scenario)
+                    warmed = True
+                run = _run(plan, pair, backbone, domain, scenario, test_users)
+                write_json(file, {"identity": identity, **run})
+            runs.append(run)
+            tell(_result(runs, len(plans)))
+            advance(1, f"Searches ({scenario}, {plan.label})")
+    return _result(runs, len(plans))
+
+
+def _warm_up(
+    plans: Sequence[Plan],
+    pair: Sequence[Adapter],
+    backbone: Backbone,
+    domain: Domain,
+    scenario: Scenario,
+) -> None:
+    for plan in plans[:2]:
+        first = Mixer(pair, backbone, domain, scenario, plan.settings)
         with own_cache():
             find(first, steps=1)
+
+
+def _run(
+    plan: Plan,
+    pair: Sequence[Adapter],
+    backbone: Backbone,
+    domain: Domain,
+    scenario: Scenario,
+    test_users: int,
+) -> dict[str, Any]:
+    """One search, timed, and what it found, judged on users that it did not adapt to."""
+    mixer = Mixer(pair, backbone, domain, scenario, plan.settings)  # knows nothing of the warm-up
     rest = domain.rows(f"test_{scenario}").filter(
-        ~pl.col(USER).is_in(first.unlabelled[USER].to_list())
+        ~pl.col(USER).is_in(mixer.unlabelled[USER].to_list())
     )
-    rows = sample_rows(rest, test_users, settings.seed)
-    runs: list[dict[str, Any]] = []
-    values: list[dict[str, FloatArray]] = []
-    for name, rate, plan in plans:
-        mixer = Mixer(pair, backbone, domain, scenario, plan)  # knows nothing of the warm-up
-        found: list[Found] = []
-        with own_cache():
-            with PeakMemory(backbone.device) as memory:
-                spent = seconds(lambda m=mixer, f=found: f.append(find(m)), backbone.device)
-            with merged(backbone.model, found[0].lora) as model:
-                scored = score(model, mixer.catalogue, [rows], f"Judging {name}", entropy=False)
-        values.append(per_user(ranks(scored[0].scores, positive_columns(rows))))
-        runs.append(
-            {
-                "search": name,
-                "learning_rate": rate,
-                "seconds": spent,
-                "peak_bytes": memory.bytes,
-                "entropy": found[0].entropy,
-                "lambda_1": float(found[0].coefficients[:, 0].mean()),
-                "lambda_1_range": [
-                    float(found[0].coefficients[:, 0].min()),
-                    float(found[0].coefficients[:, 0].max()),
-                ],
-                "adapted_users": mixer.unlabelled.height,
-                "n": rows.height,
-                **{m: float(values[-1][m].mean()) for m in SHOWN},
-            }
-        )
+    rows = sample_rows(rest, test_users, plan.settings.seed)
+    found: list[Found] = []
+    with own_cache():
+        with PeakMemory(backbone.device) as memory:
+            spent = seconds(lambda: found.append(find(mixer)), backbone.device)
+        with merged(backbone.model, found[0].lora) as model:
+            label = f"Judging {plan.label}"
+            scored = score(model, mixer.catalogue, [rows], label, entropy=False)
+    values = per_user(ranks(scored[0].scores, positive_columns(rows)))
+    first = found[0].coefficients[:, 0]
+    return {
+        "search": plan.search,
+        "learning_rate": plan.rate,
+        "seconds": spent,
+        "peak_bytes": memory.bytes,
+        "entropy": found[0].entropy,
+        "lambda_1": float(first.mean()),
+        "lambda_1_range": [float(first.min()), float(first.max())],
+        "adapted_users": mixer.unlabelled.height,
+        "n": rows.height,
+        **{m: float(values[m].mean()) for m in SHOWN},
+        "values": {m: values[m].tolist() for m in SHOWN},
+    }
+
+
+def _result(runs: Sequence[dict[str, Any]], planned: int) -> dict[str, Any]:
+    """What the runs so far say; ratios need ours (the first) and a published one."""
+    shown = [{k: v for k, v in r.items() if k not in ("values", "identity")} for r in runs]
+    found: dict[str, Any] = {"runs": shown, "complete": len(runs) == planned}
     theirs = range(1, len(runs))
+    if not theirs:
+        return found
+    values = [{m: np.array(r["values"][m]) for m in SHOWN} for r in runs]
     by_labels = max(theirs, key=lambda i: runs[i]["ndcg@10"])
     by_entropy = min(theirs, key=lambda i: runs[i]["entropy"])
     total = sum(runs[i]["seconds"] for i in theirs)
-    return {
-        "runs": runs,
+    return found | {
         "published_seconds": total,
         "times_cheaper": total / runs[0]["seconds"],
         "times_cheaper_than_one_rate": total / len(theirs) / runs[0]["seconds"],
@@ -170,6 +246,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--test", type=int, default=1000, help="users")
     parser.add_argument("--steps", type=int, default=10, help="of Adam")
     parser.add_argument("--rates", type=float, nargs="+", help="in place of the published ten")
+    parser.add_argument("--part", choices=PARTS, action="append")
+    parser.add_argument("--ranking-users", type=int, default=40)
+    parser.add_argument("--chunk", type=int, default=4, help="users ranked at a time")
+    parser.add_argument("--minutes", type=float, help="of each part, the last run's end aside")
     parser.add_argument("--backbone")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(arguments)
@@ -177,28 +257,57 @@ def main(arguments: Sequence[str] | None = None) -> None:
     backbone = load_backbone(args.backbone or pair[0].card.recipe.backbone)
     domain = Domain.load(args.data)
     settings = MixSettings(users=args.users, validation_users=0)
-    results = {
-        scenario: compare(
+    parts = args.part or PARTS
+    recipe = pair[0].card.recipe
+    whole: dict[str, Any] = {
+        "ranker": recipe.ranker,
+        "steps": args.steps,
+        "scenarios": {},
+        "ranking": None,
+        **environment(backbone, domain),
+    }
+
+    def keep() -> None:
+        write_json(args.out / "published_cost.json", whole)
+
+    for scenario in (args.scenario or SCENARIOS) if "search" in parts else ():
+
+        def tell(found: dict[str, Any], scenario: Scenario = scenario) -> None:
+            whole["scenarios"][scenario] = found
+            keep()
+
+        found = compare(
             pair, backbone, domain, scenario, settings, args.rates or RATES[scenario], args.steps,
-            args.test,
+            args.test, args.out, args.minutes, tell,
+        )  # fmt: skip
+        Console().print(_sentence(scenario, found), markup=False)
+    if "ranking" in parts:
+        # Figures of another machine, model or chunk do not belong beside these.
+        kind = [backbone.fingerprint.sha256, backbone.device.type, str(backbone.model.dtype)]
+        size = [domain.sha256, recipe.prompt.model_dump(), args.ranking_users, args.chunk]
+        log = args.out / f"ranking-{sha256_json([*kind, *size])[:12]}.jsonl"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        whole["ranking"] = measure(
+            backbone, domain, recipe.prompt, args.ranking_users, args.chunk, args.minutes, log
         )
-        for scenario in args.scenario or SCENARIOS
-    }  # fmt: skip
-    ranker = pair[0].card.recipe.ranker
-    write_json(
-        args.out / "published_cost.json",
-        {"ranker": ranker, "steps": args.steps, "scenarios": results,
-         **environment(backbone, domain)},
-    )  # fmt: skip
-    for scenario, found in results.items():
-        gap = found["ours_minus_published"]["rate chosen by test labels"]["ndcg@10"]
-        low, high = gap["ci95"]
-        Console().print(
-            f"{scenario}: ours {found['runs'][0]['seconds']:.1f} s, published "
-            f"{found['published_seconds']:.1f} s ({found['times_cheaper']:.1f} times); NDCG@10 ours"
-            f" minus published {gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}].",
-            markup=False,
-        )
+        keep()
+        for name, way in whole["ranking"]["ways"].items():
+            low, high = way["ci95"]
+            text = f"{name}: {way['users_a_second']:.2f} users a second [{low:.2f}, {high:.2f}]"
+            Console().print(f"{text}, n = {way['users']}.", markup=False, highlight=False)
+
+
+def _sentence(scenario: Scenario, found: dict[str, Any]) -> str:
+    if "times_cheaper" not in found:
+        return f"{scenario}: no published run yet; the same command goes on."
+    gap = found["ours_minus_published"]["rate chosen by test labels"]["ndcg@10"]
+    low, high = gap["ci95"]
+    more = "" if found["complete"] else " Rates are missing; the same command goes on."
+    return (
+        f"{scenario}: ours {found['runs'][0]['seconds']:.1f} s, published "
+        f"{found['published_seconds']:.1f} s ({found['times_cheaper']:.1f} times); NDCG@10 ours "
+        f"minus published {gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}].{more}"
+    )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from reccocktail.fingerprint import Fingerprint, Source, hash_tensors, hash_weig
 from reccocktail.gguf import converted_folder
 from reccocktail.launcher import local_rank, processes
 from reccocktail.progress import say
+from reccocktail.quantization import dequantise, quantise, require_quantizable
+from reccocktail.recipe import Quantization
 
 SMOLLM2 = "smollm2-135m"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -41,12 +43,17 @@ HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 @dataclass
 class Backbone:
-    """A frozen causal LM with its tokenizer; `model` is in eval mode and needs no gradients."""
+    """A frozen causal LM with its tokenizer; `model` is in eval mode and needs no gradients.
+
+    `quantization` says to what its weights were rounded; the fingerprint is that of the weights
+    before.
+    """
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     fingerprint: Fingerprint
+    quantization: Quantization | None = None
 
     @classmethod
     def from_memory(
@@ -68,6 +75,8 @@ def load_backbone(
     device: str | None = None,
     dtype: str | None = None,
     revision: str | None = None,
+    quantization: Quantization | None = None,
+    packed: bool = False,
 ) -> Backbone:
     """Load a backbone in eval mode, frozen, with its tokenizer and chat template.
 
@@ -79,24 +88,37 @@ def load_backbone(
         dtype: `float32`, `bfloat16` or `float16`; chosen by hardware when None (bfloat16 on CUDA
             devices that support it, float32 elsewhere: on CPU bfloat16 is slower).
         revision: branch, tag or commit; for hub ids only.
+        quantization: round the weights to so many bits; CUDA only.
+        packed: leave rounded weights packed, as training may (QLoRA); else they are ordinary
+            weights again, which an update can be merged into.
 
     Raises:
-        BackboneError: unknown name, no safetensors, no network, not a causal LM, or no such device.
+        BackboneError: unknown name, no safetensors, no network, not a causal LM, or no such device;
+            or a quantization where there is none.
     """
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
+    if quantization:
+        require_quantizable(place)
     with quiet_transformers():
         folder, source, version, sha256 = _resolve(name, revision)
         say(f"Loading backbone {name} on {place} in {str(kind).removeprefix('torch.')} ...")
         model, tokenizer = _load_folder(folder, name, kind)
     try:
+        if quantization:
+            quantise(model)
         model.to(place)  # type: ignore[arg-type]
+        if quantization and not packed:
+            dequantise(model)
     except torch.OutOfMemoryError as error:
         raise BackboneError(
             f"Backbone '{name}' does not fit on {place}; choose a smaller one or device cpu."
         ) from error
     return Backbone(
-        name, *_freeze(model, tokenizer), _fingerprint(model, name, source, version, sha256)
+        name,
+        *_freeze(model, tokenizer),
+        _fingerprint(model, name, source, version, sha256),
+        quantization,
     )
 
 

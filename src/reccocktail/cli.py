@@ -16,6 +16,7 @@ from reccocktail.errors import FollowedError, RecCocktailError, RecipeError
 from reccocktail.launcher import is_first, processes, rank
 from reccocktail.schema import SCENARIOS, Scenario
 
+LoadIn = Literal["4bit"]
 BAD_INPUT, INTERRUPTED = 2, 130
 
 app = cyclopts.App(
@@ -222,6 +223,7 @@ def train(
     exclude_titles_of: list[Path] | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Fine-tune one LoRA: a base spirit on many domains, or an ingredient on one.
 
@@ -242,6 +244,7 @@ def train(
         exclude_titles_of: prepared target domains whose titles are left out of the training.
         device: cpu, cuda or mps; chosen by hardware if left out.
         dtype: float32, bfloat16 or float16; chosen by hardware if left out.
+        load_in: 4bit trains on the backbone's weights in NF4 (QLoRA); CUDA only.
     """
     from reccocktail.backbone import choose_device, load_backbone
     from reccocktail.data.domain import Domain
@@ -258,12 +261,19 @@ def train(
     if role == "ingredient" and len(domains) != 1:
         raise RecipeError("An ingredient has one domain; give --data once, or use --role base.")
     settings = Recipe.load(recipe) if recipe else Recipe()
-    changes = {key: value for key, value in (("backbone", backbone), ("ranker", ranker)) if value}
+    given = {"backbone": backbone, "ranker": ranker, "quantization": _quantization(load_in)}
+    changes = {key: value for key, value in given.items() if value}
     settings = settings.model_copy(update=changes)
     targets = [Domain.load(path) for path in exclude_titles_of or ()]
     start(choose_device(device))
     with first_here():
-        model = load_backbone(settings.backbone, device=device, dtype=dtype)
+        model = load_backbone(
+            settings.backbone,
+            device=device,
+            dtype=dtype,
+            quantization=settings.quantization,
+            packed=True,
+        )
     run(
         role,
         domains,
@@ -310,6 +320,7 @@ def mix(
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Merge adapters into a cocktail, with coefficients found on unlabelled users.
 
@@ -340,6 +351,8 @@ def mix(
         backbone: where the adapters' backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
+            only.
     """
     from dataclasses import replace
 
@@ -350,6 +363,7 @@ def mix(
     from reccocktail.mixing.measure import MixSettings, default_descent
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import note_quantization
 
     adapters = [Adapter.load(resolve(path)) for path in adapter]
     domain = Domain.load(data)
@@ -371,7 +385,13 @@ def mix(
         transductive=transductive,
         seed=seed,
     )
-    model = load_backbone(backbone or adapters[0].card.recipe.backbone, device=device, dtype=dtype)
+    model = load_backbone(
+        backbone or adapters[0].card.recipe.backbone,
+        device=device,
+        dtype=dtype,
+        quantization=_quantization(load_in),
+    )
+    note_quantization(adapters, model)
     run(adapters, model, domain, scenario, out, settings, coefficients)
     _output.print(f"Cocktail: {out}", soft_wrap=True)
 
@@ -395,6 +415,7 @@ def evaluate(
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Judge adapters, the bare backbone and baselines on a domain's test users.
 
@@ -415,6 +436,8 @@ def evaluate(
         backbone: where the adapters' backbone is; without adapters, the backbone to judge alone.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
+            only.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
@@ -422,6 +445,7 @@ def evaluate(
     from reccocktail.evaluation.evaluate import evaluate as run
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import note_quantization
 
     domain = Domain.load(data)
     folders = [resolve(path) for path in adapter or ()]
@@ -429,10 +453,14 @@ def evaluate(
     if not adapters and not baseline and not backbone:
         raise RecipeError("Nothing to evaluate; give --adapter, --baseline or --backbone.")
     name = backbone or (adapters[0][0].card.recipe.backbone if adapters else None)
+    rounded = _quantization(load_in)
+    model = load_backbone(name, device=device, dtype=dtype, quantization=rounded) if name else None
+    if model:
+        note_quantization([loaded for loaded, _ in adapters], model)
     metrics = run(
         domain,
         adapters,
-        load_backbone(name, device=device, dtype=dtype) if name else None,
+        model,
         out,
         baselines=baseline or (),
         controls=control or (),
@@ -460,9 +488,12 @@ def recommend(
     ranker: Literal["dense", "generate", "choice"] | None = None,
     retrieve: Literal["dense"] = "dense",
     retriever: Path | None = None,
+    explain: Annotated[bool, Parameter(negative=())] = False,
+    json: Annotated[bool, Parameter(negative=())] = False,
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Recommend from the whole catalogue to a user, or to titles typed by hand.
 
@@ -479,15 +510,23 @@ def recommend(
         retrieve: how candidates are found; dense vectors are the one way there is.
         retriever: adapter of ranker dense that finds them, or a shipped base spirit; the bare
             backbone if left out.
+        explain: say what each score rests on, and, with an adapter of ranker generate, give a
+            reason in words.
+        json: print one JSON object in place of a table.
         backbone: where the adapter's backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
+            only.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
+    from reccocktail.progress import say
+    from reccocktail.serving.answer import as_json, explanation_lines
     from reccocktail.serving.recommend import Recommender
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import note_quantization
 
     if (user is None) == (history is None):
         raise RecipeError("Give --user or --history, one of the two.")
@@ -498,23 +537,40 @@ def recommend(
             "give another adapter, or leave --ranker out."
         )
     domain = Domain.load(data)
-    model = load_backbone(backbone or loaded.card.recipe.backbone, device=device, dtype=dtype)
+    model = load_backbone(
+        backbone or loaded.card.recipe.backbone,
+        device=device,
+        dtype=dtype,
+        quantization=_quantization(load_in),
+    )
+    note_quantization([loaded], model)
     finder = Adapter.load(resolve(retriever)) if retriever else None
     recommender = Recommender(domain, loaded, model, new_item or (), finder)
-    if user is not None:
-        items = recommender.history_of(user)
-    else:
-        matches = recommender.match((history or "").split(";"))
+    matches = [] if history is None else recommender.match(history.split(";"))
+    items = [match.item_id for match in matches] or recommender.history_of(str(user))
+    if not json:
         for match in matches:
             _output.print(
                 f"{match.typed} -> {match.title} ({match.similarity:.0f} %)", markup=False
             )
-        items = [match.item_id for match in matches]
+    places = recommender.recommend(items, k)
+    if explain and not recommender.writes:
+        say(
+            f"'{loaded.name}' is of ranker {loaded.card.recipe.ranker} and does not write: what "
+            "scores rest on is shown, and a reason in words needs an adapter of ranker generate."
+        )
+    reasons = recommender.explain(items, places) if explain else None
+    if json:
+        _output.print_json(data=as_json(recommender, items, places, reasons), ensure_ascii=False)
+        return
     table = Table("#", "title", "score", "item", "")
-    for place in recommender.recommend(items, k):
+    for place in places:
         row = (place.title, f"{place.score:.3f}", place.item_id, "new" if place.new else "")
         table.add_row(str(place.rank), *(cell.replace("[", r"\[") for cell in row))
     _output.print(table)
+    for place, reason in zip(places, reasons or (), strict=False):
+        for line in explanation_lines(place, reason):
+            _output.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command
@@ -525,6 +581,7 @@ def export(
     out: Path,
     dtype: Literal["float32", "float16", "bfloat16", "q8_0"] | None = None,
     backbone: str | None = None,
+    load_in: LoadIn | None = None,
 ) -> None:
     """Write an adapter for other programs: a PEFT folder, merged weights, or GGUF for llama.cpp.
 
@@ -535,18 +592,25 @@ def export(
         out: folder to write.
         dtype: of the weights; float32 if left out, float16 for gguf. q8_0 is for gguf alone.
         backbone: where the adapter's backbone is, if not where it was; peft needs none.
+        load_in: 4bit takes the backbone's weights rounded to NF4; CUDA only.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.export.folders import export_gguf, export_merged, export_peft
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import note_quantization
 
     loaded = Adapter.load(resolve(adapter))
     if format == "peft":
         export_peft(loaded, out, dtype or "float32")
     else:
         name = backbone or loaded.card.recipe.backbone
-        model = load_backbone(name, device="cpu", dtype="float32")  # the sum is rounded once
+        rounded = _quantization(load_in)
+        # In float32 the sum is rounded once; four bits are made where there is a GPU.
+        place = None if rounded else "cpu"
+        model = load_backbone(name, device=place, dtype="float32", quantization=rounded)
+        model.model.to("cpu")  # type: ignore[arg-type]
+        note_quantization([loaded], model)
         if format == "merged":
             export_merged(loaded, model, out, dtype or "float32")
         else:
@@ -688,6 +752,10 @@ def report(*runs: Path, out: Path) -> None:
     if not runs:
         raise RecipeError("Give at least one evaluation folder.")
     _output.print(f"Report: {write(list(runs), out)}", soft_wrap=True)
+
+
+def _quantization(load_in: LoadIn | None) -> Literal["nf4"] | None:
+    return "nf4" if load_in else None
 
 
 def _print_metrics(metrics: dict[str, object]) -> None:

@@ -10,6 +10,7 @@ from reccocktail.errors import RecipeError
 from reccocktail.storage import atomic_file, sha256_json
 
 RankerName = Literal["dense", "generate", "choice"]
+Quantization = Literal["nf4"]
 
 
 class _Settings(BaseModel):
@@ -160,6 +161,11 @@ class Recipe(_Settings):
     backbone: str = Field(
         "smollm2-135m", description="Hub id, folder, GGUF file, or 'smollm2-135m'."
     )
+    quantization: Quantization | None = Field(
+        None,
+        description="Bits of the frozen weights: 'nf4' trains on four (QLoRA; CUDA only), null on "
+        "the weights as they are.",
+    )
     ranker: RankerName = "dense"
     prompt: PromptSettings = PromptSettings()
     lora: LoraSettings = LoraSettings()
@@ -174,6 +180,8 @@ class Recipe(_Settings):
         for name in get_args(RankerName):
             if name != self.ranker:
                 del settings[name]
+        if self.quantization is None:  # as it was before there was a choice
+            del settings["quantization"]
         if self.ranker == "dense":
             del settings["prompt"]["cutoff"]
             del settings["training"]["prompts_per_batch"]

@@ -136,11 +136,21 @@ def test_adaptation_uses_the_same_grid(folder, bench, remedied, monkeypatch):
         assert whole["regret"] == pytest.approx(best - chosen["ndcg@10"])
 
 
-def test_published_cost(folder, bench, tmp_path):
-    more = "--users 6 --test 20 --steps 2 --rates 0.5 2 --scenario warm".split()
-    bench("published_cost").main([*arguments(folder, tmp_path / "run"), *more])
-    found = json.loads((tmp_path / "run" / "published_cost.json").read_text())["scenarios"]["warm"]
+COST = "--users 6 --test 20 --steps 2 --rates 0.5 2 --scenario warm".split()
+
+
+def test_published_cost(folder, bench, tmp_path, monkeypatch, capsys):
+    cost, more = bench("published_cost"), [*COST, "--part", "search"]
+    file = tmp_path / "run" / "published_cost.json"
+    # Out of time: ours is measured, what is missing is said, and the same command goes on.
+    cost.main([*arguments(folder, tmp_path / "run"), *more, "--minutes", "0"])
+    part = json.loads(file.read_text())["scenarios"]["warm"]
+    assert [r["search"] for r in part["runs"]] == ["ours"] and not part["complete"]
+    assert "times_cheaper" not in part and "goes on" in capsys.readouterr().out
+    cost.main([*arguments(folder, tmp_path / "run"), *more])
+    found = json.loads(file.read_text())["scenarios"]["warm"]
     ours, *theirs = found["runs"]
+    assert found["complete"] and ours == part["runs"][0]
     assert ours["search"] == "ours" and [r["learning_rate"] for r in theirs] == [0.5, 2]
     assert {r["n"] for r in found["runs"]} == {20}
     assert {r["adapted_users"] for r in found["runs"]} == {6}
@@ -152,6 +162,52 @@ def test_published_cost(folder, bench, tmp_path):
     low, high = (np.ptp(r["lambda_1_range"]) for r in theirs)
     assert high > low > 0  # a higher rate went further
     assert ours["lambda_1_range"][0] == ours["lambda_1_range"][1]
+    # What is finished is not run again; other settings are refused.
+    monkeypatch.setattr(cost, "find", lambda *a, **k: pytest.fail("searched again"))
+    cost.main([*arguments(folder, tmp_path / "run"), *more])
+    assert json.loads(file.read_text())["scenarios"]["warm"] == found
+    with pytest.raises(RunError, match="other settings"):
+        cost.main([*arguments(folder, tmp_path / "run"), *more, "--test", "10"])
+
+
+def test_ranking_speed(folder, bench, tmp_path, monkeypatch):
+    cost, speed = bench("published_cost"), bench("ranking_speed")
+    more = "--part ranking --ranking-users 5 --chunk 2".split()
+    cost.main([*arguments(folder, tmp_path / "run"), *more])
+    found = json.loads((tmp_path / "run" / "published_cost.json").read_text())
+    assert found["scenarios"] == {} and found["ranking"]["complete"]
+    ways, skipped = found["ranking"]["ways"], found["ranking"]["skipped"]
+    assert set(skipped) == {"choice"} and set(ways) | set(skipped) == set(speed.WAYS)
+    (log,) = (tmp_path / "run").glob("ranking-*.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for name, way in ways.items():
+        mine = [line for line in lines if line["way"] == name]
+        assert [line["users"] for line in mine] == [2, 2, 1] and way["users"] == 5
+        rate = 5 / sum(line["seconds"] for line in mine)
+        assert way["users_a_second"] == pytest.approx(rate)
+        assert way["ci95"][0] <= rate <= way["ci95"][1]
+    # A cut line is measured again, the others are not.
+    log.write_text(log.read_text()[:-9])
+    measured = []
+    clock = speed.seconds
+    monkeypatch.setattr(speed, "seconds", lambda *a: measured.append(1) or clock(*a))
+    cost.main([*arguments(folder, tmp_path / "run"), *more])
+    assert len(measured) == 1 and len(log.read_text().splitlines()) == len(lines)
+
+
+def test_plain_decoding_writes_as_many_tokens_as_titles_take(folder, bench):
+    speed = bench("ranking_speed")
+    from reccocktail.backbone import load_backbone
+    from reccocktail.ranking import build
+    from reccocktail.ranking.scoring import Catalogue
+
+    backbone, domain = load_backbone(str(folder / "backbone")), Domain.load(folder / "tastes")
+    recipe = speed.WAYS["generate, plain decoding"]
+    ranker = build(backbone, recipe)
+    rows = domain.rows("test_warm")[:2]
+    written = speed.decode_plainly(backbone, Catalogue.of(domain, ranker), rows)
+    each = 2 + len(ranker.instruction.separator)  # every title has two words
+    assert abs(written - 2 * speed.TITLES * each) <= 4
 
 
 def test_published_rates():

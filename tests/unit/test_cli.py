@@ -165,6 +165,25 @@ def test_a_ranker_that_reads_candidates(home, call, refused):
     recommend = f"recommend --adapter writer --data shop --user {user}"
     code, out, _ = call(f"{recommend} -k 4 --retrieve dense --retriever base --ranker generate")
     assert code == 0 and len(re.findall(r"│ i\d+ ", out)) == 4
+    code, out, _ = call(f"{recommend} -k 2 --retriever base --explain")
+    assert code == 0 and out.count("rests on") == 2
+    assert len(re.findall(r'^   Because you chose ".+", you may like "', out, re.MULTILINE)) == 2
+    code, out, err = call(f"{recommend} -k 2 --retriever base --explain --json")
+    answer = json.loads(out)
+    assert code == 0 and [row["rank"] for row in answer["recommendations"]] == [1, 2]
+    for row in answer["recommendations"]:
+        reason = row["explanation"]["reason"]
+        assert reason["cited"] in answer["history"] and reason["cited"]["title"] in reason["text"]
+        left_out = {i["item_id"] for i in row["explanation"]["influences"]}
+        assert left_out == {item["item_id"] for item in answer["history"][-4:]}
+    assert len(answer["explanation_template_sha256"]) == 64
+    dense = f"recommend --adapter ingredient --data shop --user {user} -k 1"
+    code, out, err = call(f"{dense} --explain --json")
+    (row,) = json.loads(out)["recommendations"]
+    assert row["explanation"]["reason"] is None and row["explanation"]["influences"]
+    assert "does not write" in err
+    code, out, err = call(f"{dense} --json")
+    assert set(json.loads(out)) == {"history", "recommendations"} and "does not write" not in err
     assert "trained for ranker generate, not choice" in refused(f"{recommend} --ranker choice")
     assert "cannot retrieve" in refused(f"{recommend} --retriever writer")
     code, _, _ = call("evaluate --data shop --adapter writer --users 3 --no-prior --out written")

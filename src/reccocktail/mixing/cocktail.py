@@ -108,7 +108,7 @@ def mix(
     card = Card(
         role="cocktail",
         backbone=backbone.fingerprint,
-        recipe=adapters[0].card.recipe,
+        recipe=adapters[0].card.recipe.model_copy(update={"quantization": backbone.quantization}),
         template_sha256=adapters[0].card.template_sha256,
         readout_sha256=adapters[0].card.readout_sha256,
         data=(

@@ -44,10 +44,20 @@ class InstructionTemplate(Template):
     plain_answer: str
 
 
+class ExplanationTemplate(InstructionTemplate):
+    """Text of a reason for one item: a prompt, and the sentence that answers it."""
+
+    opening: str
+    middle: str
+    closing: str
+    short: str
+
+
 AnyTemplate = TypeVar("AnyTemplate", bound=Template)
 SHIPPED: dict[type[Template], tuple[str, ...]] = {
     DenseTemplate: ("titles",),
     InstructionTemplate: ("instruction", "choice"),
+    ExplanationTemplate: ("explanation",),
 }
 
 

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, DataError
 from reccocktail.mixing.measure import check_compatible
+from reccocktail.ranking.explanation import Reason
 from reccocktail.schema import HISTORY, USER
+from reccocktail.serving.explain import Explanation, Influence, ScoreMany, Writer, leave_one_out
 from reccocktail.serving.lookup import Match, TitleLookup
 from reccocktail.serving.stages import Reranking, Retrieval
 from reccocktail.training.adapter import Adapter
@@ -60,10 +64,11 @@ class Recommender:
         check_compatible([adapter], backbone)
         if retriever is not None:
             check_compatible([retriever], backbone)
-        self._domain = domain
+        self._domain, self._adapter, self._backbone = domain, adapter, backbone
         self._lookup = TitleLookup(domain.name, domain.item_ids, domain.titles)
         new = [title for title in new_titles if title.strip()]
         recipe = adapter.card.recipe
+        self._max_history = recipe.prompt.max_history
         if recipe.ranker == "dense":
             if retriever is not None:
                 raise AdapterError(
@@ -112,25 +117,19 @@ class Recommender:
         Raises:
             DataError: empty history, unknown item, k below 1, or more than a prompt ranks.
         """
-        if not history:
-            raise DataError("The history is empty; give at least one item.")
+        seen = self._numbers(history)
         if k < 1:
             raise DataError(f"-k must be at least 1, not {k}.")
         if self._reranking is not None and k > RETRIEVED:
             raise DataError(f"This ranker ranks {RETRIEVED} retrieved items; lower -k from {k}.")
-        index = self._domain.index
-        unknown = [item for item in history if item not in index]
-        if unknown:
-            raise DataError(f"{self._domain.name} has no item '{unknown[0]}'; check the id.")
-        seen = [index[item] for item in history]
         scores = self._retrieval.scores(seen)
         scores[seen] = -np.inf
         left = len(scores) - len(set(seen))
         if self._reranking is not None:
-            few = np.argsort(-scores, kind="stable")[: min(RETRIEVED, left)]
+            few = self._shortlist(scores, left)
             scores = np.full(len(scores), -np.inf)
-            if len(few):
-                scores[few] = self._reranking.scores(seen, few.tolist())
+            if few:
+                scores[few] = self._reranking.scores(seen, few)
             left = len(few)
         best = np.argsort(-scores, kind="stable")[: min(k, left)]
         return [
@@ -139,3 +138,83 @@ class Recommender:
             )
             for place, i in enumerate(best.tolist())
         ]
+
+    def titles_of(self, items: Sequence[str]) -> list[str]:
+        """Titles of items of the catalogue, by their ids."""
+        return [self._titles[number] for number in self._numbers(items)]
+
+    @property
+    def writes(self) -> bool:
+        """Whether the adapter was trained to write, and so gives reasons in words."""
+        return self._adapter.card.recipe.ranker == "generate"
+
+    @cached_property
+    def writer(self) -> Writer:
+        """Writes the reasons; for an adapter that `writes`."""
+        return Writer(self._adapter, self._backbone, self._domain.titles)
+
+    def explain(
+        self, history: Sequence[str], places: Sequence[Recommendation]
+    ) -> list[Explanation]:
+        """Why each item of a ranking is in it.
+
+        Args:
+            history: item ids, oldest first, for which the ranking was made.
+            places: of `recommend`.
+
+        Raises:
+            DataError: empty history or unknown item.
+        """
+        seen = self._numbers(history)
+        number = {item: place for place, item in enumerate(self._ids)}
+        items = [number[place.item_id] for place in places]
+        score_many: ScoreMany = self._retrieval.scores_of
+        if self._reranking is not None:
+            score_many = self._among_the_shortlist(seen)
+        kinds, changes = leave_one_out(seen, items, score_many, self._max_history)
+        reasons: Sequence[Reason | None] = [None] * len(items)
+        if self.writes:
+            titles = [self._titles[item] for item in seen]
+            reasons = self.writer.reasons(titles, [place.title for place in places])
+        found = []
+        for column, reason in enumerate(reasons):
+            order = np.argsort(-changes[:, column], kind="stable").tolist()
+            influences = tuple(
+                Influence(
+                    self._ids[kinds[row]], self._titles[kinds[row]], float(changes[row, column])
+                )
+                for row in order
+            )
+            found.append(Explanation(influences, reason))
+        return found
+
+    def _numbers(self, history: Sequence[str]) -> list[int]:
+        if not history:
+            raise DataError("The history is empty; give at least one item.")
+        index = self._domain.index
+        unknown = [item for item in history if item not in index]
+        if unknown:
+            raise DataError(f"{self._domain.name} has no item '{unknown[0]}'; check the id.")
+        return [index[item] for item in history]
+
+    def _shortlist(self, scores: NDArray[np.float64], left: int) -> list[int]:
+        """Items that a prompt shows: the best by dense scores, in which seen ones are -inf."""
+        found: list[int] = np.argsort(-scores, kind="stable")[: min(RETRIEVED, left)].tolist()
+        return found
+
+    def _among_the_shortlist(self, seen: Sequence[int]) -> ScoreMany:
+        """Scores of the prompt's ranker, its candidates those of the whole history."""
+        assert self._reranking is not None
+        scores = self._retrieval.scores(seen)
+        scores[list(seen)] = -np.inf
+        few = self._shortlist(scores, len(scores) - len(set(seen)))
+        reranking = self._reranking
+
+        def score_many(
+            histories: Sequence[Sequence[int]], items: Sequence[int]
+        ) -> NDArray[np.float64]:
+            columns = [few.index(item) for item in items]
+            found: NDArray[np.float64] = reranking.scores_of(histories, few)[:, columns]
+            return found
+
+        return score_many

@@ -87,6 +87,17 @@ class Retrieval:
         found: NDArray[np.float64] = self._vectors @ user / self._ranker.temperature + self._prior
         return found
 
+    def scores_of(
+        self, histories: Sequence[Sequence[int]], items: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """Scores (histories, items) of some items, popularity included."""
+        rows = [[self._tokens[item] for item in history] for history in histories]
+        with merged(self._backbone.model, self._lora) as model:
+            users = self._ranker.user_vectors(model, rows, self._backbone.device).double().numpy()
+        few = np.asarray(items, dtype=np.int64)
+        found: NDArray[np.float64] = users @ self._vectors[few].T.astype(np.float64)
+        return found / self._ranker.temperature + self._prior[few]
+
     def best(
         self,
         histories: Sequence[Sequence[int]],
@@ -143,22 +154,32 @@ class Reranking:
             weight = prior_weight(model, catalogue, model_sha256(backbone, self._lora))
         self._prior = weight * _prior_with_new(domain, len(new_titles))
 
-    @torch.no_grad()
     def scores(self, history: Sequence[int], items: Sequence[int]) -> NDArray[np.float64]:
-        """Scores (items,) of some items, popularity included.
+        """Scores (items,) of some items, popularity included; see `scores_of`."""
+        found: NDArray[np.float64] = self.scores_of([history], items)[0]
+        return found
+
+    @torch.no_grad()
+    def scores_of(
+        self, histories: Sequence[Sequence[int]], items: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """Scores (histories, items) of some items, popularity included.
 
         The order in which they are given is not shown to the model: it may tell who is the best.
         """
         shown = np.random.default_rng(len(items)).permutation(np.sort(np.asarray(items)))
-        batch = self._ranker.ranking_batch(
-            [[self._tokens[item] for item in history]], [shown.tolist()], self._tokens
-        )
-        on_device = {name: tensor.to(self._backbone.device) for name, tensor in batch.items()}
+        place = {item: column for column, item in enumerate(shown.tolist())}
+        columns = [place[item] for item in items]
+        rows: list[NDArray[np.float64]] = []
         with merged(self._backbone.model, self._lora) as model:
-            found = self._ranker.scores(model, on_device)[0].double().cpu().numpy()
-        by_item = dict(zip(shown.tolist(), found.tolist(), strict=True))
-        chosen: NDArray[np.float64] = np.array([by_item[item] for item in items])
-        chosen += self._prior[np.asarray(items)]
+            for history in histories:  # one prompt at a time: it may be long
+                batch = self._ranker.ranking_batch(
+                    [[self._tokens[item] for item in history]], [shown.tolist()], self._tokens
+                )
+                on_device = {name: t.to(self._backbone.device) for name, t in batch.items()}
+                found = self._ranker.scores(model, on_device)[0].double().cpu().numpy()
+                rows.append(found[columns])
+        chosen: NDArray[np.float64] = np.stack(rows) + self._prior[np.asarray(items)]
         return chosen
 
 

@@ -1,6 +1,6 @@
 """An adapter on its backbone: fresh and trainable, attached through PEFT, or merged into it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
+from reccocktail.progress import say
+from reccocktail.quantization import is_packed
 from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker
 from reccocktail.recipe import Recipe
@@ -157,8 +159,10 @@ def check_shapes(model: nn.Module, lora: Lora) -> None:
     """
     modules = dict(model.named_modules())
     for name, (a, b, _) in lora.items():
-        weight = getattr(modules.get(name), "weight", None)
-        if weight is None or tuple(weight.shape) != (b.shape[0], a.shape[1]):
+        layer = modules.get(name)
+        # A packed weight has another shape than its layer.
+        shape = (getattr(layer, "out_features", None), getattr(layer, "in_features", None))
+        if shape != (b.shape[0], a.shape[1]):
             raise AdapterError(
                 f"The adapter's module '{name}' does not fit this backbone; "
                 "use the backbone it was trained on."
@@ -174,6 +178,11 @@ def merged(model: PreTrainedModel, lora: Lora | None) -> Iterator[PreTrainedMode
     lora = lora or {}
     check_shapes(model, lora)
     modules = dict(model.named_modules())
+    if any(is_packed(modules[name]) for name in lora):
+        raise AdapterError(
+            "An update cannot be merged into packed four-bit weights; load the backbone with its "
+            "weights written out (packed=False)."
+        )
     saved: list[tuple[Tensor, Tensor]] = []
     try:
         with torch.no_grad():
@@ -198,6 +207,21 @@ def _as_peft(model: Any) -> PeftModel:
 def model_sha256(backbone: Backbone, lora: Lora | None) -> str:
     """Identity of a model's numbers: backbone's weights, update, device type and dtype."""
     update = lora_sha256(lora) if lora else None
-    return sha256_json(
-        [backbone.fingerprint.sha256, update, backbone.device.type, str(backbone.model.dtype)]
-    )
+    place = [backbone.device.type, str(backbone.model.dtype)]
+    rounded = [backbone.quantization] if backbone.quantization else []
+    return sha256_json([backbone.fingerprint.sha256, update, *place, *rounded])
+
+
+def note_quantization(adapters: Sequence[Adapter], backbone: Backbone) -> None:
+    """Say of each adapter that was trained on otherwise rounded weights than the backbone's.
+
+    It fits all the same: the fingerprint is that of the weights before rounding.
+    """
+    ours = backbone.quantization or "full precision"
+    for adapter in adapters:
+        theirs = adapter.card.recipe.quantization or "full precision"
+        if theirs != ours:
+            say(
+                f"'{adapter.name}' was trained on weights in {theirs} and is used on weights in "
+                f"{ours}; its scores differ from those it was trained to give."
+            )

@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.data.domain import Domain
-from reccocktail.errors import AdapterError, RunError
+from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.launcher import is_first, processes
 from reccocktail.processes import from_first, start, together
 from reccocktail.progress import bar, say
@@ -84,9 +84,21 @@ def train(
             another process of the run is gone.
         AdapterError: `out` holds something that is not an adapter, or `initial` or `beside` does
             not fit the backbone or the recipe.
+        RecipeError: the backbone is not in the recipe's quantization, or it is packed and there is
+            an adapter beside.
     """
     start(backbone.device)
     from_first(lambda: require_adapter_dir(out))
+    if recipe.quantization != backbone.quantization:
+        raise RecipeError(
+            f"The recipe's quantization is {recipe.quantization}, the backbone's "
+            f"{backbone.quantization}; load the backbone as the recipe says."
+        )
+    if beside is not None and recipe.quantization:
+        raise RecipeError(
+            "An adapter at work beside the new one is merged into the weights, and four-bit "
+            "weights are packed; leave out --beside, or --load-in."
+        )
     run_folder = out.with_name(out.name + ".training")
     ranker = build(backbone, recipe)
     card = Card(
