@@ -6,7 +6,6 @@ layers and all that is made of the last ones (vectors, cosines, softmax, entropy
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -79,7 +78,6 @@ def in_precision(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
         decoder.__class__ = exact
 
 
-@cache
 def _autocast(exact: type[nn.Module], dtype: torch.dtype) -> type[nn.Module]:
     """A decoder's class whose `forward` multiplies in `dtype`."""
 
