@@ -12,7 +12,9 @@ from reccocktail.backbone import load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
-from tests.adapters import random_adapter, save
+from reccocktail.training.schedule import Length
+from reccocktail.training.trainer import train
+from tests.adapters import pico_recipe
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
 from tests.pico import pico_model, pico_tokenizer
@@ -44,8 +46,10 @@ def folder(tmp_path_factory):
     pico_tokenizer().save_pretrained(place / "backbone")
     domain = taste_domain(place, users=80)
     backbone = load_backbone(str(place / "backbone"), device="cpu")
-    for seed, (name, role) in enumerate((("spirit", "base"), ("own", "ingredient"))):
-        save(random_adapter(backbone, domain, name, role, seed=seed), place)
+    # A rate at which few steps make adapters that differ.
+    recipe = pico_recipe(str(place / "backbone"), validations=0, learning_rate=0.03)
+    for name, role, steps in (("spirit", "base", 4), ("own", "ingredient", 8)):
+        train(role, [domain], backbone, recipe, place / name, Length(steps=steps))
     return place
 
 
