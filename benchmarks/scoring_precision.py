@@ -11,6 +11,7 @@ agreement of every user's ten best, and NDCG@10 with a paired interval, by text 
 """
 
 import argparse
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,6 +53,7 @@ class Side:
         scores: (candidates,) of each user.
         whole: (items,) of each user, if asked for.
         seconds: of each round.
+        cpu_seconds: of each round, those of this process alone: others' load does not count.
     """
 
     backbone: Backbone
@@ -60,6 +62,7 @@ class Side:
     scores: list[FloatArray] = field(default_factory=list)
     whole: list[FloatArray] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Keep item vectors from round to round, in memory alone."""
@@ -77,7 +80,9 @@ class Side:
         """Score some users, with the clock running."""
         label = f"{label}, {self.backbone.precision}"
         with scoring(self.backbone, self.lora) as model:
+            started = time.process_time()
             spent = seconds(lambda: self._score(model, rows, label), self.backbone.device)
+            self.cpu_seconds.append(time.process_time() - started)
         self.seconds.append(spent)
 
     def _score(self, model: Any, rows: pl.DataFrame, label: str) -> None:
@@ -139,6 +144,7 @@ def measure(
         "precisions": {
             name: {
                 "seconds": side.seconds,
+                "cpu_seconds": side.cpu_seconds,
                 "users_per_second": rows.height / sum(side.seconds),
                 **{key: summarise(quality[name])[key] for key in ("ndcg@1", METRIC, "mrr")},
             }
@@ -146,6 +152,9 @@ def measure(
         },
         "times_faster": spread(
             [a / b for a, b in zip(exact.seconds, rounded.seconds, strict=True)]
+        ),
+        "times_less_cpu": spread(
+            [a / b for a, b in zip(exact.cpu_seconds, rounded.cpu_seconds, strict=True)]
         ),
         "score_difference": {
             "largest": float(gaps.max()),
@@ -225,11 +234,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_row(precision, *figures)
     console = Console()
     console.print(table)
-    faster, gap = result["times_faster"], result["bfloat16_minus_float32"]
+    faster, less = result["times_faster"], result["times_less_cpu"]
+    gap = result["bfloat16_minus_float32"]
     apart, top = result["score_difference"], result["top_10"]
     low, high = gap["ci95"]
     console.print(
         f"{faster['median']:.2f} times faster [{faster['min']:.2f}, {faster['max']:.2f}], "
+        f"{less['median']:.2f} times less CPU time [{less['min']:.2f}, {less['max']:.2f}], "
         f"n = {result['users']}. NDCG@10 {gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}]. "
         f"Scores differ by {apart['mean']:.4f} in the mean and {apart['largest']:.4f} at most. "
         f"Of the ten best {100 * top['shared']:.1f} % are shared.",
