@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 from reccocktail import cli
 from reccocktail.backbone import load_backbone
@@ -159,6 +160,24 @@ def test_states_are_near_and_float32(family, depth):
     assert torch.equal(states(model, depth), before)
 
 
+def test_a_decoder_that_ends_in_a_product_gives_float32_too():
+    config = OPTConfig(
+        vocab_size=60,
+        hidden_size=32,
+        word_embed_proj_dim=16,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+    )
+    torch.manual_seed(0)
+    model = OPTForCausalLM(config).eval()
+    before = states(model)
+    with in_precision(model, BF16), torch.no_grad():
+        found, logits = states(model), model(input_ids=IDS).logits
+    assert found.dtype == logits.dtype == F32
+    assert not torch.equal(found, before) and torch.allclose(found, before, atol=0.05)
+
+
 def test_the_decoder_comes_back_after_an_error_too(exact):
     model = exact.model
     kind = type(model.get_decoder())
@@ -228,6 +247,17 @@ def test_vectors_are_kept_apart(exact, rounded, domain, cache):
 
 def test_what_is_served_is_float32_under_its_own_name(exact, rounded, pair, domain, tmp_path):
     folder = save(pair[0], tmp_path)
+    catalogue = Catalogue.of(domain, build(rounded, pair[0].card.recipe))
+    identity = model_sha256(rounded, pair[0].lora)
+    with scoring(rounded, pair[0].lora) as model:  # leaves vectors that must not be served
+        score(
+            model,
+            catalogue,
+            [domain.rows("test_warm")[:2]],
+            "Scoring",
+            model_sha256=identity,
+            whole_catalogue=True,
+        )
     served = [
         build_served("tastes", domain.path, folder, backbone, Models(backbone.model, 10**9))
         for backbone in (rounded, exact)
