@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from common import program
 from mix_grid import Grid
 from reccocktail.mixing.objectives import OBJECTIVES, Objective
 from reccocktail.storage import atomic_file, write_json
@@ -151,4 +152,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

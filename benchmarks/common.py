@@ -1,5 +1,6 @@
 """What the benchmarks share: clocks, spreads, memory, finished cells, and the machine."""
 
+import argparse
 import contextlib
 import ctypes
 import gc
@@ -19,6 +20,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, versions
 from reccocktail.errors import RecCocktailError, RunError
 from reccocktail.evaluation.metrics import FloatArray, distinct_rows, resampled_means
+from reccocktail.precision import PRECISIONS
 from reccocktail.progress import say
 from reccocktail.storage import read_json
 from reccocktail.training.batches import DomainWindows
@@ -170,9 +172,28 @@ def environment(backbone: Backbone, domain: Domain) -> dict[str, Any]:
             "layers": backbone.fingerprint.layers,
             "parameters": sum(p.numel() for p in backbone.model.parameters()),
             "dtype": str(backbone.model.dtype).removeprefix("torch."),
+            "precision": backbone.precision,
         },
         "data": {"name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)},
     }
+
+
+def precision_argument(parser: argparse.ArgumentParser) -> None:
+    """`--precision`, for studies that score on a CPU; trainings take no notice of it."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of the scores; auto takes bfloat16 where the CPU multiplies it",
+    )
+
+
+def precision_facts(backbone: Backbone) -> dict[str, str]:
+    """What the precision adds to a cell's identity: nothing where it is that of the weights.
+
+    Cells from before there was a choice keep their identity.
+    """
+    return {"precision": backbone.precision} if backbone.autocast else {}
 
 
 def program(main: Callable[[], None]) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import environment, finished
+from common import environment, finished, precision_argument, program
 from few_shot_report import (
     AVERAGE,
     BACKBONE,
@@ -221,11 +221,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--adaptation-users", type=int, default=50)
     parser.add_argument("--backbone", help="where the backbone is, if not where it was")
     parser.add_argument("--device")
+    precision_argument(parser)
     args = parser.parse_args(arguments)
     if not all(0 <= share <= 1 for share in args.fractions):
         parser.error("--fractions must lie in [0, 1]")
     base = Adapter.load(resolve(args.base))
-    backbone = load_backbone(args.backbone or base.card.recipe.backbone, device=args.device)
+    name = args.backbone or base.card.recipe.backbone
+    backbone = load_backbone(name, device=args.device, precision=args.precision)
     names = ("epochs", "minutes", "steps", "users", "validation_users", "adaptation_users")
     sizes = Sizes(**{name: getattr(args, name) for name in names})
     machine = environment(backbone, Domain.load(args.target[0]))
@@ -259,4 +261,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

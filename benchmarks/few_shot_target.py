@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from common import precision_facts
 from few_shot_report import RANKS_FILE, cell_metrics
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
@@ -21,7 +22,7 @@ from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
-from reccocktail.training.model import merged, model_sha256
+from reccocktail.training.model import model_sha256, scoring
 from study import judged_rows
 
 FILES = {"test": PREDICTIONS_FILE, "valid": "validation.parquet"}
@@ -67,6 +68,7 @@ class Target:
                 self.recipe.sha256,
                 asdict(self.sizes),
                 *more,
+                *precision_facts(self.backbone).values(),
             ]
         )
 
@@ -75,7 +77,7 @@ class Target:
         items = ItemVectors(self.catalogue, model_sha256(self.backbone, lora))
         names = [f"{part}_{s}" for s in scenarios for part in ("test", "valid")]
         tables = [self.rows[name] for name in names]
-        with merged(self.backbone.model, lora) as model:
+        with scoring(self.backbone, lora) as model:
             vectors = encode(model, items, self.catalogue, tables, label)
         return {
             name: found.scores(self.catalogue.ranker, self.catalogue.candidates(rows))
@@ -136,7 +138,8 @@ def write_cell(
         with atomic_file(out / file) as temporary:
             frame.write_parquet(temporary)
     metrics = cell_metrics(files[RANKS_FILE])
-    write_json(out / "cell.json", sheet | {"prior_weight": weights, "models": metrics})
+    more = {"precision": target.backbone.precision, "prior_weight": weights, "models": metrics}
+    write_json(out / "cell.json", sheet | more)
 
 
 def read_scores(folder: Path, model: str) -> Scores:

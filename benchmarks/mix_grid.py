@@ -13,6 +13,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from common import precision_facts
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
@@ -27,7 +28,7 @@ from reccocktail.ranking.scoring import Scored, positive_columns, score
 from reccocktail.schema import USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
-from reccocktail.training.model import merged
+from reccocktail.training.model import scoring
 from reccocktail.training.validation import sample_rows
 
 SPACES = ("simplex", "off-simplex", "norm-matched", "per-layer")
@@ -88,9 +89,8 @@ class Grid:
         self.positive: dict[str, NDArray[np.int64]] = {
             name: positive_columns(rows) for name, rows in self.rows.items()
         }
-        self.identity = sha256_json(
-            [domain.sha256, backbone.fingerprint.sha256, *(a.sha256 for a in pair), asdict(sizes)]
-        )
+        facts = [domain.sha256, backbone.fingerprint.sha256, *(a.sha256 for a in pair)]
+        self.identity = sha256_json([*facts, asdict(sizes), *precision_facts(backbone).values()])
 
     def cells(self) -> list[Cell]:
         """Every mix, taken from `out` where it was measured before.
@@ -126,7 +126,7 @@ class Grid:
         file = self.out / f"{name.replace(' ', '_').replace('/', '_')}.npz"
         if not file.exists():
             lora = self._lora(space, coefficients)
-            with merged(self.backbone.model, lora) as model:
+            with scoring(self.backbone, lora) as model:
                 scored = score(
                     model, self.mixer.catalogue, [self.rows[t] for t in TABLES], f"Mix {name}"
                 )

@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from common import environment, finished, program
+from common import environment, finished, precision_argument, program
 from reccocktail.backbone import load_backbone
 from reccocktail.data.columns import as_interactions
 from reccocktail.data.domain import Domain
@@ -147,6 +147,7 @@ class Report:
                     continue
                 sheet, ranks = read_cell(folder)
                 facts = bench.target.facts(table)
+                facts.setdefault("precision", None)  # where it is that of the weights
                 if all(sheet["identity"].get(name) == value for name, value in facts.items()):
                     found.setdefault(row.name, []).append((sheet, ranks))
         return found
@@ -241,10 +242,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="a domain of the base spirit, for the row 'joint'")  # fmt: skip
     parser.add_argument("--backbone", help="where the backbone is, if not where it was")
     parser.add_argument("--device")
+    precision_argument(parser)
     args = parser.parse_args(arguments)
     base = replace(Adapter.load(resolve(args.base)), name=BASE)
     check(args, base)
-    backbone = load_backbone(args.backbone or base.card.recipe.backbone, device=args.device)
+    name = args.backbone or base.card.recipe.backbone
+    backbone = load_backbone(name, device=args.device, precision=args.precision)
     check_compatible([base], backbone)
     minutes = args.minutes if args.steps or args.minutes else 60.0
     sizes = Sizes(minutes, args.steps, args.users, args.validation_users, args.adaptation_users)

@@ -23,7 +23,7 @@ from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prio
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json
-from reccocktail.training.model import merged, model_sha256
+from reccocktail.training.model import model_sha256, scoring
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from reccocktail.training.validation import sample_rows
@@ -51,7 +51,7 @@ def judge(
     catalogue = Catalogue.of(domain, build(backbone, recipe))
     rows = sample_rows(domain.rows("valid_warm"), users, seed=0)
     items = ItemVectors(catalogue, model_sha256(backbone, adapter.lora))
-    with merged(backbone.model, adapter.lora) as model:
+    with scoring(backbone, adapter.lora) as model:
         (vectors,) = encode(model, items, catalogue, [rows], f"Judging {out.name}")
     candidates, places = catalogue.candidates(rows), positive_columns(rows)
     scores = vectors.scores(catalogue.ranker, candidates)

@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from common import environment
+from common import environment, precision_argument, program
 from mix_grid import SPACES, Cell, Grid, Sizes, cell_at
 from reccocktail.backbone import load_backbone
 from reccocktail.data.domain import Domain
@@ -134,6 +134,7 @@ def grid_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", type=float, nargs="+", default=sizes.grid)
     parser.add_argument("--scales", type=float, nargs="*", default=sizes.scales)
     parser.add_argument("--backbone")
+    precision_argument(parser)
     parser.add_argument("--out", type=Path, required=True)
 
 
@@ -144,7 +145,8 @@ def grids_of(args: argparse.Namespace) -> tuple[list[Grid], dict[str, Any]]:
         raise RunError("The grid needs 0, 0.5 and 1, and nothing beyond; change --grid.")
     sizes = Sizes(args.unlabelled, args.valid, args.test, points, tuple(args.scales))
     pair = [Adapter.load(resolve(path)) for path in (args.base, args.ingredient)]
-    backbone = load_backbone(args.backbone or pair[0].card.recipe.backbone)
+    name = args.backbone or pair[0].card.recipe.backbone
+    backbone = load_backbone(name, precision=args.precision)
     domain = Domain.load(args.data)
     said = {
         "sizes": asdict(sizes),
@@ -171,4 +173,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

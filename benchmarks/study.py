@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import polars as pl
 from common import PeakMemory
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
 from reccocktail.mixing.cocktail import COCKTAIL_FILE, mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.recipe import Recipe
@@ -63,6 +65,9 @@ def kept_sheet(
     """Sheet of the cocktail that `mix` makes, with what it cost, in `<out>.json`.
 
     The adapter itself follows from the sheet and is dropped.
+
+    Raises:
+        RunError: the sheet that is there was mixed in another precision.
     """
     file = out.with_name(f"{out.name}.json")
     if not file.exists():
@@ -74,4 +79,11 @@ def kept_sheet(
         write_json(file, sheet | cost)
         shutil.rmtree(out)
     found: dict[str, Any] = read_json(file)
+    # Sheets from before there was a choice do not say it, and were mixed as the weights are.
+    former = found.get("precision", replace(backbone, autocast=None).precision)
+    if former != backbone.precision:
+        raise RunError(
+            f"{file} was mixed in {former}, and this would score in {backbone.precision}; "
+            f"give the same --precision, or another --out."
+        )
     return found

@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from common import precision_facts
 from few_shot_report import RANKS_FILE, cell_metrics
 from reccocktail.backbone import Backbone
 from reccocktail.baselines.base import Baseline
@@ -29,7 +30,7 @@ from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, sco
 from reccocktail.schema import CANDIDATES, USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
-from reccocktail.training.model import merged, model_sha256, ranker_of
+from reccocktail.training.model import model_sha256, ranker_of, scoring
 from study import judged_rows
 
 WARM, COLD, COLD_ONLY = "warm", "cold", "cold-only"
@@ -78,7 +79,7 @@ class KeptScorer(Scorer):
         file = self.folder / f"{sha256_json([identity, self.reading, data])}.npz"
         if not file.exists():
             started = time.monotonic()
-            with merged(self.backbone.model, lora) as model:
+            with scoring(self.backbone, lora) as model:
                 test, valid = score(model, self.catalogue, tables, label, model_sha256=identity)
             spent = [time.monotonic() - started, sum(t.height for t in tables)]
             arrays = {"test": _stacked(test), "valid": _stacked(valid), "cost": np.array(spent)}
@@ -134,6 +135,7 @@ class Target:
             "versions": versions(),
             "commit": commit(),
             "hardware": hardware(backbone.device),
+            "precision": backbone.precision,
         }
         _, rows = judged_rows(domain, sizes.users, sizes.validation_users, sizes.adaptation_users)
         self.interactions = interactions[0] if interactions else None
@@ -188,6 +190,7 @@ class Target:
             "backbone": self.backbone.fingerprint.sha256,
             "recipe": self.recipe.sha256,
             **{name.replace("_", "-"): value for name, value in asdict(self.sizes).items()},
+            **precision_facts(self.backbone),
         }
         return found | ({"interactions": self.interactions} if table == COLD_ONLY else {})
 

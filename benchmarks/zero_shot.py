@@ -19,7 +19,14 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from common import environment, finished, ratio_of_means
+from common import (
+    environment,
+    finished,
+    precision_argument,
+    precision_facts,
+    program,
+    ratio_of_means,
+)
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.evaluate import BACKBONE, EvaluationSettings, evaluate
@@ -51,7 +58,8 @@ def judge(
     out: Path,
 ) -> dict[str, Any]:
     """One cell: evaluate and compare, unless it was done before."""
-    identity = sha256_json([target.sha256, base.sha256, scenario, asdict(settings)])
+    facts = [target.sha256, base.sha256, scenario, asdict(settings)]
+    identity = sha256_json([*facts, *precision_facts(backbone).values()])
     if cell := finished(out / "cell.json", identity):
         return cell
     evaluate(
@@ -82,6 +90,7 @@ def judge(
     values = {view: by_model(target, predictions, weights, view) for view in VIEWS}
     cell = {
         "identity": identity,
+        "precision": backbone.precision,
         "users": len(values[VIEWS[0]][BASE]["mrr"]),
         "prior_weight": weights,
         "models": {view: {m: summarise(v) for m, v in values[view].items()} for view in VIEWS},
@@ -174,11 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--full-catalogue", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--backbone", help="where the backbone is, if not where it was")
     parser.add_argument("--device")
+    precision_argument(parser)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     folder = resolve(args.base)
     base = replace(Adapter.load(folder), name=BASE)
-    backbone = load_backbone(args.backbone or base.card.recipe.backbone, device=args.device)
+    name = args.backbone or base.card.recipe.backbone
+    backbone = load_backbone(name, device=args.device, precision=args.precision)
     settings = EvaluationSettings(
         users=args.users,
         validation_users=args.validation_users,
@@ -220,4 +231,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -26,6 +26,7 @@ from reccocktail.errors import BackboneError
 from reccocktail.fingerprint import Fingerprint, Source, hash_tensors, hash_weights, weight_files
 from reccocktail.gguf import converted_folder
 from reccocktail.launcher import local_rank, processes
+from reccocktail.precision import bfloat16_is_fast, choose_precision
 from reccocktail.progress import say
 from reccocktail.quantization import dequantise, quantise, require_quantizable
 from reccocktail.recipe import Quantization
@@ -46,7 +47,8 @@ class Backbone:
     """A frozen causal LM with its tokenizer; `model` is in eval mode and needs no gradients.
 
     `quantization` says to what its weights were rounded; the fingerprint is that of the weights
-    before.
+    before. `autocast` is what scores are computed in, where that is not the dtype of the weights
+    (see `training.model.scoring`); trainings take no notice of it.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Backbone:
     tokenizer: PreTrainedTokenizerBase
     fingerprint: Fingerprint
     quantization: Quantization | None = None
+    autocast: torch.dtype | None = None
 
     @classmethod
     def from_memory(
@@ -68,6 +71,11 @@ class Backbone:
         """Where the model's weights are."""
         return self.model.device
 
+    @property
+    def precision(self) -> str:
+        """What the decoder multiplies in while scores are made: `float32`, `bfloat16`, ..."""
+        return _name(self.autocast or self.model.dtype)
+
 
 def load_backbone(
     name: str = SMOLLM2,
@@ -77,6 +85,7 @@ def load_backbone(
     revision: str | None = None,
     quantization: Quantization | None = None,
     packed: bool = False,
+    precision: str = "float32",
 ) -> Backbone:
     """Load a backbone in eval mode, frozen, with its tokenizer and chat template.
 
@@ -91,18 +100,24 @@ def load_backbone(
         quantization: round the weights to so many bits; CUDA only.
         packed: leave rounded weights packed, as training may (QLoRA); else they are ordinary
             weights again, which an update can be merged into.
+        precision: of scores, see `choose_precision`.
 
     Raises:
         BackboneError: unknown name, no safetensors, no network, not a causal LM, or no such device;
-            or a quantization where there is none.
+            or a quantization where there is none, or a precision that weights or device do not
+            have.
     """
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
+    autocast = choose_precision(precision, place, kind)
     if quantization:
         require_quantizable(place)
     with quiet_transformers():
         folder, source, version, sha256 = _resolve(name, revision)
-        say(f"Loading backbone {name} on {place} in {str(kind).removeprefix('torch.')} ...")
+        products = f", scoring in {_name(autocast)}" if autocast else ""
+        say(f"Loading backbone {name} on {place} in {_name(kind)}{products} ...")
+        if autocast and not bfloat16_is_fast():
+            say("This CPU does not multiply bfloat16 in hardware; float32 is likely faster here.")
         model, tokenizer = _load_folder(folder, name, kind)
     try:
         if quantization:
@@ -119,6 +134,7 @@ def load_backbone(
         *_freeze(model, tokenizer),
         _fingerprint(model, name, source, version, sha256),
         quantization,
+        autocast,
     )
 
 
@@ -274,6 +290,10 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         folder, local_files_only=True
     )
     return tokenizer
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _first_line(error: Exception) -> str:

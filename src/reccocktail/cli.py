@@ -17,6 +17,7 @@ from reccocktail.launcher import is_first, processes, rank
 from reccocktail.schema import SCENARIOS, Scenario
 
 LoadIn = Literal["4bit"]
+Precision = Literal["float32", "bfloat16", "auto"]
 BAD_INPUT, INTERRUPTED = 2, 130
 
 app = cyclopts.App(
@@ -321,6 +322,7 @@ def mix(
     device: str | None = None,
     dtype: str | None = None,
     load_in: LoadIn | None = None,
+    precision: Precision = "float32",
 ) -> None:
     """Merge adapters into a cocktail, with coefficients found on unlabelled users.
 
@@ -353,6 +355,8 @@ def mix(
         dtype: float32, bfloat16 or float16.
         load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
             only.
+        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
+            float32; auto takes it there. On other devices dtype decides.
     """
     from dataclasses import replace
 
@@ -390,6 +394,7 @@ def mix(
         device=device,
         dtype=dtype,
         quantization=_quantization(load_in),
+        precision=precision,
     )
     note_quantization(adapters, model)
     run(adapters, model, domain, scenario, out, settings, coefficients)
@@ -416,6 +421,7 @@ def evaluate(
     device: str | None = None,
     dtype: str | None = None,
     load_in: LoadIn | None = None,
+    precision: Precision = "float32",
 ) -> None:
     """Judge adapters, the bare backbone and baselines on a domain's test users.
 
@@ -438,6 +444,8 @@ def evaluate(
         dtype: float32, bfloat16 or float16.
         load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
             only.
+        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
+            float32; auto takes it there. On other devices dtype decides.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
@@ -454,8 +462,11 @@ def evaluate(
         raise RecipeError("Nothing to evaluate; give --adapter, --baseline or --backbone.")
     name = backbone or (adapters[0][0].card.recipe.backbone if adapters else None)
     rounded = _quantization(load_in)
-    model = load_backbone(name, device=device, dtype=dtype, quantization=rounded) if name else None
-    if model:
+    model = None
+    if name:
+        model = load_backbone(
+            name, device=device, dtype=dtype, quantization=rounded, precision=precision
+        )
         note_quantization([loaded for loaded, _ in adapters], model)
     metrics = run(
         domain,
@@ -633,6 +644,7 @@ def batch(
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    precision: Precision = "float32",
 ) -> None:
     """Recommend to every user of a table; the same command goes on where it stopped.
 
@@ -650,6 +662,8 @@ def batch(
         backbone: where the adapter's backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
+            float32; auto takes it there. On other devices dtype decides.
     """
     from reccocktail.serving.batch import Job
     from reccocktail.serving.batch import batch as run
@@ -665,6 +679,7 @@ def batch(
         backbone=backbone,
         device=device,
         dtype=dtype,
+        precision=precision,
     )
     done = run(job, engine, address=address, workers=workers)
     _output.print(f"{done['users']:,} users in {done['chunks']:,} files: {out}", soft_wrap=True)

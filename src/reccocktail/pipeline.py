@@ -191,6 +191,7 @@ class _State:
         plan: Plan,
     ) -> "_State":
         """Start or go on; `base` are the hashes of the base spirit or of its domains."""
+        precision = [backbone.precision] if backbone.autocast else []
         identity = sha256_json(
             [
                 base,
@@ -198,6 +199,7 @@ class _State:
                 backbone.fingerprint.sha256,
                 recipe.sha256,
                 repr(plan),
+                *precision,
             ]
         )
         path = out / STATE

@@ -188,7 +188,7 @@ def evaluate(
         "recipe": (adapters[0][0].card.recipe if adapters else recipe or Recipe()).model_dump(
             mode="json"
         ),
-        "settings": settings.__dict__,
+        "settings": settings.__dict__ | {"precision": backbone.precision if backbone else None},
         "data": {"name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)},
         "versions": versions(),
         "commit": commit(),

@@ -12,7 +12,7 @@ from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prio
 from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, score
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Lora
-from reccocktail.training.model import merged, model_sha256
+from reccocktail.training.model import model_sha256, scoring
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Scorer:
         missing = [s for s in scenarios if (identity, s, whole) not in self._known]
         if missing:
             tables = [*(self.test[s] for s in missing), *(self.valid[s] for s in missing)]
-            with merged(self.backbone.model, lora) as model:
+            with scoring(self.backbone, lora) as model:
                 found = score(
                     model,
                     self.catalogue,

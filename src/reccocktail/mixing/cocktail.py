@@ -19,6 +19,7 @@ from reccocktail.mixing.entropy import collapse_reason
 from reccocktail.mixing.measure import Mixer, MixSettings
 from reccocktail.mixing.objectives import Objective, Point
 from reccocktail.mixing.search import Groups, gradient_search, line_search
+from reccocktail.precision import in_precision
 from reccocktail.progress import say
 from reccocktail.schema import USER, Scenario
 from reccocktail.storage import read_json
@@ -84,15 +85,16 @@ def mix(
         chosen = torch.tensor([point.coefficients])
     else:
         ends = mixer.alone()
-        chosen, descent_losses = gradient_search(
-            backbone.model,
-            [a.lora for a in adapters],
-            groups,
-            settings.method,
-            mixer.gradient_loss,
-            mixer.descent,
-            settings.options,
-        )
+        with in_precision(backbone.model, backbone.autocast):
+            chosen, descent_losses = gradient_search(
+                backbone.model,
+                [a.lora for a in adapters],
+                groups,
+                settings.method,
+                mixer.gradient_loss,
+                mixer.descent,
+                settings.options,
+            )
         found = mixer.measure(mixer.lora(chosen, groups), None, "Measuring the cocktail")
         curve = [*ends, found]
         for measured in curve:
@@ -159,6 +161,7 @@ def mix(
         if not fixed
         else "The coefficients were given, not searched.",
         "backbone": backbone.fingerprint.model_dump(mode="json"),
+        "precision": backbone.precision,
         "data": {"name": domain.name, "sha256": domain.sha256},
         "update_norm": update_norm(lora),
         "seed": settings.seed,

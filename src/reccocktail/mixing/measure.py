@@ -26,7 +26,7 @@ from reccocktail.ranking.base import Batch, Ranker, entropy_of
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Adapter, Lora
-from reccocktail.training.model import merged, model_sha256, ranker_of
+from reccocktail.training.model import model_sha256, ranker_of, scoring
 from reccocktail.training.validation import sample_rows
 
 Search = Literal["auto", "published"]
@@ -156,7 +156,7 @@ class Mixer:
         """Entropy on the unlabelled users, quality and temperature on the labelled ones."""
         tables = [self.unlabelled, self.labelled]
         identity = model_sha256(self.backbone, lora)
-        with merged(self.backbone.model, lora) as model:
+        with scoring(self.backbone, lora) as model:
             without, with_labels = score(
                 model, self.catalogue, tables, label, model_sha256=identity
             )

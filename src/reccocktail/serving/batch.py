@@ -1,17 +1,18 @@
 """Top-k for every user of a table: numbered files, each written once, resumable at any moment."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 
-from reccocktail.backbone import load_backbone
+from reccocktail.backbone import choose_device, choose_dtype, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.mixing.measure import check_compatible
+from reccocktail.precision import Precision, choose_precision
 from reccocktail.progress import bar, say
 from reccocktail.schema import HISTORY, USER
 from reccocktail.serving.stages import Retrieval
@@ -47,6 +48,7 @@ class Job:
         backbone: name of the adapter's backbone.
         device: see `load_backbone`.
         dtype: see `load_backbone`.
+        precision: see `choose_precision`.
     """
 
     data: Path
@@ -58,6 +60,7 @@ class Job:
     backbone: str | None = None
     device: str | None = None
     dtype: str | None = None
+    precision: Precision = "float32"
 
     def file(self, number: int) -> Path:
         """Output file of a chunk."""
@@ -75,7 +78,7 @@ class ChunkWriter:
         """
         adapter = _adapter(job)
         name = job.backbone or adapter.card.recipe.backbone
-        backbone = load_backbone(name, device=job.device, dtype=job.dtype)
+        backbone = load_backbone(name, device=job.device, dtype=job.dtype, precision=job.precision)
         check_compatible([adapter], backbone)
         self._job, self._domain = job, Domain.load(job.data)
         self._users = UserTable(job.users, self._domain)
@@ -130,10 +133,12 @@ def batch(
         RunError: the folder holds other files, or a run with other inputs; or Ray is missing.
         RecipeError: k or chunk is below 1.
         AdapterError: see `ChunkWriter`.
+        BackboneError: see `load_backbone`.
     """
     for flag, value in (("-k", job.k), ("--chunk", job.chunk), ("--workers", workers or 1)):
         if value < 1:
             raise RecipeError(f"{flag} must be at least 1, not {value}.")
+    job = replace(job, precision=_precision(job))
     adapter, domain = _adapter(job), Domain.load(job.data)
     users = UserTable(job.users, domain)
     settings = _settings(job, adapter, domain)
@@ -188,7 +193,17 @@ def _settings(job: Job, adapter: Adapter, domain: Domain) -> dict[str, Any]:
         "k": job.k,
         "chunk": job.chunk,
         "dtype": job.dtype,
+        "precision": job.precision,
     }
+
+
+def _precision(job: Job) -> Precision:
+    """The job's precision with nothing left open, so that all workers and later runs agree."""
+    device = choose_device(job.device)
+    chosen = choose_precision(job.precision, device, choose_dtype(job.dtype, device))
+    if job.precision != "auto":
+        return job.precision
+    return "bfloat16" if chosen else "float32"
 
 
 def _former(out: Path) -> dict[str, Any] | None:
@@ -204,6 +219,7 @@ def _former(out: Path) -> dict[str, Any] | None:
 
 
 def _require_same(former: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+    former = {"precision": "float32", **former}  # before there was another
     changed = [name for name, value in now.items() if former.get(name) != value]
     if changed:
         raise RunError(

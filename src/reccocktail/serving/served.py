@@ -206,7 +206,8 @@ def encoded(
             "rank a whole catalogue at once; serve an adapter of ranker dense."
         )
     catalogue = Catalogue.of(domain, ranker)
-    identity = model_sha256(backbone, adapter.lora)
+    # What is served is computed in the dtype of the weights, whatever the backbone would score in.
+    identity = model_sha256(replace(backbone, autocast=None), adapter.lora)
     items = ItemVectors(catalogue, identity)
     update = adapter.sha256
     model = models.of(update, adapter.lora)

@@ -23,7 +23,7 @@ from reccocktail.recipe import PromptSettings, Recipe
 from reccocktail.serving.index import Index
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.model import merged, model_sha256, ranker_of
+from reccocktail.training.model import model_sha256, ranker_of, scoring
 from reccocktail.training.validation import sample_rows
 
 _PRIOR_USERS = 64
@@ -67,7 +67,7 @@ class Retrieval:
         catalogue = Catalogue.of(domain, ranker)
         items = ItemVectors(catalogue, model_sha256(backbone, self._lora))
         self._tokens = [*catalogue.tokens, *ranker.titles(new_titles)]
-        with merged(backbone.model, self._lora) as model:
+        with scoring(backbone, self._lora) as model:
             encode(model, items, catalogue, [], "Reading the catalogue", whole_catalogue=True)
             added = ranker.item_vectors(
                 model, self._tokens[len(catalogue.tokens) :], backbone.device
@@ -82,7 +82,7 @@ class Retrieval:
     def scores(self, history: Sequence[int]) -> NDArray[np.float64]:
         """Scores (items,) of all items for a history of item numbers, popularity included."""
         tokens = [self._tokens[item] for item in history]
-        with merged(self._backbone.model, self._lora) as model:
+        with scoring(self._backbone, self._lora) as model:
             user = self._ranker.user_vectors(model, [tokens], self._backbone.device)[0].numpy()
         found: NDArray[np.float64] = self._vectors @ user / self._ranker.temperature + self._prior
         return found
@@ -92,7 +92,7 @@ class Retrieval:
     ) -> NDArray[np.float64]:
         """Scores (histories, items) of some items, popularity included."""
         rows = [[self._tokens[item] for item in history] for history in histories]
-        with merged(self._backbone.model, self._lora) as model:
+        with scoring(self._backbone, self._lora) as model:
             users = self._ranker.user_vectors(model, rows, self._backbone.device).double().numpy()
         few = np.asarray(items, dtype=np.int64)
         found: NDArray[np.float64] = users @ self._vectors[few].T.astype(np.float64)
@@ -115,7 +115,7 @@ class Retrieval:
             Item numbers and scores, both (histories, k); see `Index.search`.
         """
         rows = [[self._tokens[item] for item in history] for history in histories]
-        with merged(self._backbone.model, self._lora) as model:
+        with scoring(self._backbone, self._lora) as model:
             users = self._ranker.user_vectors(model, rows, self._backbone.device, tick).numpy()
         scaled = (users / self._ranker.temperature).astype(np.float32)
         queries = _with_column(scaled, np.ones(len(users)))
@@ -150,7 +150,7 @@ class Reranking:
         self._backbone, self._lora = backbone, adapter.lora
         catalogue = Catalogue.of(domain, self._ranker)
         self._tokens = [*catalogue.tokens, *self._ranker.titles(new_titles)]
-        with merged(backbone.model, self._lora) as model:
+        with scoring(backbone, self._lora) as model:
             weight = prior_weight(model, catalogue, model_sha256(backbone, self._lora))
         self._prior = weight * _prior_with_new(domain, len(new_titles))
 
@@ -171,7 +171,7 @@ class Reranking:
         place = {item: column for column, item in enumerate(shown.tolist())}
         columns = [place[item] for item in items]
         rows: list[NDArray[np.float64]] = []
-        with merged(self._backbone.model, self._lora) as model:
+        with scoring(self._backbone, self._lora) as model:
             for history in histories:  # one prompt at a time: it may be long
                 batch = self._ranker.ranking_batch(
                     [[self._tokens[item] for item in history]], [shown.tolist()], self._tokens

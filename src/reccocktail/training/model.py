@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
+from reccocktail.precision import in_precision
 from reccocktail.progress import say
 from reccocktail.quantization import is_packed
 from reccocktail.ranking import build
@@ -199,17 +200,28 @@ def merged(model: PreTrainedModel, lora: Lora | None) -> Iterator[PreTrainedMode
                 weight.copy_(former)
 
 
+@contextmanager
+def scoring(backbone: Backbone, lora: Lora | None) -> Iterator[PreTrainedModel]:
+    """The model that scores are made with: an update merged in, in the backbone's precision.
+
+    Under `model_sha256` belong the numbers of this model. See `merged` and `in_precision`.
+    """
+    with merged(backbone.model, lora) as model, in_precision(model, backbone.autocast):
+        yield model
+
+
 def _as_peft(model: Any) -> PeftModel:
     assert isinstance(model, PeftModel)
     return model
 
 
 def model_sha256(backbone: Backbone, lora: Lora | None) -> str:
-    """Identity of a model's numbers: backbone's weights, update, device type and dtype."""
+    """Identity of a model's numbers: backbone's weights, update, device type, dtype, precision."""
     update = lora_sha256(lora) if lora else None
     place = [backbone.device.type, str(backbone.model.dtype)]
     rounded = [backbone.quantization] if backbone.quantization else []
-    return sha256_json([backbone.fingerprint.sha256, update, *place, *rounded])
+    precision = [backbone.precision] if backbone.autocast else []
+    return sha256_json([backbone.fingerprint.sha256, update, *place, *rounded, *precision])
 
 
 def note_quantization(adapters: Sequence[Adapter], backbone: Backbone) -> None:

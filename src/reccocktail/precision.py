@@ -1,0 +1,90 @@
+"""What a decoder multiplies in while scores are made: its weights' own dtype, or bfloat16.
+
+Rounded are the factors of the products in the decoder alone. Weights, the states between the
+layers and all that is made of the last ones (vectors, cosines, softmax, entropy) stay float32.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from reccocktail.errors import BackboneError
+
+Precision = Literal["float32", "bfloat16", "auto"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+# As `torch.cpu.get_capabilities` names them: AVX-512 and AMX of x86, and Arm's.
+_FAST = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+
+
+def bfloat16_is_fast() -> bool:
+    """Whether this machine's CPU multiplies bfloat16 in hardware."""
+    known: Callable[[], Any] = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.6 has none
+    found = known()
+    return any(found.get(name) for name in _FAST)
+
+
+def choose_precision(asked: str, device: torch.device, weights: torch.dtype) -> torch.dtype | None:
+    """What products are made in, where that is not the dtype of the weights; None where it is.
+
+    Only float32 weights on a CPU have a choice. Elsewhere the dtype of the weights has decided, and
+    `float32` and `auto` change nothing.
+
+    Args:
+        asked: `float32`, `bfloat16`, or `auto`: bfloat16 where the CPU multiplies it in hardware.
+        device: where the weights are.
+        weights: their dtype.
+
+    Raises:
+        BackboneError: unknown precision, or bfloat16 where the weights are neither that nor float32
+            on a CPU.
+    """
+    if asked not in PRECISIONS:
+        raise BackboneError(f"Unknown precision '{asked}'; choose one of {', '.join(PRECISIONS)}.")
+    chooses = device.type == "cpu" and weights == torch.float32
+    if asked == "bfloat16" and not chooses and weights != torch.bfloat16:
+        raise BackboneError(
+            f"Precision bfloat16 is for float32 weights on a CPU, not for "
+            f"{str(weights).removeprefix('torch.')} on {device.type}; "
+            "leave it out, or set the dtype to bfloat16."
+        )
+    wanted = asked == "bfloat16" or (asked == "auto" and bfloat16_is_fast())
+    return torch.bfloat16 if chooses and wanted else None
+
+
+@contextmanager
+def in_precision(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
+    """Run the decoder of a model on a CPU under autocast for the time of the block.
+
+    Whoever calls the decoder or the whole model gets float32 states from it; the head's logits are
+    float32 too.
+
+    Args:
+        model: causal language model; it is changed in place and given back as it was.
+        dtype: of the products; None changes nothing.
+    """
+    if dtype is None:
+        yield
+        return
+    decoder = model.get_decoder()
+    exact: type[nn.Module] = type(decoder)
+    # The class, because shallow copies of the decoder (`first_layers`) must have it too.
+    decoder.__class__ = _autocast(exact, dtype)
+    try:
+        yield
+    finally:
+        decoder.__class__ = exact
+
+
+def _autocast(exact: type[nn.Module], dtype: torch.dtype) -> type[nn.Module]:
+    """A decoder's class whose `forward` multiplies in `dtype`."""
+
+    def forward(self: nn.Module, *args: Any, **inputs: Any) -> Any:
+        with torch.autocast("cpu", dtype):
+            output = exact.forward(self, *args, **inputs)
+        output.last_hidden_state = output.last_hidden_state.float()
+        return output
+
+    return type(exact.__name__, (exact,), {"forward": forward, "__module__": exact.__module__})
