@@ -21,10 +21,10 @@ from reccocktail.errors import RunError
 from reccocktail.serving import admin_schemas, schemas, user_schemas
 from reccocktail.serving import answering as module
 from reccocktail.serving.app import PAGE, create_app
+from reccocktail.serving.changing import Changing
 from reccocktail.serving.keys import Keys, read_key
 from reccocktail.serving.limits import Limits
 from reccocktail.serving.logs import LOGGER, JsonFormatter
-from reccocktail.serving.service import Service
 from tests.helpers import one_sentence
 from tests.serving import kitchen
 
@@ -260,8 +260,8 @@ def test_a_domain_is_plugged_in_replaced_and_removed(client):
 
 
 def test_a_plug_in_that_takes_long_goes_on(client, service, monkeypatch):
-    real, held = Service.plug, threading.Event()
-    monkeypatch.setattr(Service, "plug", lambda *a: (held.wait(10), real(*a))[1])
+    real, held = Changing.plug, threading.Event()
+    monkeypatch.setattr(Changing, "plug", lambda *a: (held.wait(10), real(*a))[1])
     body = {"data": "small", "adapter": "two"}
     put = {"url": "/v1/domains/second", "json": body, "headers": AS_ADMIN}
     response = client.put(**put, params={"wait": 0.05})
@@ -276,7 +276,7 @@ def test_a_plug_in_that_takes_long_goes_on(client, service, monkeypatch):
             break
         time.sleep(0.02)
     assert client.get("/v1/domains/second").status_code == 200
-    monkeypatch.setattr(Service, "plug", real)
+    monkeypatch.setattr(Changing, "plug", real)
     bad = {"data": "small", "adapter": "small"}
     sentence(client.put("/v1/domains/third", json=bad, headers=AS_ADMIN), 422)
     assert "adapter" in client.get("/v1/domains").json()["failed"]["third"]

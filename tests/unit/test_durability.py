@@ -206,7 +206,7 @@ def test_a_damaged_domain_is_mended_or_removed(here, tmp_path):
     service.changing.restore(told.__setitem__, {"bad": (here.small.path, blend)})
     assert list(told) == list(service.answering.failed) == ["bad"]
     service.changing.plug("bad", here.small.path, here.adapters["one"])
-    assert service.failed == {}
+    assert service.answering.failed == {}
     assert service.answering.recommend("bad", Query(["i1"])).adapter == "one"
     damage(here_copy := shutil.copytree(here.adapters["one"], tmp_path / "one"), FILES[0], "cut")
     service.close()

@@ -23,7 +23,8 @@ class Index:
 
     Exact up to `EXACT_ITEMS`; beyond, an HNSW graph (Malkov and Yashunin, 2018) of the `usearch`
     package, whose finds are scored exactly. Its recall is measured by `benchmarks/index.py`.
-    Searching is safe from several threads; adding needs the caller's lock.
+    Searching exactly is safe from several threads; adding, and searching a graph, needs the
+    caller's lock.
     """
 
     def __init__(self, exact: bool | None) -> None:
@@ -118,21 +119,44 @@ class Index:
             found.append(_best(every, row, k))
         return found
 
+    def neighbours(self, query: Vectors, wanted: int) -> Ids:
+        """About the `wanted` items with the largest products of one query (d,), ascending.
+
+        For a graph; one search at a time.
+        """
+        assert self._graph is not None
+        wanted = min(wanted, len(self._graph))
+        # Set anew each time: what one query finds does not depend on those before it.
+        self._graph.expansion_search = max(_EXPANSION, 2 * wanted)
+        keys: Ids = self._graph.search(query, wanted, threads=1).keys.astype(np.int64)
+        return np.sort(keys)
+
     def _find_in_graph(
         self, queries: Vectors, k: int, banned: Sequence[Sequence[int]]
     ) -> list[tuple[Ids, Vectors]]:
-        longest = max((len(without) for without in banned), default=0)
-        wanted = min(k + longest, len(self._graph))
-        if 2 * wanted > self._graph.expansion_search:
-            self._graph.expansion_search = 2 * wanted
         found = []
         for query, without in zip(queries, banned, strict=True):
-            keys = self._graph.search(query, wanted, threads=1).keys.astype(np.int64)
-            keys = np.sort(keys[~np.isin(keys, list(without))])
+            keys = self.neighbours(query, k + len(without))
+            keys = keys[~np.isin(keys, list(without))]
             near = self._graph.get(keys) if len(keys) else []
             products = np.array([vector @ query for vector in near], dtype=np.float32)
             found.append(_best(keys, products, k))
         return found
+
+
+def with_prior(vectors: Vectors, prior: NDArray[np.floating[Any]]) -> Vectors:
+    """Item vectors (N, d + 1) whose product with one of `as_queries` is a whole score.
+
+    One more number in each vector carries the popularity prior.
+    """
+    column = prior.astype(np.float32)[:, None]
+    return np.concatenate([vectors, column], axis=1)
+
+
+def as_queries(users: Vectors, temperature: float) -> Vectors:
+    """Queries (Q, d + 1) of user vectors (Q, d), for items `with_prior`."""
+    scaled = (users / temperature).astype(np.float32)
+    return np.concatenate([scaled, np.ones((len(scaled), 1), dtype=np.float32)], axis=1)
 
 
 def _best(items: Ids, products: Vectors, k: int) -> tuple[Ids, Vectors]:
