@@ -144,19 +144,69 @@ class Index:
         return found
 
 
-def with_prior(vectors: Vectors, prior: NDArray[np.floating[Any]]) -> Vectors:
-    """Item vectors (N, d + 1) whose product with one of `as_queries` is a whole score.
+class ScoreIndex:
+    """Items by whole scores, `vectors @ user / temperature + prior`: text and popularity.
 
-    One more number in each vector carries the popularity prior.
+    One more number in each vector carries the prior, so that a product is a score.
     """
-    column = prior.astype(np.float32)[:, None]
-    return np.concatenate([vectors, column], axis=1)
 
+    def __init__(
+        self,
+        vectors: Vectors,
+        prior: NDArray[np.floating[Any]],
+        temperature: float,
+        exact: bool | None = None,
+    ) -> None:
+        """Index items.
 
-def as_queries(users: Vectors, temperature: float) -> Vectors:
-    """Queries (Q, d + 1) of user vectors (Q, d), for items `with_prior`."""
-    scaled = (users / temperature).astype(np.float32)
-    return np.concatenate([scaled, np.ones((len(scaled), 1), dtype=np.float32)], axis=1)
+        Args:
+            vectors: (N, d) unit vectors.
+            prior: (N,) weighted popularity prior.
+            temperature: of the ranker.
+            exact: see `Index.build`.
+
+        Raises:
+            RunError: see `Index.build`.
+        """
+        if exact is None:
+            exact = len(vectors) <= EXACT_ITEMS
+        self._temperature = temperature
+        # A graph links items with large products among themselves. Those must be near in text, so
+        # the prior is brought to the scale of cosines; as it is, items of like popularity would be
+        # linked, and searches would miss much of what they should find.
+        self._scale = 1.0 if exact else temperature
+        self._index = Index.build(self._rows(vectors, prior), exact)
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._index)
+
+    def add(self, vectors: Vectors, prior: NDArray[np.floating[Any]]) -> None:
+        """Append items; see `Index.add`."""
+        self._index.add(self._rows(vectors, prior))
+
+    def search(
+        self, users: Vectors, k: int, exclude: Sequence[Sequence[int]] | None = None
+    ) -> tuple[Ids, Vectors]:
+        """The k items with the highest scores for each user (Q, d), and these; see `Index.search`.
+
+        Returns:
+            Item numbers and scores, both (Q, k).
+        """
+        return self._index.search(self._queries(users), k, exclude)
+
+    def neighbours(self, user: Vectors, wanted: int) -> Ids:
+        """About the `wanted` best items of one user (d,), ascending; see `Index.neighbours`."""
+        return self._index.neighbours(self._queries(user[None])[0], wanted)
+
+    def _rows(self, vectors: Vectors, prior: NDArray[np.floating[Any]]) -> Vectors:
+        column = (self._scale * prior).astype(np.float32)[:, None]
+        return np.concatenate([vectors, column], axis=1)
+
+    def _queries(self, users: Vectors) -> Vectors:
+        scaled = (users / self._temperature).astype(np.float32)
+        column = np.full((len(scaled), 1), 1 / self._scale, dtype=np.float32)
+        return np.concatenate([scaled, column], axis=1)
 
 
 def _best(items: Ids, products: Vectors, k: int) -> tuple[Ids, Vectors]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reccocktail.serving.index import Ids, Index, Vectors, as_queries, with_prior
+from reccocktail.serving.index import Ids, ScoreIndex, Vectors
 
 _AT_ONCE = 64  # items added while searches wait
 
@@ -31,25 +31,25 @@ class Neighbours:
         Raises:
             RunError: `usearch` is not installed.
         """
-        self._index = Index.build(with_prior(vectors, prior), exact=False)
-        self._temperature = temperature
+        self._index = ScoreIndex(vectors, prior, temperature, exact=False)
         self._items: Ids = np.arange(len(vectors), dtype=np.int64)  # of each vector; -1: given up
         self._lock = threading.Lock()
 
     def extend(self, vectors: Vectors, prior: NDArray[np.floating[Any]], at: int) -> None:
         """Add the items from number `at` on; those that stood there were given up."""
-        rows = with_prior(vectors, prior)
         with self._lock:
             self._items[self._items >= at] = -1
-        for start in range(0, len(rows), _AT_ONCE):
-            part = rows[start : start + _AT_ONCE]
-            numbers = np.arange(at + start, at + start + len(part), dtype=np.int64)
+        for start in range(0, len(vectors), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            numbers = at + np.arange(len(vectors), dtype=np.int64)[part]
             with self._lock:
                 self._items = np.concatenate([self._items, numbers])
-                self._index.add(part)
+                self._index.add(vectors[part], prior[part])
 
     def of(self, user: NDArray[np.float32], wanted: int, items: int) -> Ids:
-        """About the `wanted` items with the highest scores for a user.
+        """At least about the `wanted` items with the highest scores for a user.
+
+        More where the graph holds others too, which are sought along and left out.
 
         Args:
             user: (d,) unit vector.
@@ -59,8 +59,7 @@ class Neighbours:
         Returns:
             Item numbers, ascending.
         """
-        query = as_queries(user[None], self._temperature)[0]
         with self._lock:
             others = len(self._index) - items
-            found = self._items[self._index.neighbours(query, wanted + others)]
+            found = self._items[self._index.neighbours(user, wanted + others)]
         return np.sort(found[(found >= 0) & (found < items)])

@@ -18,7 +18,7 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import PromptSettings, Recipe
 from reccocktail.serving.catalogue import encode_catalogue, prior_weight, prior_with_new
-from reccocktail.serving.index import Index, as_queries, with_prior
+from reccocktail.serving.index import ScoreIndex
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import merged, model_sha256, ranker_of
 
@@ -97,16 +97,16 @@ class Retrieval:
             tick: told of every n histories read.
 
         Returns:
-            Item numbers and scores, both (histories, k); see `Index.search`.
+            Item numbers and scores, both (histories, k); see `ScoreIndex.search`.
         """
         rows = [[self._tokens[item] for item in history] for history in histories]
         with merged(self._backbone.model, self._lora) as model:
             users = self._ranker.user_vectors(model, rows, self._backbone.device, tick).numpy()
-        return self._index.search(as_queries(users, self._ranker.temperature), k, histories)
+        return self._index.search(users, k, histories)
 
     @cached_property
-    def _index(self) -> Index:
-        return Index.build(with_prior(self._vectors, self._prior))
+    def _index(self) -> ScoreIndex:
+        return ScoreIndex(self._vectors, self._prior, self._ranker.temperature)
 
 
 class Reranking:
