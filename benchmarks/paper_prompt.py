@@ -1,4 +1,9 @@
-"""The paper's instruction as supervised fine-tuning: the baseline of `training_throughput.py`."""
+"""The paper's instruction as supervised fine-tuning: the baseline of `training_throughput.py`.
+
+The text of a prompt is tokenised as a whole, as such training does it. The package's own
+`prompting.instruction` tokenises titles apart, so that none can end a turn; that makes other and
+more tokens of the same text, and would change what the baseline is measured at.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

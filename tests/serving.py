@@ -38,7 +38,7 @@ class Kitchen:
             state=state,
             allowed=Allowed(self.root, {"base_spirit": self.adapters["one"]}),
         )
-        service.plug("tastes", self.tastes.path, self.adapters["one"])
+        service.changing.plug("tastes", self.tastes.path, self.adapters["one"])
         return service
 
 

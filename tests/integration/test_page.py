@@ -60,9 +60,9 @@ def here(tmp_path_factory):
 def service(here, tmp_path):
     """`films` with a cocktail, `hostile` with one adapter."""
     service = here.service(tmp_path / "state")
-    service.remove("tastes")
-    service.plug("films", here.tastes.path, here.root / "mixed")
-    service.plug("hostile", here.root / "hostile", here.adapters["three"])
+    service.changing.remove("tastes")
+    service.changing.plug("films", here.tastes.path, here.root / "mixed")
+    service.changing.plug("hostile", here.root / "hostile", here.adapters["three"])
     yield service
     service.close()
 
@@ -125,8 +125,8 @@ def test_a_history_is_built_with_the_keyboard_alone(visit, page, service):
 
     page.keyboard.type("red b")
     options = page.locator("#options").get_by_role("option")
-    found = service.domain("films").lookup.search("red b", 8)
-    words = [service.domain("films").titles[number] for number in found]
+    found = service.answering.domain("films").lookup.search("red b", 8)
+    words = [service.answering.domain("films").titles[number] for number in found]
     expect(options.locator(".title")).to_have_text(words)
     expect(search).to_have_attribute("aria-expanded", "true")
     page.keyboard.press("ArrowDown")
@@ -152,15 +152,17 @@ def test_a_history_is_built_with_the_keyboard_alone(visit, page, service):
     page.keyboard.press("Escape")
     expect(search).to_have_value("")
 
-    numbers = service.domain("films").titles.index
-    ids = [service.domain("films").ids[numbers(title)] for title in (words[-1], "green moon")]
-    assert shown(page) == titles(service.recommend("films", Query(ids)))
+    numbers = service.answering.domain("films").titles.index
+    ids = [
+        service.answering.domain("films").ids[numbers(title)] for title in (words[-1], "green moon")
+    ]
+    assert shown(page) == titles(service.answering.recommend("films", Query(ids)))
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name=f"Remove {words[-1]}")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.locator(".chip .title")).to_have_text(["green moon"])
     expect(page.get_by_role("button", name="Remove green moon")).to_be_focused()
-    assert shown(page) == titles(service.recommend("films", Query(ids[1:])))
+    assert shown(page) == titles(service.answering.recommend("films", Query(ids[1:])))
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # clear all
     expect(page.locator(".chip")).to_have_count(0)
@@ -184,10 +186,15 @@ def test_a_recommendation_joins_the_history(visit, page, here, service):
     second = shown(page)[1]
     page.get_by_role("button", name=f"Add {second} to your history").press("Enter")
     expect(page.locator(".chip .title").last).to_have_text(second)
-    ids = [*known(here), service.domain("films").ids[service.domain("films").titles.index(second)]]
+    ids = [
+        *known(here),
+        service.answering.domain("films").ids[
+            service.answering.domain("films").titles.index(second)
+        ],
+    ]
     expect(page.locator(".ranking .title").first).to_be_visible()
     expect(page.locator(".ranking .add").nth(1)).to_be_focused()
-    assert shown(page) == titles(service.recommend("films", Query(ids)))
+    assert shown(page) == titles(service.answering.recommend("films", Query(ids)))
 
 
 def test_the_address_keeps_domain_history_mix_and_view(visit, page, here, browser):
@@ -224,7 +231,7 @@ def test_an_address_that_makes_no_sense_is_survived(visit, page, here):
 
 def test_scores_categories_and_new_items_are_shown(visit, page, here, service):
     show(visit, *known(here))
-    answer = service.recommend("films", Query(known(here)))
+    answer = service.answering.recommend("films", Query(known(here)))
     assert shown(page) == titles(answer)
     scores = page.locator(".ranking .number").all_inner_texts()
     assert scores == [f"{place.score:.2f}" for place in answer.places]
@@ -236,7 +243,7 @@ def test_scores_categories_and_new_items_are_shown(visit, page, here, service):
     assert badges == [place.new for place in answer.places] and 0 < sum(badges) < 10
     page.get_by_label("New items only").check()
     expect(page.locator(".ranking .badge")).to_have_count(10)
-    new = service.recommend("films", Query(known(here), new_only=True))
+    new = service.answering.recommend("films", Query(known(here), new_only=True))
     assert shown(page) == titles(new)
 
 
@@ -246,8 +253,8 @@ def test_the_list_follows_the_slider(visit, page, here, service):
     chosen = here_chosen(service)
     expect(words).to_contain_text("(chosen)")
     before = shown(page)
-    assert before == titles(service.recommend("films", Query(known(here))))
-    stops = [pair[0] for pair in service.positions.of(service.domain("films"))]
+    assert before == titles(service.answering.recommend("films", Query(known(here))))
+    stops = [pair[0] for pair in service.answering.positions.of(service.answering.domain("films"))]
     slider.press("Home")
     expect(words).to_have_text("two alone")
     for _ in stops[1:]:
@@ -257,7 +264,7 @@ def test_the_list_follows_the_slider(visit, page, here, service):
     expect(words).to_have_text("75 % one, 25 % two")
     expect(slider).to_have_attribute("aria-valuetext", "75 % one, 25 % two")
     expect(page.get_by_role("status")).to_contain_text("ranked by 0.75 one + 0.25 two")
-    between = service.recommend("films", Query(known(here), coefficients=(0.75, 0.25)))
+    between = service.answering.recommend("films", Query(known(here), coefficients=(0.75, 0.25)))
     assert shown(page) == titles(between) != before
     assert "mix=0.75" in page.url and chosen != 0.75
     slider.fill("0.31")  # as the mouse sets it
@@ -269,7 +276,7 @@ def test_the_list_follows_the_slider(visit, page, here, service):
 
 
 def here_chosen(service):
-    return service.domain("films").cocktail["coefficients"]["all"][0]
+    return service.answering.domain("films").cocktail["coefficients"]["all"][0]
 
 
 def test_a_mix_that_is_being_prepared_shows_how_far_it_is(visit, page, here, monkeypatch):
@@ -302,13 +309,15 @@ def test_base_spirit_ingredient_and_cocktail_stand_side_by_side(visit, page, her
     assert headings == ["Base spirit", "Ingredient", "Cocktail"]
     lists = {name: shown(page, name) for name in ("base", "ingredient", "cocktail")}
     for name, first in (("base", 1.0), ("ingredient", 0.0)):
-        answer = service.recommend("films", Query(known(here), coefficients=(first, 1 - first)))
+        answer = service.answering.recommend(
+            "films", Query(known(here), coefficients=(first, 1 - first))
+        )
         assert lists[name] == titles(answer)
     page.get_by_role("slider").press("Home")
     page.get_by_role("slider").press("ArrowRight")
     expect(page.locator(".column").last).to_contain_text("25 % one, 75 % two")
     expect(page.get_by_role("status")).to_have_text("Three lists of 10 items.")
-    own = service.recommend("films", Query(known(here), coefficients=(0.25, 0.75)))
+    own = service.answering.recommend("films", Query(known(here), coefficients=(0.25, 0.75)))
     assert shown(page, "cocktail") == titles(own)
     assert shown(page, "base") == lists["base"]
     common = set(lists["base"]) & set(lists["ingredient"]) & set(titles(own))
@@ -323,7 +332,10 @@ def test_base_spirit_ingredient_and_cocktail_stand_side_by_side(visit, page, her
 
 def test_the_curve_is_drawn_with_its_chosen_point(visit, page, here, service):
     show(visit, *known(here))
-    curve, sheet = page.get_by_role("img", name="Entropy and validation"), service.domain("films")
+    curve, sheet = (
+        page.get_by_role("img", name="Entropy and validation"),
+        service.answering.domain("films"),
+    )
     points = sheet.cocktail["curve"]
     expect(curve.locator("circle.dot.entropy")).to_have_count(len(points))
     expect(curve.locator("circle.dot.quality")).to_have_count(len(points))
@@ -355,7 +367,9 @@ def test_one_adapter_has_no_slider_and_hostile_titles_stay_text(visit, page, ser
     for absent in ("slider", "radio", "img"):
         expect(page.get_by_role(absent)).to_have_count(0)
     page.get_by_role("combobox", name="Search titles").fill("red apple bold")
-    title = service.domain("hostile").titles[service.domain("hostile").lookup.search("apple", 1)[0]]
+    title = service.answering.domain("hostile").titles[
+        service.answering.domain("hostile").lookup.search("apple", 1)[0]
+    ]
     assert title.startswith("<img")
     expect(page.locator("#options").get_by_role("option").first.locator(".title")).to_contain_text(
         "<img src=x"
@@ -373,14 +387,14 @@ def test_one_adapter_has_no_slider_and_hostile_titles_stay_text(visit, page, ser
 
 
 def test_an_overloaded_service_is_asked_again(visit, page, here, service, monkeypatch):
-    real, busy = service.submit, True
+    real, busy = service.answering.submit, True
 
     def submit(*query):
         if busy:
             raise OverloadedError(7)
         return real(*query)
 
-    monkeypatch.setattr(service, "submit", submit)
+    monkeypatch.setattr(service.answering, "submit", submit)
     page.goto(f"{visit.home}/#domain=films&item={known(here)[0]}")
     expect(page.get_by_role("alert").last).to_have_text(str(OverloadedError(7)))
     busy = False
@@ -407,7 +421,7 @@ def test_a_service_that_is_gone_is_noticed_and_found_again(visit, page, here):
 
 def test_the_sentence_of_the_service_is_shown(visit, page, here, service):
     show(visit, *known(here))
-    service.remove("films")
+    service.changing.remove("films")
     page.get_by_label("New items only").check()
     expect(page.locator(".error")).to_have_text(
         "There is no domain 'films' here; GET /v1/domains lists them."
@@ -444,7 +458,7 @@ def test_a_key_is_asked_for_and_kept_in_this_tab_only(browser, service, here):
 
 def test_no_domain_is_said(browser, here, tmp_path):
     service = here.service(tmp_path / "empty")
-    service.remove("tastes")
+    service.changing.remove("tastes")
     with listening(create_app(service)) as address:
         page = browser.new_page()
         page.goto(address)

@@ -18,13 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
 from reccocktail.errors import RunError
-from reccocktail.serving import schemas
-from reccocktail.serving import service as module
+from reccocktail.serving import admin_schemas, schemas, user_schemas
+from reccocktail.serving import answering as module
 from reccocktail.serving.app import PAGE, create_app
+from reccocktail.serving.changing import Changing
 from reccocktail.serving.keys import Keys, read_key
 from reccocktail.serving.limits import Limits
 from reccocktail.serving.logs import LOGGER, JsonFormatter
-from reccocktail.serving.service import Service
 from tests.helpers import one_sentence
 from tests.serving import kitchen
 
@@ -117,7 +117,7 @@ def test_items_are_found_by_their_ids(client, here):
         item["title"] == here.tastes.titles[here.tastes.index[item["item_id"]]] for item in found
     )
     assert "one of the two" in sentence(client.get(route, params={"id": "i1", "q": "red"}), 422)
-    sentence(client.get(route, params={"id": ["i1"] * (schemas.MAX_IDS + 1)}), 422)
+    sentence(client.get(route, params={"id": ["i1"] * (user_schemas.MAX_IDS + 1)}), 422)
 
 
 def test_categories_come_as_they_are_written(client):
@@ -141,9 +141,9 @@ def test_categories_come_as_they_are_written(client):
         ({"history": ["i1"], "history_titles": ["red apple"]}, 422, "one of the two"),
         ({"history": ["i1"], "surprise": 1}, 422, "surprise"),
         ({"history": ["i1"], "k": 0}, 422, "k"),
-        ({"history": ["i1"], "k": schemas.MAX_K + 1}, 422, "k"),
+        ({"history": ["i1"], "k": user_schemas.MAX_K + 1}, 422, "k"),
         ({"history": ["i1"], "k": "5"}, 422, "k"),
-        ({"history": ["x"] * (schemas.MAX_HISTORY + 1)}, 422, "history"),
+        ({"history": ["x"] * (user_schemas.MAX_HISTORY + 1)}, 422, "history"),
         ({"history": ["x" * (schemas.MAX_ID + 1)]}, 422, "history.0"),
         ({"history": [""]}, 422, "history.0"),
         ({"history": ["i1"], "candidates": []}, 422, "candidates"),
@@ -215,7 +215,7 @@ def test_changes_need_the_admin_key_and_are_off_without(service, method, path, b
             response = client.request(method, path, json=body, headers=headers)
             sentence(response, 401)
             assert response.headers["WWW-Authenticate"] == "Bearer"
-    assert service.domain("tastes").added.height == 0
+    assert service.answering.domain("tastes").added.height == 0
 
 
 def test_users_need_a_key_where_one_is_set(service):
@@ -260,8 +260,8 @@ def test_a_domain_is_plugged_in_replaced_and_removed(client):
 
 
 def test_a_plug_in_that_takes_long_goes_on(client, service, monkeypatch):
-    real, held = Service.plug, threading.Event()
-    monkeypatch.setattr(Service, "plug", lambda *a: (held.wait(10), real(*a))[1])
+    real, held = Changing.plug, threading.Event()
+    monkeypatch.setattr(Changing, "plug", lambda *a: (held.wait(10), real(*a))[1])
     body = {"data": "small", "adapter": "two"}
     put = {"url": "/v1/domains/second", "json": body, "headers": AS_ADMIN}
     response = client.put(**put, params={"wait": 0.05})
@@ -276,7 +276,7 @@ def test_a_plug_in_that_takes_long_goes_on(client, service, monkeypatch):
             break
         time.sleep(0.02)
     assert client.get("/v1/domains/second").status_code == 200
-    monkeypatch.setattr(Service, "plug", real)
+    monkeypatch.setattr(Changing, "plug", real)
     bad = {"data": "small", "adapter": "small"}
     sentence(client.put("/v1/domains/third", json=bad, headers=AS_ADMIN), 422)
     assert "adapter" in client.get("/v1/domains").json()["failed"]["third"]
@@ -301,7 +301,7 @@ def test_items_are_added(client):
     again = put_items(client, {"item_id": "n1", "title": "blue moon"})
     assert "another title" in sentence(again, 409)
     sentence(put_items(client, {"item_id": "n2", "title": "x" * (schemas.MAX_TITLE + 1)}), 422)
-    many = [{"item_id": f"m{n}", "title": "red moon"} for n in range(schemas.MAX_ITEMS + 1)]
+    many = [{"item_id": f"m{n}", "title": "red moon"} for n in range(admin_schemas.MAX_ITEMS + 1)]
     sentence(put_items(client, *many), 422)
 
 
@@ -465,7 +465,8 @@ def test_the_page_needs_nothing_from_elsewhere_and_makes_no_markup_of_data(file)
 
 
 def test_every_example_of_the_specification_is_valid():
-    models = [m for m in vars(schemas).values() if isinstance(m, type)]
+    modules = (user_schemas, admin_schemas)
+    models = [m for module in modules for m in vars(module).values() if isinstance(m, type)]
     examples = 0
     for model in models:
         extra = getattr(model, "model_config", {}).get("json_schema_extra") or {}
@@ -495,7 +496,7 @@ def fuzzed(here, tmp_path_factory):
 
 def operations():
     """Method and path of every route."""
-    service = types.SimpleNamespace(limits=Limits(), allowed=None)
+    service = types.SimpleNamespace(limits=Limits(), allowed=None, answering=None, changing=None)
     paths = create_app(service).openapi()["paths"]
     return sorted((method.upper(), path) for path, routes in paths.items() for method in routes)
 

@@ -167,7 +167,7 @@ def test_a_damaged_adapter_leaves_the_other_domains(here, tmp_path, file, kind):
     damage(blend, file, kind)
     service = Service(here.backbone, state=tmp_path / "state")
     told = {}
-    service.restore(
+    service.changing.restore(
         told.__setitem__,
         {
             "bad": (here.small.path, blend),
@@ -203,20 +203,20 @@ def test_a_damaged_domain_is_mended_or_removed(here, tmp_path):
     damage(blend, "cocktail.json", "object")
     service = Service(here.backbone, state=tmp_path / "state")
     told = {}
-    service.restore(told.__setitem__, {"bad": (here.small.path, blend)})
-    assert list(told) == list(service.failed) == ["bad"]
-    service.plug("bad", here.small.path, here.adapters["one"])
-    assert service.failed == {}
-    assert service.recommend("bad", Query(["i1"])).adapter == "one"
+    service.changing.restore(told.__setitem__, {"bad": (here.small.path, blend)})
+    assert list(told) == list(service.answering.failed) == ["bad"]
+    service.changing.plug("bad", here.small.path, here.adapters["one"])
+    assert service.answering.failed == {}
+    assert service.answering.recommend("bad", Query(["i1"])).adapter == "one"
     damage(here_copy := shutil.copytree(here.adapters["one"], tmp_path / "one"), FILES[0], "cut")
     service.close()
     again = Service(here.backbone, state=tmp_path / "state")
-    again.restore(told.__setitem__, {"bad": (here.small.path, here_copy)})
-    assert "bad" in again.failed
-    again.remove("bad")
-    assert again.failed == {}
+    again.changing.restore(told.__setitem__, {"bad": (here.small.path, here_copy)})
+    assert "bad" in again.answering.failed
+    again.changing.remove("bad")
+    assert again.answering.failed == {}
     with pytest.raises(RunError, match="no domain"):
-        again.domain("bad")
+        again.answering.domain("bad")
     again.close()
 
 
@@ -233,10 +233,10 @@ def test_a_damaged_mix_can_be_undone(here, tmp_path):
     damage(blend, "adapter_model.safetensors", "cut")
     service = Service(here.backbone, state=state)
     told = {}
-    service.restore(told.__setitem__)
+    service.changing.restore(told.__setitem__)
     assert list(told) == ["tastes"]
-    assert service.revert("tastes").adapter.name == "one"
-    assert service.recommend("tastes", Query(["i1"])).adapter == "one"
+    assert service.changing.revert("tastes").adapter.name == "one"
+    assert service.answering.recommend("tastes", Query(["i1"])).adapter == "one"
     service.close()
 
 
@@ -245,9 +245,9 @@ def test_a_kind_of_damage_that_nobody_expects(here, tmp_path, monkeypatch, caplo
         raise ZeroDivisionError
 
     service = Service(here.backbone, state=tmp_path / "state")
-    monkeypatch.setattr("reccocktail.serving.service.build", broken)
+    monkeypatch.setattr("reccocktail.serving.changing.build", broken)
     told = {}
-    service.restore(told.__setitem__, {"bad": (here.small.path, here.adapters["one"])})
+    service.changing.restore(told.__setitem__, {"bad": (here.small.path, here.adapters["one"])})
     assert "ZeroDivisionError" in one_sentence(told["bad"])
     assert "Traceback" in caplog.text
     service.close()

@@ -7,7 +7,7 @@ import pytest
 
 from reccocktail.errors import RunError
 from reccocktail.serving import index as module
-from reccocktail.serving.index import Index
+from reccocktail.serving.index import Index, ScoreIndex
 from tests.helpers import one_sentence
 
 
@@ -77,6 +77,28 @@ def test_the_graph_finds_nearly_all_and_scores_them_exactly():
 
 
 @pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("temperature", [0.05, 0.5])
+def test_whole_scores_are_searched_popularity_included(exact, temperature):
+    """A prior that sways the ranking as strongly as the text must not mislead the graph."""
+    if not exact:
+        pytest.importorskip("usearch")
+    items, users = vectors(4000, 32), vectors(50, 32, seed=1)
+    prior = np.random.default_rng(2).standard_normal(4000) / (20 * temperature)
+    exclude = [[row, row + 1] for row in range(50)]
+    index = ScoreIndex(items[:3000], prior[:3000], temperature, exact)
+    index.add(items[3000:], prior[3000:])
+    ids, scores = index.search(users, 10, exclude)
+    every = users @ items.T / temperature + prior
+    for row, without in zip(every, exclude, strict=True):
+        row[without] = -np.inf
+    best = np.argsort(-every, axis=1, kind="stable")[:, :10]
+    hits = [len(set(a) & set(b)) / 10 for a, b in zip(ids, best, strict=True)]
+    assert np.mean(hits) > 0.95
+    np.testing.assert_allclose(scores, np.take_along_axis(every, ids, axis=1), rtol=1e-4)
+    assert not exact or (ids == best).all()
+
+
+@pytest.mark.parametrize("exact", [True, False])
 def test_added_items_are_found_at_once(exact):
     if not exact:
         pytest.importorskip("usearch")
@@ -86,6 +108,18 @@ def test_added_items_are_found_at_once(exact):
     assert len(index) == 200 and index.exact == exact
     ids, _ = index.search(items[[160, 3]], 1)
     assert ids[:, 0].tolist() == [160, 3]
+
+
+def test_what_a_query_finds_does_not_depend_on_those_before_it():
+    pytest.importorskip("usearch")
+    items, queries = vectors(4000, 32), vectors(2, 32, seed=1)
+    graph = Index.build(items, exact=False)
+    graph.search(queries[:1], 10)
+    narrow = graph._graph.expansion_search
+    graph.search(queries[1:], 500, [list(range(500))])
+    assert graph._graph.expansion_search > narrow
+    graph.search(queries[:1], 10)
+    assert graph._graph.expansion_search == narrow
 
 
 def test_the_number_of_items_decides(monkeypatch):

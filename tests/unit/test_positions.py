@@ -29,7 +29,7 @@ def here(tmp_path_factory):
 @pytest.fixture
 def service(here, tmp_path):
     service = here.service(tmp_path / "state")
-    service.plug("mixed", here.tastes.path, here.root / "mixed")
+    service.changing.plug("mixed", here.tastes.path, here.root / "mixed")
     yield service
     service.close()
 
@@ -63,7 +63,7 @@ def scores(answer):
 def test_the_ends_are_the_parents_and_the_chosen_point_is_the_cocktail(client, service, here):
     found = client.get("/v1/domains/mixed").json()
     assert [pair[0] for pair in found["positions"]] == [0, 0.25, 0.3, 0.5, 0.75, 1]
-    service.plug("two", here.tastes.path, here.adapters["two"])
+    service.changing.plug("two", here.tastes.path, here.adapters["two"])
     one, two, own = ask(client, None, "tastes"), ask(client, None, "two"), ask(client)
     assert scores(ask(client, [1, 0])) == pytest.approx(scores(one), abs=1e-5)
     assert scores(ask(client, [0, 1])) == pytest.approx(scores(two), abs=1e-5)
@@ -76,7 +76,7 @@ def test_other_coefficients_are_refused(client, service):
     assert "choose of none" in ask(client, [0, 1], "tastes").json()["detail"]
     assert ask(client, [0.5]).status_code == ask(client, [2, -1]).status_code == 422
     with pytest.raises(DataError):
-        service.positions.at(service.domain("mixed"), (0.5, 0.6))
+        service.answering.positions.at(service.answering.domain("mixed"), (0.5, 0.6))
 
 
 def test_added_items_are_ranked_at_every_position(client):

@@ -11,7 +11,7 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
 from reccocktail.recipe import LoraSettings
-from reccocktail.serving import stages as module
+from reccocktail.serving import catalogue as module
 from reccocktail.serving.recommend import Recommender
 from reccocktail.training.model import merged
 from reccocktail.training.schedule import Length

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from reccocktail.errors import AdapterError, DataError, RunError
-from reccocktail.serving import service as module
+from reccocktail.serving import answering, changing
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
 from reccocktail.serving.items import NewItem
 from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDomainError
@@ -52,7 +52,7 @@ def ids(answer):
 def settled(service, name="tastes"):
     """Wait for the end of a mix."""
     for _ in range(600):
-        status = service.mix_status(name)
+        status = service.changing.mix_status(name)
         if status.status != "running":
             return status
         time.sleep(0.05)
@@ -66,7 +66,7 @@ def test_answers_are_those_of_the_recommender(service, here):
     recommender = Recommender(here.tastes, Adapter.load(here.adapters["one"]), here.backbone)
     for history in histories(here.tastes, 8):
         expected = recommender.recommend(history, 15)
-        found = service.recommend("tastes", Query(history, k=15)).places
+        found = service.answering.recommend("tastes", Query(history, k=15)).places
         assert [p.item_id for p in found] == [p.item_id for p in expected]
         assert [p.rank for p in found] == [p.rank for p in expected]
         assert [p.new for p in found] == [p.new for p in expected]
@@ -76,14 +76,14 @@ def test_answers_are_those_of_the_recommender(service, here):
 def test_company_in_a_batch_changes_no_answer(here):
     service = here.service(linger=0.2, batch=8)
     asked = histories(here.tastes, 8)
-    alone = [service.recommend("tastes", Query(h[:3], k=50)) for h in asked]
-    service.users.clear()
-    before = service.batches[0]
+    alone = [service.answering.recommend("tastes", Query(h[:3], k=50)) for h in asked]
+    service.answering.users.clear()
+    before = service.answering.batches[0]
     with ThreadPoolExecutor(8) as threads:
         together = list(
-            threads.map(lambda h: service.recommend("tastes", Query(h[:3], k=50)), asked)
+            threads.map(lambda h: service.answering.recommend("tastes", Query(h[:3], k=50)), asked)
         )
-    assert service.batches[0] - before <= 2  # they did share passes
+    assert service.answering.batches[0] - before <= 2  # they did share passes
     for one, other in zip(alone, together, strict=True):
         scores = {p.item_id: p.score for p in one.places}
         assert {p.item_id: p.score for p in other.places} == pytest.approx(scores, abs=1e-4)
@@ -92,56 +92,62 @@ def test_company_in_a_batch_changes_no_answer(here):
 
 def test_a_known_history_is_not_read_again(service, here, monkeypatch):
     history = histories(here.tastes, 1)[0]
-    first = service.recommend("tastes", Query(history))
+    first = service.answering.recommend("tastes", Query(history))
 
     def never(*_):
         raise AssertionError("encoded again")
 
     monkeypatch.setattr(service.models, "of", never)
-    assert service.recommend("tastes", Query(history)) == first
+    assert service.answering.recommend("tastes", Query(history)) == first
     # Only the last four items are read (pico_recipe): the same user vector serves both.
     longer = [here.tastes.item_ids[-1], *history]
-    assert service.recommend("tastes", Query(longer, exclude_seen=False)).places
-    assert (service.users.misses, service.users.hits) == (1, 2)
+    assert service.answering.recommend("tastes", Query(longer, exclude_seen=False)).places
+    assert (service.answering.users.misses, service.answering.users.hits) == (1, 2)
 
 
 def test_the_user_cache_is_bounded(here):
     service = here.service(cached_users=3)
     for history in histories(here.tastes, 10):
-        service.recommend("tastes", Query(history))
-        assert len(service.users) <= 3
+        service.answering.recommend("tastes", Query(history))
+        assert len(service.answering.users) <= 3
     service.close()
 
 
 def test_filters_candidates_and_what_was_seen(service, here):
     history = histories(here.tastes, 1)[0]
-    everything = service.recommend("tastes", Query(history, k=10**6))
+    everything = service.answering.recommend("tastes", Query(history, k=10**6))
     assert set(ids(everything)) == set(here.tastes.item_ids) - set(history)
-    seen_too = service.recommend("tastes", Query(history, k=10**6, exclude_seen=False))
+    seen_too = service.answering.recommend("tastes", Query(history, k=10**6, exclude_seen=False))
     assert set(ids(seen_too)) == set(here.tastes.item_ids)
     kinds = dict(zip(here.tastes.item_ids, here.tastes.items["categories"], strict=True))
-    food = service.recommend("tastes", Query(history, k=10**6, categories=["food "]))
+    food = service.answering.recommend("tastes", Query(history, k=10**6, categories=["food "]))
     assert ids(food) == [i for i in ids(everything) if "Food" in kinds[i]] != []
-    either = service.recommend("tastes", Query(history, k=10**6, categories=["Food", "SKY"]))
+    either = service.answering.recommend(
+        "tastes", Query(history, k=10**6, categories=["Food", "SKY"])
+    )
     assert {kinds[i] for i in ids(either)} == {"All|Food", "All|Sky"}
-    new = service.recommend("tastes", Query(history, k=10**6, new_only=True))
+    new = service.answering.recommend("tastes", Query(history, k=10**6, new_only=True))
     assert ids(new) == [p.item_id for p in everything.places if p.new] != []
     chosen = [*ids(everything)[5:0:-1], history[0], ids(everything)[5]]
-    few = service.recommend("tastes", Query(history, k=None, candidates=chosen))
+    few = service.answering.recommend("tastes", Query(history, k=None, candidates=chosen))
     assert ids(few) == ids(everything)[1:6]
-    ranked = service.recommend(
+    ranked = service.answering.recommend(
         "tastes", Query(history, k=None, candidates=chosen, exclude_seen=False)
     )
     assert set(ids(ranked)) == set(chosen) and ranked.places[0].rank == 1
     both = Query(history, k=9, candidates=ids(everything), categories=["food"], new_only=True)
-    assert set(ids(service.recommend("tastes", both))) <= set(ids(food)) & set(ids(new))
-    assert service.recommend("tastes", Query(history, candidates=history[:1])).places == []
+    assert set(ids(service.answering.recommend("tastes", both))) <= set(ids(food)) & set(ids(new))
+    assert (
+        service.answering.recommend("tastes", Query(history, candidates=history[:1])).places == []
+    )
 
 
 def test_titles_are_taken_for_items(service, here):
-    answer = service.recommend("tastes", Query(history_titles=["RED apple!", "blak tea"]))
+    answer = service.answering.recommend("tastes", Query(history_titles=["RED apple!", "blak tea"]))
     assert [match.title for match in answer.matches] == ["red apple", "black tea"]
-    named = service.recommend("tastes", Query([match.item_id for match in answer.matches]))
+    named = service.answering.recommend(
+        "tastes", Query([match.item_id for match in answer.matches])
+    )
     assert answer.places == named.places
 
 
@@ -160,14 +166,14 @@ def test_titles_are_taken_for_items(service, here):
 )
 def test_bad_questions_are_refused(service, query, what):
     with pytest.raises(DataError, match=what):
-        service.recommend("tastes", query)
+        service.answering.recommend("tastes", query)
     with pytest.raises(UnknownDomainError) as error:
-        service.recommend("elsewhere", query)
+        service.answering.recommend("elsewhere", query)
     one_sentence(error.value)
 
 
 def test_search_finds_words_that_are_not_finished(service):
-    state = service.domain("tastes")
+    state = service.answering.domain("tastes")
     found = [state.titles[number] for number in state.lookup.search("APP re", 5)]
     assert "red apple" in found and all("app" in t and "re" in t for t in found)
     assert state.lookup.search(" !? ", 5) == []
@@ -238,12 +244,14 @@ def test_domains_never_see_each_others_weights(here):
     """Requests of three adapters at once, with a cache for one: each as if it were alone."""
     service = here.service(model_bytes=1, cached_users=1, linger=0.0)
     for name in ("two", "three"):
-        service.plug(name, here.tastes.path, here.adapters[name])
+        service.changing.plug(name, here.tastes.path, here.adapters[name])
     asked = [(n, h) for h in histories(here.tastes, 8) for n in ("tastes", "two", "three")]
-    alone = [service.recommend(name, Query(h, k=5)) for name, h in asked]
+    alone = [service.answering.recommend(name, Query(h, k=5)) for name, h in asked]
     with ThreadPoolExecutor(12) as threads:
         for _ in range(4):
-            found = threads.map(lambda ask: service.recommend(ask[0], Query(ask[1], k=5)), asked)
+            found = threads.map(
+                lambda ask: service.answering.recommend(ask[0], Query(ask[1], k=5)), asked
+            )
             for one, other in zip(alone, found, strict=True):
                 assert other.adapter == one.adapter
                 scores = [place.score for place in one.places]
@@ -259,15 +267,17 @@ def test_a_full_queue_turns_requests_away(here, monkeypatch):
     service = here.service(queue=4, batch=1, linger=0.0)
     history = histories(here.tastes, 1)[0]
     held = threading.Event()
-    real = module.rank
+    real = answering.rank
 
     def slow(*arguments):
         held.wait(10)
         return real(*arguments)
 
-    monkeypatch.setattr(module, "rank", slow)
+    monkeypatch.setattr(answering, "rank", slow)
     with ThreadPoolExecutor(12) as threads:
-        asked = [threads.submit(service.recommend, "tastes", Query(history)) for _ in range(12)]
+        asked = [
+            threads.submit(service.answering.recommend, "tastes", Query(history)) for _ in range(12)
+        ]
         while sum(one.done() for one in asked) < 8:
             time.sleep(0.01)
         held.set()
@@ -276,7 +286,7 @@ def test_a_full_queue_turns_requests_away(here, monkeypatch):
     assert len(turned_away) == 8 and errors.count(None) == 4
     for error in turned_away:
         assert isinstance(error, OverloadedError) and 1 <= error.retry_after <= 60
-    assert service.recommend("tastes", Query(history)).places  # and all is well again
+    assert service.answering.recommend("tastes", Query(history)).places  # and all is well again
     service.close()
 
 
@@ -284,14 +294,14 @@ def test_a_request_that_takes_too_long_is_given_up(here, monkeypatch):
     service = here.service(timeout=0.2)
     history = histories(here.tastes, 1)[0]
     held = threading.Event()
-    real = module.rank
-    monkeypatch.setattr(module, "rank", lambda *a: (held.wait(5), real(*a))[1])
+    real = answering.rank
+    monkeypatch.setattr(answering, "rank", lambda *a: (held.wait(5), real(*a))[1])
     with pytest.raises(TimedOutError) as error:
-        service.recommend("tastes", Query(history))
+        service.answering.recommend("tastes", Query(history))
     one_sentence(error.value)
     held.set()
     time.sleep(0.1)
-    assert service.recommend("tastes", Query(history)).places
+    assert service.answering.recommend("tastes", Query(history)).places
     service.close()
 
 
@@ -353,14 +363,16 @@ def test_what_waits_is_answered_before_the_end(here):
     service = here.service(linger=0.3, batch=64)
     history = histories(here.tastes, 1)[0]
     with ThreadPoolExecutor(4) as threads:
-        asked = [threads.submit(service.recommend, "tastes", Query(history)) for _ in range(4)]
-        while service.waiting < 4:
+        asked = [
+            threads.submit(service.answering.recommend, "tastes", Query(history)) for _ in range(4)
+        ]
+        while service.answering.waiting < 4:
             time.sleep(0.005)
         service.close()
         assert all(one.result().places for one in asked)
     with pytest.raises(ClosedError):
-        service.recommend("tastes", Query(history))
-    assert not service.ready
+        service.answering.recommend("tastes", Query(history))
+    assert not service.answering.ready
 
 
 # -- items ------------------------------------------------------------------------------------
@@ -368,20 +380,26 @@ def test_what_waits_is_answered_before_the_end(here):
 
 def test_a_new_item_is_recommended_at_once(service, here):
     history = histories(here.tastes, 1)[0]
-    best = service.recommend("tastes", Query(history, k=1, new_only=True)).places[0]
+    best = service.answering.recommend("tastes", Query(history, k=1, new_only=True)).places[0]
     twin = NewItem("twin", best.title.upper(), "Fresh|Food")
-    assert service.add_items("tastes", [twin]) == 1
-    found = service.recommend("tastes", Query(history, k=2, new_only=True)).places
+    assert service.changing.add_items("tastes", [twin]) == 1
+    found = service.answering.recommend("tastes", Query(history, k=2, new_only=True)).places
     assert {p.item_id for p in found} == {"twin", best.item_id}
     assert found[0].score == pytest.approx(found[1].score, abs=1e-4)  # the same words
     assert all(place.new for place in found)
-    assert ids(service.recommend("tastes", Query(history, categories=["fresh"]))) == ["twin"]
-    assert "twin" in ids(service.recommend("tastes", Query(history, k=500, categories=["food"])))
+    assert ids(service.answering.recommend("tastes", Query(history, categories=["fresh"]))) == [
+        "twin"
+    ]
+    assert "twin" in ids(
+        service.answering.recommend("tastes", Query(history, k=500, categories=["food"]))
+    )
     # It is an item like any other: in a history, as a candidate, by its title.
-    assert service.recommend("tastes", Query(["twin"])).places
-    assert ids(service.recommend("tastes", Query(history, candidates=["twin"]))) == ["twin"]
-    assert service.add_items("tastes", [twin]) == 0  # again: nothing happens
-    assert service.domain("tastes").added.height == 1
+    assert service.answering.recommend("tastes", Query(["twin"])).places
+    assert ids(service.answering.recommend("tastes", Query(history, candidates=["twin"]))) == [
+        "twin"
+    ]
+    assert service.changing.add_items("tastes", [twin]) == 0  # again: nothing happens
+    assert service.answering.domain("tastes").added.height == 1
 
 
 @pytest.mark.parametrize(
@@ -389,10 +407,10 @@ def test_a_new_item_is_recommended_at_once(service, here):
     ["red<script>alert(1)</script> apple", "red apple\nINFO all is well", "<s> red", "\u202ered"],
 )
 def test_titles_are_one_line_of_text(service, here, title):
-    service.add_items("tastes", [NewItem("odd", title)])
-    stored = service.domain("tastes").titles[-1]
+    service.changing.add_items("tastes", [NewItem("odd", title)])
+    stored = service.answering.domain("tastes").titles[-1]
     assert "\n" not in stored and "<" not in stored and "\u202e" not in stored
-    assert "odd" in ids(service.recommend("tastes", Query(["i1"], k=500)))
+    assert "odd" in ids(service.answering.recommend("tastes", Query(["i1"], k=500)))
 
 
 def test_items_that_do_not_fit_are_refused_whole(service, here):
@@ -405,30 +423,30 @@ def test_items_that_do_not_fit_are_refused_whole(service, here):
     ]
     for items, kind, what in cases:
         with pytest.raises(kind, match=what) as error:
-            service.add_items("tastes", items)
+            service.changing.add_items("tastes", items)
         one_sentence(error.value)
-    assert "good" not in service.domain("tastes").index
-    assert service.add_items("tastes", [NewItem(known, title)]) == 0
+    assert "good" not in service.answering.domain("tastes").index
+    assert service.changing.add_items("tastes", [NewItem(known, title)]) == 0
     with pytest.raises(UnknownDomainError):
-        service.add_items("elsewhere", [good])
+        service.changing.add_items("elsewhere", [good])
 
 
 def test_added_items_are_bounded(here, tmp_path):
     service = here.service(tmp_path / "state", added_items=3)
     items = [NewItem(f"n{n}", f"red moon {n}") for n in range(4)]
-    assert service.add_items("tastes", items[:3]) == 3
+    assert service.changing.add_items("tastes", items[:3]) == 3
     with pytest.raises(ConflictError, match="3 added items at most"):
-        service.add_items("tastes", items[3:])
+        service.changing.add_items("tastes", items[3:])
     service.close()
 
 
 def test_without_a_state_folder_nothing_is_promised(here):
     service = here.service()
     for change in (
-        lambda: service.add_items("tastes", [NewItem("n", "red moon")]),
-        lambda: service.remove("tastes"),
-        lambda: service.revert("tastes"),
-        lambda: service.start_mix("tastes", MixRequest((here.adapters["one"],) * 2)),
+        lambda: service.changing.add_items("tastes", [NewItem("n", "red moon")]),
+        lambda: service.changing.remove("tastes"),
+        lambda: service.changing.revert("tastes"),
+        lambda: service.changing.start_mix("tastes", MixRequest((here.adapters["one"],) * 2)),
     ):
         with pytest.raises(ConflictError, match="--state") as error:
             change()
@@ -437,18 +455,18 @@ def test_without_a_state_folder_nothing_is_promised(here):
 
 
 def test_an_upload_that_cannot_be_written_leaves_no_trace(service, here, monkeypatch):
-    before = service.recommend("tastes", Query(["i1"], k=500))
+    before = service.answering.recommend("tastes", Query(["i1"], k=500))
 
     def full(*_):
         raise RunError("Cannot write: the disk is full; free space.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(service._store, "write_items", full)
+        patch.setattr(service.changing._store, "write_items", full)
         with pytest.raises(RunError, match="full"):
-            service.add_items("tastes", [NewItem("lost", "red moon")])
-    assert service.recommend("tastes", Query(["i1"], k=500)) == before
-    service.add_items("tastes", [NewItem("kept", "green star")])
-    after = service.domain("tastes")
+            service.changing.add_items("tastes", [NewItem("lost", "red moon")])
+    assert service.answering.recommend("tastes", Query(["i1"], k=500)) == before
+    service.changing.add_items("tastes", [NewItem("kept", "green star")])
+    after = service.answering.domain("tastes")
     assert "lost" not in after.index and after.titles[-1] == "green star"
     # The vector in the last row is the kept item's.
     own = after.ranker.item_vectors(
@@ -458,13 +476,13 @@ def test_an_upload_that_cannot_be_written_leaves_no_trace(service, here, monkeyp
 
 
 def test_states_before_an_upload_stay_as_they_were(service):
-    before = service.domain("tastes")
+    before = service.answering.domain("tastes")
     vectors, size = before.vectors.copy(), len(before.ids)
     for n in range(40):
-        service.add_items("tastes", [NewItem(f"n{n}", f"red moon {n % 10}")])
+        service.changing.add_items("tastes", [NewItem(f"n{n}", f"red moon {n % 10}")])
     assert len(before.ids) == len(before.prior) == size and len(before.vectors) == size
     np.testing.assert_array_equal(before.vectors, vectors)
-    now = service.domain("tastes")
+    now = service.answering.domain("tastes")
     assert len(now.vectors) == len(now.ids) == len(now.prior) == len(now.new) == size + 40
     np.testing.assert_array_equal(now.vectors[:size], vectors)
 
@@ -484,7 +502,7 @@ def test_changes_under_load_harm_no_request(service, here):
             history = asked[number % len(asked)]
             number += 7
             try:
-                answer = service.recommend("tastes", Query(history, k=1000))
+                answer = service.answering.recommend("tastes", Query(history, k=1000))
             except Exception as error:
                 errors.append(error)
                 return
@@ -498,47 +516,47 @@ def test_changes_under_load_harm_no_request(service, here):
         thread.start()
     for n in range(6):
         items = [NewItem(f"n{n}-{i}", f"red moon {i % 10}") for i in range(50)]
-        assert service.add_items("tastes", items) == 50
-        newest = service.recommend("tastes", Query(["i1"], candidates=[f"n{n}-49"]))
+        assert service.changing.add_items("tastes", items) == 50
+        newest = service.answering.recommend("tastes", Query(["i1"], candidates=[f"n{n}-49"]))
         assert ids(newest) == [f"n{n}-49"]
-        service.plug("small", here.small.path, here.adapters["one"])
-        assert service.recommend("small", Query([here.small.item_ids[0]])).places
-        service.plug("tastes", here.tastes.path, here.adapters[("two", "one")[n % 2]])
-        service.remove("small")
+        service.changing.plug("small", here.small.path, here.adapters["one"])
+        assert service.answering.recommend("small", Query([here.small.item_ids[0]])).places
+        service.changing.plug("tastes", here.tastes.path, here.adapters[("two", "one")[n % 2]])
+        service.changing.remove("small")
     stop.set()
     for thread in threads:
         thread.join(10)
     assert not errors, errors[0]
     assert len(answers) > 20 and set(answers) == {"one", "two"}
-    assert service.domain("tastes").added.height == 300
+    assert service.answering.domain("tastes").added.height == 300
 
 
 def test_a_request_under_way_finishes_with_the_domain_it_began_with(here, tmp_path, monkeypatch):
     service = here.service(tmp_path / "state", linger=0.0)
     history = histories(here.tastes, 1)[0]
-    before = service.recommend("tastes", Query(history))
+    before = service.answering.recommend("tastes", Query(history))
     held, started = threading.Event(), threading.Event()
-    real = module.rank
+    real = answering.rank
 
     def slow(*arguments):
         started.set()
         held.wait(10)
         return real(*arguments)
 
-    monkeypatch.setattr(module, "rank", slow)
+    monkeypatch.setattr(answering, "rank", slow)
     with ThreadPoolExecutor(2) as threads:
-        under_way = threads.submit(service.recommend, "tastes", Query(history))
+        under_way = threads.submit(service.answering.recommend, "tastes", Query(history))
         started.wait(5)
-        service.plug("tastes", here.tastes.path, here.adapters["two"])
-        removed = threads.submit(service.recommend, "tastes", Query(history))
-        while service.waiting < 1:
+        service.changing.plug("tastes", here.tastes.path, here.adapters["two"])
+        removed = threads.submit(service.answering.recommend, "tastes", Query(history))
+        while service.answering.waiting < 1:
             time.sleep(0.005)
-        service.remove("tastes")
+        service.changing.remove("tastes")
         held.set()
         assert under_way.result() == before
         assert removed.result().adapter == "two"
     with pytest.raises(UnknownDomainError):
-        service.recommend("tastes", Query(history))
+        service.answering.recommend("tastes", Query(history))
     service.close()
 
 
@@ -552,18 +570,20 @@ def test_domains_that_do_not_fit_are_refused_and_the_old_one_stays(service, here
     for name, changed in (("choosy", card), ("foreign", foreign)):
         path = save(Adapter(name, other.lora, changed), tmp_path)
         with pytest.raises(AdapterError) as error:
-            service.plug("tastes", here.tastes.path, path)
+            service.changing.plug("tastes", here.tastes.path, path)
         one_sentence(error.value)
     with pytest.raises(DataError):
-        service.plug("tastes", tmp_path, here.adapters["one"])
-    assert service.domain("tastes").adapter.name == "one"
+        service.changing.plug("tastes", tmp_path, here.adapters["one"])
+    assert service.answering.domain("tastes").adapter.name == "one"
 
 
 def test_domains_are_bounded(here, tmp_path):
     service = here.service(tmp_path / "state", domains=1)
     with pytest.raises(ConflictError, match="the most allowed"):
-        service.plug("small", here.small.path, here.adapters["one"])
-    service.plug("tastes", here.tastes.path, here.adapters["two"])  # a replacement is no more
+        service.changing.plug("small", here.small.path, here.adapters["one"])
+    service.changing.plug(
+        "tastes", here.tastes.path, here.adapters["two"]
+    )  # a replacement is no more
     service.close()
 
 
@@ -573,42 +593,42 @@ def test_domains_are_bounded(here, tmp_path):
 def test_a_restart_finds_everything_again(here, tmp_path):
     state = tmp_path / "state"
     service = here.service(state)
-    service.add_items("tastes", [NewItem("n1", "red moon", "Sky")])
-    service.plug("small", here.small.path, here.adapters["two"])
-    service.plug("gone", here.small.path, here.adapters["two"])
-    service.remove("gone")
-    before = service.recommend("tastes", Query(["n1"], k=500))
+    service.changing.add_items("tastes", [NewItem("n1", "red moon", "Sky")])
+    service.changing.plug("small", here.small.path, here.adapters["two"])
+    service.changing.plug("gone", here.small.path, here.adapters["two"])
+    service.changing.remove("gone")
+    before = service.answering.recommend("tastes", Query(["n1"], k=500))
     service.close()
     again = here.service(state)
-    again.restore(lambda name, error: pytest.fail(f"{name}: {error}"))
-    assert [d.name for d in again.domains()] == ["small", "tastes"]
-    assert again.domain("small").adapter.name == "two"
-    assert again.recommend("tastes", Query(["n1"], k=500)) == before
+    again.changing.restore(lambda name, error: pytest.fail(f"{name}: {error}"))
+    assert [d.name for d in again.answering.domains()] == ["small", "tastes"]
+    assert again.answering.domain("small").adapter.name == "two"
+    assert again.answering.recommend("tastes", Query(["n1"], k=500)) == before
     again.close()
 
 
 def test_a_domain_that_is_gone_does_not_keep_the_others(here, tmp_path):
     state = tmp_path / "state"
     service = here.service(state)
-    service.plug("small", here.small.path, here.adapters["two"])
+    service.changing.plug("small", here.small.path, here.adapters["two"])
     service.close()
     file = state / "domains" / "small" / "domain.json"
     write_json(file, read_json(file) | {"data": str(tmp_path / "moved")})
     again = here.service(state)
     failed = {}
-    again.restore(failed.__setitem__)
-    assert list(failed) == ["small"] and [d.name for d in again.domains()] == ["tastes"]
+    again.changing.restore(failed.__setitem__)
+    assert list(failed) == ["small"] and [d.name for d in again.answering.domains()] == ["tastes"]
     one_sentence(failed["small"])
     again.close()
 
 
 def test_items_that_the_catalogue_has_by_now_give_way(here, tmp_path):
     service = here.service(tmp_path / "state")
-    service.plug("shop", here.small.path, here.adapters["one"])
+    service.changing.plug("shop", here.small.path, here.adapters["one"])
     item = next(i for i in here.tastes.item_ids if i not in here.small.index)
-    service.add_items("shop", [NewItem(item, "blue apple"), NewItem("n2", "red moon")])
-    service.plug("shop", here.tastes.path, here.adapters["one"])
-    found = service.domain("shop")
+    service.changing.add_items("shop", [NewItem(item, "blue apple"), NewItem("n2", "red moon")])
+    service.changing.plug("shop", here.tastes.path, here.adapters["one"])
+    found = service.answering.domain("shop")
     assert found.ids.count(item) == 1 and found.added["item_id"].to_list() == ["n2"]
     assert found.titles[found.index[item]] == here.tastes.titles[here.tastes.index[item]]
     service.close()
@@ -642,51 +662,51 @@ def test_a_mix_takes_its_place_and_can_be_undone(here, tmp_path):
     state = tmp_path / "state"
     service = here.service(state)
     for history in histories(here.tastes, 30):
-        service.recommend("tastes", Query(history))
+        service.answering.recommend("tastes", Query(history))
     bare = {name: t.clone() for name, t in here.backbone.model.state_dict().items()}
-    first = service.recommend("tastes", Query(["i1"]))
-    service.add_items("tastes", [NewItem("n1", "red moon")])
+    first = service.answering.recommend("tastes", Query(["i1"]))
+    service.changing.add_items("tastes", [NewItem("n1", "red moon")])
     request = MixRequest((here.adapters["two"], here.adapters["three"]), coefficients=(0.5, 0.5))
-    assert service.start_mix("tastes", request).status == "running"
+    assert service.changing.start_mix("tastes", request).status == "running"
     status = settled(service)
     assert (status.status, status.adapter, status.message) == ("done", "mix-0001", "")
-    mixed = service.recommend("tastes", Query(["i1"]))
+    mixed = service.answering.recommend("tastes", Query(["i1"]))
     assert mixed.adapter == "mix-0001" and mixed.places != first.places
-    assert service.recommend("tastes", Query(["n1"])).places  # added items came along
-    assert service.domain("tastes").cocktail["adapters"][0]["name"] == "two"
+    assert service.answering.recommend("tastes", Query(["n1"])).places  # added items came along
+    assert service.answering.domain("tastes").cocktail["adapters"][0]["name"] == "two"
     after = here.backbone.model.state_dict()
     assert all(torch.equal(t, after[name]) for name, t in bare.items())
     service.close()
     again = here.service(state)  # started with the old adapter, it takes up the mix
-    assert again.recommend("tastes", Query(["i1"])) == mixed
-    assert again.revert("tastes").adapter.name == "one"
-    assert again.recommend("tastes", Query(["i1"], candidates=ids(first))).places[0].item_id == (
-        first.places[0].item_id
-    )
+    assert again.answering.recommend("tastes", Query(["i1"])) == mixed
+    assert again.changing.revert("tastes").adapter.name == "one"
+    assert again.answering.recommend("tastes", Query(["i1"], candidates=ids(first))).places[
+        0
+    ].item_id == (first.places[0].item_id)
     with pytest.raises(ConflictError, match="nothing to go back to"):
-        again.revert("tastes")
+        again.changing.revert("tastes")
     again.close()
     third = here.service(state)
-    assert third.domain("tastes").adapter.name == "one"
+    assert third.answering.domain("tastes").adapter.name == "one"
     third.close()
 
 
 def test_a_mix_searches_with_the_users_who_asked(service, here, monkeypatch):
     seen = {}
-    real = module.remix
+    real = changing.remix
 
     def watching(state, request, recent, *rest):
         seen["recent"] = recent
         return real(state, request, recent, *rest)
 
-    monkeypatch.setattr(module, "remix", watching)
+    monkeypatch.setattr(changing, "remix", watching)
     asked = histories(here.tastes, 30)
     for history in asked:
-        service.recommend("tastes", Query(history))
-    service.start_mix("tastes", MixRequest((here.adapters["one"], here.adapters["two"])))
+        service.answering.recommend("tastes", Query(history))
+    service.changing.start_mix("tastes", MixRequest((here.adapters["one"], here.adapters["two"])))
     assert settled(service).status == "done"
     assert seen["recent"] == [tuple(history) for history in asked]
-    sheet = service.domain("tastes").cocktail
+    sheet = service.answering.domain("tastes").cocktail
     assert sheet["objective"] == "entropy" and len(sheet["curve"]) >= 5
     users = sheet["adaptation"]["user_ids"]
     assert users and all(user.startswith("recent") for user in users)
@@ -694,21 +714,21 @@ def test_a_mix_searches_with_the_users_who_asked(service, here, monkeypatch):
 
 def test_too_few_users_or_a_wrong_adapter_fail_and_change_nothing(service, here, tmp_path):
     request = MixRequest((here.adapters["one"], here.adapters["two"]))
-    service.start_mix("tastes", request)
+    service.changing.start_mix("tastes", request)
     status = settled(service)
     assert status.status == "failed" and "needs 20" in status.message
     for history in histories(here.tastes, 30):
-        service.recommend("tastes", Query(history))
-    service.start_mix("tastes", MixRequest((here.adapters["one"], tmp_path)))
+        service.answering.recommend("tastes", Query(history))
+    service.changing.start_mix("tastes", MixRequest((here.adapters["one"], tmp_path)))
     status = settled(service)
     assert status.status == "failed" and "adapter.json" in status.message
-    assert service.domain("tastes").adapter.name == "one"
-    assert service.start_mix("tastes", request).status == "running"  # the next one may
+    assert service.answering.domain("tastes").adapter.name == "one"
+    assert service.changing.start_mix("tastes", request).status == "running"  # the next one may
     assert settled(service).status == "done"
 
 
 def test_items_and_replacements_during_a_mix(service, here, monkeypatch):
-    real, gate, reached = module.remix, threading.Event(), threading.Event()
+    real, gate, reached = changing.remix, threading.Event(), threading.Event()
 
     def slow(*arguments):
         cocktail = real(*arguments)
@@ -716,26 +736,26 @@ def test_items_and_replacements_during_a_mix(service, here, monkeypatch):
         gate.wait(10)
         return cocktail
 
-    monkeypatch.setattr(module, "remix", slow)
+    monkeypatch.setattr(changing, "remix", slow)
     for history in histories(here.tastes, 30):
-        service.recommend("tastes", Query(history))
+        service.answering.recommend("tastes", Query(history))
     request = MixRequest((here.adapters["one"], here.adapters["two"]), coefficients=(0.5, 0.5))
-    service.start_mix("tastes", request)
+    service.changing.start_mix("tastes", request)
     with pytest.raises(ConflictError, match="A mix is running"):
-        service.start_mix("tastes", request)
+        service.changing.start_mix("tastes", request)
     reached.wait(10)
-    service.add_items("tastes", [NewItem("during", "red moon")])
+    service.changing.add_items("tastes", [NewItem("during", "red moon")])
     gate.set()
     assert settled(service).status == "done"
-    assert service.recommend("tastes", Query(["during"])).adapter == "mix-0001"
+    assert service.answering.recommend("tastes", Query(["during"])).adapter == "mix-0001"
     gate.clear()
     reached.clear()
-    service.start_mix("tastes", request)
+    service.changing.start_mix("tastes", request)
     reached.wait(10)
-    service.plug("tastes", here.tastes.path, here.adapters["three"])
+    service.changing.plug("tastes", here.tastes.path, here.adapters["three"])
     gate.set()
     assert settled(service).status == "dropped"
-    assert service.domain("tastes").adapter.name == "three"
+    assert service.answering.domain("tastes").adapter.name == "three"
 
 
 # -- paths ------------------------------------------------------------------------------------

@@ -23,7 +23,8 @@ class Index:
 
     Exact up to `EXACT_ITEMS`; beyond, an HNSW graph (Malkov and Yashunin, 2018) of the `usearch`
     package, whose finds are scored exactly. Its recall is measured by `benchmarks/index.py`.
-    Searching is safe from several threads; adding needs the caller's lock.
+    Searching exactly is safe from several threads; adding, and searching a graph, needs the
+    caller's lock.
     """
 
     def __init__(self, exact: bool | None) -> None:
@@ -118,21 +119,94 @@ class Index:
             found.append(_best(every, row, k))
         return found
 
+    def neighbours(self, query: Vectors, wanted: int) -> Ids:
+        """About the `wanted` items with the largest products of one query (d,), ascending.
+
+        For a graph; one search at a time.
+        """
+        assert self._graph is not None
+        wanted = min(wanted, len(self._graph))
+        # Set anew each time: what one query finds does not depend on those before it.
+        self._graph.expansion_search = max(_EXPANSION, 2 * wanted)
+        keys: Ids = self._graph.search(query, wanted, threads=1).keys.astype(np.int64)
+        return np.sort(keys)
+
     def _find_in_graph(
         self, queries: Vectors, k: int, banned: Sequence[Sequence[int]]
     ) -> list[tuple[Ids, Vectors]]:
-        longest = max((len(without) for without in banned), default=0)
-        wanted = min(k + longest, len(self._graph))
-        if 2 * wanted > self._graph.expansion_search:
-            self._graph.expansion_search = 2 * wanted
         found = []
         for query, without in zip(queries, banned, strict=True):
-            keys = self._graph.search(query, wanted, threads=1).keys.astype(np.int64)
-            keys = np.sort(keys[~np.isin(keys, list(without))])
+            keys = self.neighbours(query, k + len(without))
+            keys = keys[~np.isin(keys, list(without))]
             near = self._graph.get(keys) if len(keys) else []
             products = np.array([vector @ query for vector in near], dtype=np.float32)
             found.append(_best(keys, products, k))
         return found
+
+
+class ScoreIndex:
+    """Items by whole scores, `vectors @ user / temperature + prior`: text and popularity.
+
+    One more number in each vector carries the prior, so that a product is a score.
+    """
+
+    def __init__(
+        self,
+        vectors: Vectors,
+        prior: NDArray[np.floating[Any]],
+        temperature: float,
+        exact: bool | None = None,
+    ) -> None:
+        """Index items.
+
+        Args:
+            vectors: (N, d) unit vectors.
+            prior: (N,) weighted popularity prior.
+            temperature: of the ranker.
+            exact: see `Index.build`.
+
+        Raises:
+            RunError: see `Index.build`.
+        """
+        if exact is None:
+            exact = len(vectors) <= EXACT_ITEMS
+        self._temperature = temperature
+        # A graph links items with large products among themselves. Those must be near in text, so
+        # the prior is brought to the scale of cosines; as it is, items of like popularity would be
+        # linked, and searches would miss much of what they should find.
+        self._scale = 1.0 if exact else temperature
+        self._index = Index.build(self._rows(vectors, prior), exact)
+
+    def __len__(self) -> int:
+        """Number of items."""
+        return len(self._index)
+
+    def add(self, vectors: Vectors, prior: NDArray[np.floating[Any]]) -> None:
+        """Append items; see `Index.add`."""
+        self._index.add(self._rows(vectors, prior))
+
+    def search(
+        self, users: Vectors, k: int, exclude: Sequence[Sequence[int]] | None = None
+    ) -> tuple[Ids, Vectors]:
+        """The k items with the highest scores for each user (Q, d), and these; see `Index.search`.
+
+        Returns:
+            Item numbers and scores, both (Q, k).
+        """
+        return self._index.search(self._queries(users), k, exclude)
+
+    def neighbours(self, user: Vectors, wanted: int) -> Ids:
+        """About the `wanted` best items of one user (d,), ascending; see `Index.neighbours`."""
+        return self._index.neighbours(self._queries(user[None])[0], wanted)
+
+    def _rows(self, vectors: Vectors, prior: NDArray[np.floating[Any]]) -> Vectors:
+        column = (self._scale * prior).astype(np.float32)[:, None]
+        return np.concatenate([vectors, column], axis=1)
+
+    def _queries(self, users: Vectors) -> Vectors:
+        scaled = (users / self._temperature).astype(np.float32)
+        column = np.full((len(scaled), 1), 1 / self._scale, dtype=np.float32)
+        return np.concatenate([scaled, column], axis=1)
 
 
 def _best(items: Ids, products: Vectors, k: int) -> tuple[Ids, Vectors]:

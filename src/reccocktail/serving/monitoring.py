@@ -41,24 +41,24 @@ class Monitoring:
 
     def collect(self) -> Iterable[Metric]:
         """What the service counts."""
-        service = self._service
-        batches, jobs = service.batches
+        service, answering = self._service, self._service.answering
+        batches, jobs = answering.batches
         gauges = {
-            "queue": ("Requests that wait.", service.waiting),
-            "domains": ("Domains served.", len(service.domains())),
+            "queue": ("Requests that wait.", answering.waiting),
+            "domains": ("Domains served.", len(answering.domains())),
             "model_bytes": ("Copies of weights held for domains.", service.models.bytes),
         }
         counters = {
             "batches": ("Passes of user vectors and scores.", batches),
             "batched_requests": ("Requests in these.", jobs),
-            "user_cache_hits": ("User vectors that were at hand.", service.users.hits),
-            "user_cache_misses": ("User vectors that were computed.", service.users.misses),
+            "user_cache_hits": ("User vectors that were at hand.", answering.users.hits),
+            "user_cache_misses": ("User vectors that were computed.", answering.users.misses),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(f"reccocktail_{name}", text, value=value)
         for name, (text, value) in counters.items():
             yield CounterMetricFamily(f"reccocktail_{name}", text, value=value)
         items = GaugeMetricFamily("reccocktail_items", "Items of a domain.", labels=["domain"])
-        for state in service.domains():
+        for state in answering.domains():
             items.add_metric([state.name], len(state.ids))
         yield items

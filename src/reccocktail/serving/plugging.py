@@ -4,17 +4,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from reccocktail.errors import RecCocktailError
+from reccocktail.serving.changing import Changing
 from reccocktail.serving.limits import ConflictError
 from reccocktail.serving.served import Served
-from reccocktail.serving.service import Service
 
 
 class Plugging:
     """Plug-ins under way, and why others failed."""
 
-    def __init__(self, service: Service) -> None:
-        """Plug into this service."""
-        self._service = service
+    def __init__(self, changing: Changing) -> None:
+        """Plug in through this room."""
+        self._changing = changing
         self._worker = ThreadPoolExecutor(1, "plugging")
         self._loading: dict[str, Future[Served]] = {}
         self.failed: dict[str, str] = {}
@@ -33,7 +33,7 @@ class Plugging:
         if name in self.loading:
             raise ConflictError(f"'{name}' is being plugged in; wait for its end.")
         self.failed.pop(name, None)
-        future = self._worker.submit(self._service.plug, name, data, adapter)
+        future = self._worker.submit(self._changing.plug, name, data, adapter)
         self._loading[name] = future
         future.add_done_callback(lambda done: self._ended(name, done))
         return future

@@ -1,5 +1,10 @@
-"""What is asked of a served domain, and the answer: histories in, ranked items out."""
+"""What is asked of a served domain, and the answer: histories in, ranked items out.
 
+Every item that may be recommended is looked at, but in catalogues that have a graph (see
+`Neighbours`): there those near the user are, if enough of them may be recommended.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +16,9 @@ from reccocktail.serving.lookup import Match
 from reccocktail.serving.served import Served, split_categories
 
 SCORES_AT_ONCE = 2**25  # users x items of one matrix product: 128 MiB in float32
+FEW = 10_000  # so many items are looked at rather than searched for in a graph
+_SPARE = 2  # times more neighbours than a filter lets through on average
+_WIDEST = 1 / 200  # of a catalogue; rather than search for more, all items are looked at
 
 
 @dataclass(frozen=True)
@@ -40,13 +48,23 @@ class Query:
 
 @dataclass(frozen=True)
 class Ask:
-    """A request in item numbers of the state that it began with."""
+    """A request in item numbers of the state that it began with.
+
+    Attributes:
+        history: oldest first.
+        matches: one for each typed title.
+        k: how many items; None for all.
+        excluded: items that must not be recommended.
+        candidates: what may be, without `excluded`; None for the whole catalogue.
+        filtered: the candidates are all that filters let through, ascending, and were not named.
+    """
 
     history: tuple[int, ...]
     matches: tuple[Match, ...]
     k: int | None
     excluded: tuple[int, ...]
     candidates: NDArray[np.int64] | None
+    filtered: bool
 
 
 @dataclass(frozen=True)
@@ -106,7 +124,8 @@ def resolve(state: Served, query: Query) -> Ask:
     excluded = tuple(dict.fromkeys(history)) if query.exclude_seen else ()
     if chosen is not None and excluded:
         chosen = chosen[~np.isin(chosen, excluded)]
-    return Ask(tuple(history), matches, query.k, excluded, chosen)
+    filtered = chosen is not None and query.candidates is None
+    return Ask(tuple(history), matches, query.k, excluded, chosen, filtered)
 
 
 def rank(state: Served, asks: Sequence[Ask], users: NDArray[np.float32]) -> list[Answer]:
@@ -119,7 +138,8 @@ def rank(state: Served, asks: Sequence[Ask], users: NDArray[np.float32]) -> list
     """
     temperature = state.ranker.temperature
     answers: dict[int, Answer] = {}
-    whole = [number for number, ask in enumerate(asks) if ask.candidates is None]
+    pools = [_pool(state, ask, user) for ask, user in zip(asks, users, strict=True)]
+    whole = [number for number, pool in enumerate(pools) if pool is None]
     step = max(1, SCORES_AT_ONCE // len(state.ids))
     for start in range(0, len(whole), step):
         some = whole[start : start + step]
@@ -129,13 +149,31 @@ def rank(state: Served, asks: Sequence[Ask], users: NDArray[np.float32]) -> list
             row[list(ask.excluded)] = -np.inf
             best = _top(row, min(ask.k or len(row), len(row) - len(ask.excluded)))
             answers[number] = _answer(state, ask, best, row[best])
-    for number, ask in enumerate(asks):
-        if ask.candidates is not None:
-            chosen = ask.candidates
+    for number, (ask, chosen) in enumerate(zip(asks, pools, strict=True)):
+        if chosen is not None:
             row = state.vectors[chosen] @ users[number] / temperature + state.prior[chosen]
             best = _top(row, min(ask.k or len(row), len(row)))
             answers[number] = _answer(state, ask, chosen[best], row[best])
     return [answers[number] for number in range(len(asks))]
+
+
+def _pool(state: Served, ask: Ask, user: NDArray[np.float32]) -> NDArray[np.int64] | None:
+    """The items to look at, among which are the k best; None for the whole catalogue."""
+    chosen, graph, items = ask.candidates, state.neighbours, len(state.ids)
+    if graph is None or ask.k is None or (chosen is not None and not ask.filtered):
+        return chosen
+    allowed = items if chosen is None else len(chosen)
+    if allowed <= FEW:
+        return chosen
+    spare = 1.0 if chosen is None else _SPARE * items / allowed
+    wanted = math.ceil(ask.k * spare) + len(ask.excluded)
+    if wanted > _WIDEST * items:
+        return chosen
+    near = graph.of(user, wanted, items)
+    near = near[~np.isin(near, ask.excluded)]
+    if chosen is not None:
+        near = near[np.isin(near, chosen, assume_unique=True)]
+    return near if len(near) >= ask.k else chosen
 
 
 def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

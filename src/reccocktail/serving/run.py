@@ -104,14 +104,14 @@ def serve(
         say(f"{name} cannot be served: {error}")
         errors.append(error)
 
-    service.restore(failed, domains)
-    if errors and not service.domains():
+    service.changing.restore(failed, domains)
+    if errors and not service.answering.domains():
         service.close()
         raise errors[0]
     app = create_app(service, settings.keys, max_body=settings.max_body)
     log_json()
     progress.console.quiet = True  # from here on, standard error is for log lines
-    event("start", domains=[state.name for state in service.domains()])
+    event("start", domains=[state.name for state in service.answering.domains()])
     gc.freeze()  # what is loaded stays; the collector need not walk it again
     config = uvicorn.Config(
         app,

@@ -13,21 +13,21 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
-from reccocktail.errors import AdapterError
+from reccocktail.errors import AdapterError, RunError
 from reccocktail.mixing.cocktail import load_sheet
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.prior import popularity_prior
-from reccocktail.ranking.scoring import Catalogue, ItemVectors
 from reccocktail.schema import CATEGORIES, ITEM, TITLE
+from reccocktail.serving.catalogue import encode_catalogue
+from reccocktail.serving.index import EXACT_ITEMS
+from reccocktail.serving.logs import event
 from reccocktail.serving.lookup import TitleLookup
-from reccocktail.serving.stages import prior_weight
+from reccocktail.serving.neighbours import Neighbours
 from reccocktail.serving.weights import Models
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, ranker_of
@@ -87,6 +87,7 @@ class Served:
         categories: category in lower case -> item numbers.
         added: items added at run time (`ADDED_SCHEMA`).
         cocktail: `cocktail.json`, if the adapter is one.
+        neighbours: graph of the items, shared as `rows` are; None where all items are looked at.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Served:
     categories: dict[str, NDArray[np.int64]]
     added: pl.DataFrame
     cocktail: dict[str, Any] | None = field(default=None)
+    neighbours: Neighbours | None = field(default=None)
 
     @property
     def lora(self) -> Lora:
@@ -129,7 +131,11 @@ class Served:
         model = models.of(self.update_sha256, self.lora)
         device = next(model.parameters()).device
         first = len(self.ids)
-        self.rows.extend(self.ranker.item_vectors(model, tokens, device).numpy(), first)
+        vectors = self.ranker.item_vectors(model, tokens, device).numpy()
+        prior = np.zeros(len(titles), dtype=np.float32)
+        self.rows.extend(vectors, first)
+        if self.neighbours is not None:
+            self.neighbours.extend(vectors, prior, first)
         ids = [*self.ids, *items[ITEM].to_list()]
         every = [*self.titles, *titles]
         numbers = range(first, len(ids))
@@ -144,12 +150,26 @@ class Served:
             index=self.index | {ids[number]: number for number in numbers},
             lookup=self.lookup.extended(ids, every),
             vectors=self.rows.view(),
-            prior=np.concatenate([self.prior, np.zeros(len(titles), dtype=np.float32)]),
+            prior=np.concatenate([self.prior, prior]),
             new=np.concatenate([self.new, np.ones(len(titles), dtype=np.bool_)]),
             cells=[*self.cells, *items[CATEGORIES].to_list()],
             categories=categories,
             added=pl.concat([self.added, items]),
         )
+
+    def with_neighbours(self) -> "Served":
+        """The same with a graph of its items, if they are more than are looked at for each request.
+
+        Where `usearch` is not installed, all items are looked at all the same.
+        """
+        if len(self.ids) <= EXACT_ITEMS:
+            return self
+        try:
+            graph = Neighbours(self.vectors, self.prior, self.ranker.temperature)
+        except RunError as error:
+            event("no graph", domain=self.name, items=len(self.ids), reason=str(error))
+            return self
+        return replace(self, neighbours=graph)
 
 
 def build(
@@ -179,9 +199,9 @@ def build(
     sheet = load_sheet(adapter_folder)
     served = encoded(name, domain, adapter, adapter_folder, backbone, models)
     served = replace(served, cocktail=sheet)
-    if added is None:
-        return served
-    return served.with_items(added.filter(~pl.col(ITEM).is_in(domain.item_ids)), models)
+    if added is not None:
+        served = served.with_items(added.filter(~pl.col(ITEM).is_in(domain.item_ids)), models)
+    return served.with_neighbours()
 
 
 def encoded(
@@ -205,16 +225,12 @@ def encoded(
             f"'{adapter.name}' was trained for ranker {adapter.card.recipe.ranker}, which cannot "
             "rank a whole catalogue at once; serve an adapter of ranker dense."
         )
-    catalogue = Catalogue.of(domain, ranker)
-    # What is served is computed in the dtype of the weights, whatever the backbone would score in.
-    identity = model_sha256(replace(backbone, autocast=None), adapter.lora)
-    items = ItemVectors(catalogue, identity)
     update = adapter.sha256
     model = models.of(update, adapter.lora)
-    items.add(model, items.missing(range(len(catalogue.tokens))), backbone.device, tick)
-    weight = prior_weight(model, catalogue, identity)
-    counts = domain.train_counts()
-    rows = Rows(_contiguous(items.all()))
+    # What is served is computed in the dtype of the weights, whatever the backbone would score in.
+    identity = model_sha256(replace(backbone, autocast=None), adapter.lora)
+    catalogue = encode_catalogue(model, domain, ranker, identity, tick=tick)
+    rows = Rows(catalogue.vectors)
     return Served(
         name=name,
         domain=domain,
@@ -230,16 +246,12 @@ def encoded(
         lookup=TitleLookup(name, domain.item_ids, domain.titles),
         rows=rows,
         vectors=rows.view(),
-        prior=(weight * popularity_prior(counts)).astype(np.float32),
-        new=counts == 0,
+        prior=catalogue.prior.astype(np.float32),
+        new=domain.train_counts() == 0,
         cells=_cells(domain.items),
         categories=_by_category(domain.items, 0),
         added=pl.DataFrame(schema=ADDED_SCHEMA),
     )
-
-
-def _contiguous(vectors: torch.Tensor) -> NDArray[np.float32]:
-    return np.ascontiguousarray(vectors.numpy(), dtype=np.float32)
 
 
 def _cells(items: pl.DataFrame) -> list[str | None]:

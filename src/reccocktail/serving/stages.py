@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
-import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -15,18 +14,13 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError
 from reccocktail.ranking import build
-from reccocktail.ranking.base import Model, Ranker
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.prior import choose_weight, popularity_prior
-from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
+from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import PromptSettings, Recipe
-from reccocktail.serving.index import Index
-from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
+from reccocktail.serving.catalogue import encode_catalogue, prior_weight, prior_with_new
+from reccocktail.serving.index import ScoreIndex
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import model_sha256, ranker_of, scoring
-from reccocktail.training.validation import sample_rows
-
-_PRIOR_USERS = 64
 
 
 class Retrieval:
@@ -64,20 +58,11 @@ class Retrieval:
             )
         self._ranker, self._backbone = ranker, backbone
         self._lora = adapter.lora if adapter else None
-        catalogue = Catalogue.of(domain, ranker)
-        items = ItemVectors(catalogue, model_sha256(backbone, self._lora))
-        self._tokens = [*catalogue.tokens, *ranker.titles(new_titles)]
         with scoring(backbone, self._lora) as model:
-            encode(model, items, catalogue, [], "Reading the catalogue", whole_catalogue=True)
-            added = ranker.item_vectors(
-                model, self._tokens[len(catalogue.tokens) :], backbone.device
-            )
-            weight = prior_weight(model, catalogue, model_sha256(backbone, self._lora))
-        vectors: NDArray[np.float32] = items.all().numpy()
-        self._vectors: NDArray[np.float32] = (
-            np.concatenate([vectors, added.numpy()]) if new_titles else vectors
-        )
-        self._prior = weight * _prior_with_new(domain, len(new_titles))
+            identity = model_sha256(backbone, self._lora)
+            catalogue = encode_catalogue(model, domain, ranker, identity, new_titles)
+        self._tokens, self._vectors = catalogue.tokens, catalogue.vectors
+        self._prior = catalogue.prior
 
     def scores(self, history: Sequence[int]) -> NDArray[np.float64]:
         """Scores (items,) of all items for a history of item numbers, popularity included."""
@@ -112,24 +97,16 @@ class Retrieval:
             tick: told of every n histories read.
 
         Returns:
-            Item numbers and scores, both (histories, k); see `Index.search`.
+            Item numbers and scores, both (histories, k); see `ScoreIndex.search`.
         """
         rows = [[self._tokens[item] for item in history] for history in histories]
         with scoring(self._backbone, self._lora) as model:
             users = self._ranker.user_vectors(model, rows, self._backbone.device, tick).numpy()
-        scaled = (users / self._ranker.temperature).astype(np.float32)
-        queries = _with_column(scaled, np.ones(len(users)))
-        return self._index.search(queries, k, histories)
+        return self._index.search(users, k, histories)
 
     @cached_property
-    def _index(self) -> Index:
-        # One more number in each vector carries the prior, so that a product is a whole score.
-        return Index.build(_with_column(self._vectors, self._prior))
-
-
-def _with_column(vectors: NDArray[np.float32], column: NDArray[np.float64]) -> NDArray[np.float32]:
-    more = column.astype(np.float32)[:, None]
-    return np.concatenate([vectors, more], axis=1)
+    def _index(self) -> ScoreIndex:
+        return ScoreIndex(self._vectors, self._prior, self._ranker.temperature)
 
 
 class Reranking:
@@ -152,7 +129,7 @@ class Reranking:
         self._tokens = [*catalogue.tokens, *self._ranker.titles(new_titles)]
         with scoring(backbone, self._lora) as model:
             weight = prior_weight(model, catalogue, model_sha256(backbone, self._lora))
-        self._prior = weight * _prior_with_new(domain, len(new_titles))
+        self._prior = weight * prior_with_new(domain, len(new_titles))
 
     def scores(self, history: Sequence[int], items: Sequence[int]) -> NDArray[np.float64]:
         """Scores (items,) of some items, popularity included; see `scores_of`."""
@@ -181,41 +158,3 @@ class Reranking:
                 rows.append(found[columns])
         chosen: NDArray[np.float64] = np.stack(rows) + self._prior[np.asarray(items)]
         return chosen
-
-
-def prior_weight(model: Model, catalogue: Catalogue[Ranker], identity: str) -> float:
-    """Weight of the popularity prior on a few validation users, remembered in the cache.
-
-    Args:
-        model: adapted or bare backbone.
-        catalogue: the domain, for the ranker.
-        identity: `model_sha256` of the model.
-    """
-    domain = catalogue.domain
-    rows: pl.DataFrame = sample_rows(domain.rows("valid_warm"), _PRIOR_USERS, seed=0)
-    if not rows.height:
-        return 0.0
-    ranker = catalogue.ranker
-    reading: list[object] = [
-        ranker.template_sha256,
-        ranker.readout_sha256,
-        ranker.prompt.model_dump(),
-    ]
-    if isinstance(ranker, DenseRanker):
-        reading += [ranker.dense.model_dump(), ranker.temperature]
-    key = sha256_json([identity, domain.sha256, "prior", reading])
-    file = cache_dir() / "priors" / f"{key}.json"
-    if file.exists():
-        return float(read_json(file)["weight"])
-    (found,) = score(
-        model, catalogue, [rows], "Weighing popularity", model_sha256=identity, entropy=False
-    )
-    candidates = catalogue.candidates(rows)
-    prior = popularity_prior(domain.train_counts())
-    weight = choose_weight(found.scores, candidates, positive_columns(rows), prior)
-    write_json(file, {"weight": weight, "users": rows.height})
-    return weight
-
-
-def _prior_with_new(domain: Domain, new: int) -> NDArray[np.float64]:
-    return popularity_prior(np.concatenate([domain.train_counts(), np.zeros(new, dtype=np.int64)]))

@@ -1,0 +1,273 @@
+"""The room where domains change: plugged in, removed, given items, mixed, restored.
+
+Changes of one domain wait for each other. Each is on disk before it is published to the room where
+requests are answered; that is the one way between the two. Back come only the latest histories,
+which a mix looks at.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from reccocktail.backbone import Backbone
+from reccocktail.errors import RecCocktailError, RunError
+from reccocktail.serving.answering import Answering
+from reccocktail.serving.batching import ClosedError
+from reccocktail.serving.items import NewItem, fresh_items
+from reccocktail.serving.limits import ConflictError, Limits, MixStatus
+from reccocktail.serving.logs import LOGGER
+from reccocktail.serving.remix import MixRequest, remix
+from reccocktail.serving.served import Served, build
+from reccocktail.serving.store import Record, Store
+from reccocktail.serving.weights import Models
+
+
+class Changing:
+    """Changes the domains of a service, and remembers how over a restart."""
+
+    def __init__(
+        self,
+        answering: Answering,
+        backbone: Backbone,
+        models: Models,
+        limits: Limits,
+        store: Store | None,
+    ) -> None:
+        """Publish to `answering`; without a store only the calling program plugs domains in."""
+        self._answering, self._backbone, self._models = answering, backbone, models
+        self._limits, self._store = limits, store
+        self._locks: dict[str, threading.RLock] = {}
+        self._mixes: dict[str, MixStatus] = {}
+        self._mixing = threading.Lock()  # one search at a time: it takes the memory of a backbone
+        self._guard = threading.Lock()
+        self._closed = False
+
+    # -- domains come and go ------------------------------------------------------------------
+
+    def restore(
+        self,
+        failed: Callable[[str, RecCocktailError], object],
+        domains: Mapping[str, tuple[Path, Path]] | None = None,
+    ) -> None:
+        """Plug in what is given and what the state folder remembers, so far as it can be had.
+
+        Until it is plugged in anew, one that cannot be had answers every request with the reason.
+
+        Args:
+            failed: told of each domain that cannot be had; the others are served.
+            domains: name -> prepared folder and adapter folder.
+        """
+        given = domains or {}
+        names = self._store.names() if self._store else []
+        remembered = [n for n in names if n not in given and self._answering.find(n) is None]
+        for name in (*given, *remembered):
+            try:
+                if name in given:
+                    self.plug(name, *given[name])
+                elif (record := self._require_store().record(name)) is not None:
+                    self.plug(name, record.data, record.adapters[0])
+            except RecCocktailError as error:
+                self._answering.unavailable(name, str(error))
+                failed(name, error)
+            except Exception as error:  # a kind of damage that no reader of its files expects
+                LOGGER.error("unexpected error", exc_info=error)
+                damaged = RunError(f"Its files are damaged ({type(error).__name__}); see the log.")
+                self._answering.unavailable(name, str(damaged))
+                failed(name, damaged)
+
+    def plug(self, name: str, data: Path, adapter: Path) -> Served:
+        """Serve a domain, in place of one of the same name if there is one.
+
+        If the state folder remembers the same folder and adapter, the cocktails that were mixed
+        since are taken up; items that were added to the name always are.
+
+        Args:
+            name: what requests call it.
+            data: prepared folder.
+            adapter: adapter folder.
+
+        Raises:
+            DataError, AdapterError: see `served.build`.
+            ConflictError: too many domains.
+        """
+        data, adapter = data.absolute(), adapter.absolute()
+        with self._change(name):
+            served = len(self._answering.domains())
+            if self._answering.find(name) is None and served >= self._limits.domains:
+                raise ConflictError(
+                    f"{served} domains are served, the most allowed; remove one first."
+                )
+            former = self._store.record(name) if self._store else None
+            record = Record(data, (adapter,))
+            if former and former.data == data and former.adapters[0] == adapter:
+                record = former
+            added = self._store.items(name) if self._store else None
+            state = self._build(name, record, added)
+            if self._store:
+                self._store.write_record(name, record)
+            return self._answering.publish(state)
+
+    def remove(self, name: str) -> None:
+        """Serve a domain no more and forget what was added to it.
+
+        Raises:
+            UnknownDomainError: there is none of that name.
+            ConflictError: there is no state folder.
+        """
+        store = self._require_store()
+        with self._change(name):
+            self._require_known(name)
+            store.remove(name)
+            self._answering.withdraw(name)
+            self._mixes.pop(name, None)
+
+    def add_items(self, name: str, items: Sequence[NewItem]) -> int:
+        """Add items, which can be recommended at once and after a restart.
+
+        Items that are there already, with the same title, are left as they are.
+
+        Returns:
+            How many were not there yet.
+
+        Raises:
+            UnknownDomainError, DataError: an id twice, or a title without a readable letter.
+            ConflictError: an id that is there with another title, too many items, or no state
+                folder.
+        """
+        store = self._require_store()
+        with self._change(name):
+            state = self._answering.domain(name)
+            fresh = fresh_items(state, items)
+            if state.added.height + fresh.height > self._limits.added_items:
+                raise ConflictError(
+                    f"{name} takes {self._limits.added_items:,} added items at most; "
+                    "prepare its folder anew with them."
+                )
+            if fresh.height:
+                grown = state.with_items(fresh, self._models)
+                store.write_items(name, grown.added)
+                self._answering.publish(grown)
+            return fresh.height
+
+    # -- mixing -------------------------------------------------------------------------------
+
+    def start_mix(self, name: str, request: MixRequest) -> MixStatus:
+        """Mix in the background; the cocktail takes its place when it is done.
+
+        Raises:
+            UnknownDomainError: there is none of that name.
+            ConflictError: a mix is running, or there is no state folder.
+        """
+        store = self._require_store()
+        with self._change(name):
+            state = self._answering.domain(name)
+            if not self._mixing.acquire(blocking=False):
+                raise ConflictError("A mix is running; wait for its end.")
+            out = store.next_mix(name)
+            running = self._mixes[name] = MixStatus("running", started=time.time())
+        thread = threading.Thread(
+            target=self._mix, args=(store, state, request, out), name="mix", daemon=True
+        )
+        thread.start()
+        return running
+
+    def mix_status(self, name: str) -> MixStatus:
+        """How the last mix of a domain went.
+
+        Raises:
+            UnknownDomainError: there is none of that name.
+        """
+        self._answering.domain(name)
+        return self._mixes.get(name, MixStatus())
+
+    def revert(self, name: str) -> Served:
+        """Go back to the adapter before the last mix.
+
+        A domain whose last cocktail is damaged comes back this way.
+
+        Raises:
+            UnknownDomainError: there is none of that name.
+            ConflictError: there was no mix, or there is no state folder.
+        """
+        store = self._require_store()
+        with self._change(name):
+            self._require_known(name)
+            record = store.record(name)
+            if record is None or len(record.adapters) < 2:
+                raise ConflictError(f"{name} was not mixed here; there is nothing to go back to.")
+            record = Record(record.data, record.adapters[:-1])
+            former = self._build(name, record, store.items(name))
+            store.write_record(name, record)
+            return self._answering.publish(former)
+
+    def _mix(self, store: Store, state: Served, request: MixRequest, out: Path) -> None:
+        name, started = state.name, self._mixes[state.name].started
+        try:
+            recent = self._answering.recent(name)
+            cocktail = remix(state, request, recent, self._backbone, out)
+            # Encoded before the domain is locked: items can be added meanwhile.
+            record = Record(state.domain.path, (out,))
+            mixed = self._build(name, record, state.added)
+            store.keep_mix(out)
+            with self._change(name):
+                now = self._answering.find(name)
+                former = store.record(name)
+                if self._closed or now is None or former is None or now.serial != state.serial:
+                    status, message = "dropped", "the domain was changed or removed meanwhile"
+                else:
+                    since = now.added[state.added.height :]
+                    mixed = mixed.with_items(since, self._models)
+                    store.write_record(name, Record(former.data, (*former.adapters, out)))
+                    self._answering.publish(mixed)
+                    status, message = "done", ""
+            adapter = cocktail.name if status == "done" else None
+            done = MixStatus(status, message, adapter, started, time.time())
+        except RecCocktailError as error:
+            done = MixStatus("failed", str(error), None, started, time.time())
+        except Exception as error:  # a thread has nobody else to tell
+            done = MixStatus(
+                "failed", f"{type(error).__name__}: {error}", None, started, time.time()
+            )
+        finally:
+            store.mix_ended(out)
+            self._mixing.release()
+        if self._answering.find(name) is not None:
+            self._mixes[name] = done
+
+    # -- helpers ------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Change nothing more. A mix that runs is dropped."""
+        with self._guard:
+            self._closed = True
+
+    @contextmanager
+    def _change(self, name: str) -> Iterator[None]:
+        """Keep other changes of the domain waiting."""
+        with self._guard:
+            if self._closed:
+                raise ClosedError
+            lock = self._locks.setdefault(name, threading.RLock())
+        with lock:
+            yield
+
+    def _build(self, name: str, record: Record, added: pl.DataFrame | None) -> Served:
+        folder = record.adapters[-1]
+        return build(name, record.data, folder, self._backbone, self._models, added)
+
+    def _require_known(self, name: str) -> None:
+        """Refuse a name that is neither served nor should be."""
+        if name not in self._answering.failed:
+            self._answering.domain(name)
+
+    def _require_store(self) -> Store:
+        if self._store is None:
+            raise ConflictError(
+                "Changes must survive a restart and this service has no folder for them; "
+                "start it with --state."
+            )
+        return self._store
