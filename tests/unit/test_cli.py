@@ -8,10 +8,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
-from rich.console import Console
 
 from reccocktail import cli, spirits
-from reccocktail.cli import main
+from reccocktail.cli import main, shared
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.loop import AdapterTrainer
 from tests.adapters import pico_recipe
@@ -83,7 +82,7 @@ def work(home, monkeypatch):
 def call(work, capfd, monkeypatch):
     """Run a command; gives exit code, standard output and standard error."""
     monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(cli, "_output", Console())  # the first one read its width on import
+    monkeypatch.setattr(shared.output, "width", 200)  # it read its width on import
 
     def run(command):
         words = command if isinstance(command, list) else command.split()

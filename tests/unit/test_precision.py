@@ -11,6 +11,7 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from reccocktail import cli
 from reccocktail.backbone import load_backbone
+from reccocktail.cli import shared
 from reccocktail.errors import BackboneError, RunError
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.cocktail import mix
@@ -114,7 +115,7 @@ def test_only_float32_weights_on_a_cpu_have_a_choice(monkeypatch):
 
 
 def test_commands_offer_every_precision():
-    assert typing.get_args(cli.Precision) == PRECISIONS
+    assert typing.get_args(shared.Precision) == PRECISIONS
 
 
 def test_loading_says_what_scores_are_made_in(monkeypatch, tmp_path, capsys):

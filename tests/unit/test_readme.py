@@ -50,7 +50,7 @@ def test_the_readme_shows_the_main_commands():
 @pytest.mark.parametrize("words", ours("reccocktail"), ids=lambda words: " ".join(words)[:60])
 def test_every_command_of_the_readme_parses(words):
     command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
-    assert command.__module__ == "reccocktail.cli"
+    assert command.__module__.rpartition(".")[0] == "reccocktail.cli"
     assert bound.arguments or not words[1:]
 
 

@@ -1,0 +1,37 @@
+"""The command line: one command, one typed function; no algorithm lives here."""
+
+import sys
+
+import cyclopts
+from rich.console import Console
+
+# Importing a module of commands registers them.
+from reccocktail.cli import adapters, data, judging, recommending  # noqa: F401
+from reccocktail.cli.shared import app, data_app
+from reccocktail.errors import FollowedError, RecCocktailError, RecipeError
+from reccocktail.launcher import is_first, processes, rank
+
+__all__ = ["BAD_INPUT", "INTERRUPTED", "app", "data_app", "main"]
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; what the user can mend ends with one sentence and exit code 2."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        if processes() > 1 and words[:1] != ["train"]:
+            raise RecipeError("Only `train` runs in several processes; start this one alone.")
+        app(words, exit_on_error=False, print_error=False)
+    except FollowedError:  # the first process tells it
+        sys.exit(BAD_INPUT)
+    except (RecCocktailError, cyclopts.CycloptsError) as error:
+        who = "reccocktail" if is_first() else f"reccocktail (process {rank()})"
+        Console(stderr=True, soft_wrap=True).print(f"{who}: {error}", markup=False, highlight=False)
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        if is_first():
+            Console(stderr=True).print(
+                "Interrupted. Finished steps are kept; run the command again to go on."
+            )
+        sys.exit(INTERRUPTED)

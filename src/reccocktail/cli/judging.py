@@ -1,0 +1,141 @@
+"""Judge adapters: quickstart, evaluation, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from reccocktail.baselines import BASELINES
+from reccocktail.cli.shared import LoadIn, Precision, app, output, print_metrics, quantization_of
+from reccocktail.errors import RecipeError
+from reccocktail.schema import SCENARIOS, Scenario
+
+BASELINE_NAMES = f"{', '.join(BASELINES)}; sentence-encoder=MODEL takes a hub id or a folder."
+
+
+@app.command
+def quickstart(
+    *, out: Path | None = None, minutes: float | None = None, domain: str = "films"
+) -> None:
+    """From a domain's two tables to a cocktail, its evaluation and a report.
+
+    The base spirit that ships with the package is mixed with an ingredient trained on the domain;
+    where none ships, one is trained first.
+
+    Args:
+        out: folder of the run, runs/quickstart if left out; the same command goes on where it
+            stopped.
+        minutes: about how long the whole takes on 2 cores, after the downloads; 12 for films, 8 for
+            other domains.
+        domain: films (MovieLens-1M), groceries (Complete Journey), or a folder of your own that
+            holds two tables, interactions.* and items.*.
+    """
+    from reccocktail.quickstart import default_out, page_command
+    from reccocktail.quickstart import quickstart as run
+
+    folder = out or default_out(domain)
+    metrics = run(folder, minutes, domain=domain)
+    print_metrics(metrics)
+    output.print(f"Report: {folder / 'report.html'}", soft_wrap=True)
+    output.print(f"To try it in a browser: {page_command(folder, domain)}", soft_wrap=True)
+
+
+@app.command
+def evaluate(
+    *,
+    data: Path,
+    out: Path,
+    adapter: list[Path] | None = None,
+    baseline: Annotated[
+        list[str] | None, Parameter(help=f"Names of baselines: {BASELINE_NAMES}")
+    ] = None,
+    control: list[str] | None = None,
+    scenario: list[Scenario] | None = None,
+    users: int | None = None,
+    validation_users: int = 200,
+    prior: bool = True,
+    full_catalogue: bool = True,
+    seed: int = 0,
+    backbone: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    load_in: LoadIn | None = None,
+    precision: Precision = "float32",
+) -> None:
+    """Judge adapters, the bare backbone and baselines on a domain's test users.
+
+    Args:
+        data: prepared folder.
+        out: evaluation folder to write.
+        adapter: adapter folders, or names of shipped base spirits.
+        baseline: names of baselines.
+        control: average, validation, oracle (chosen by test labels, and marked so), random,
+            ensemble, linear, ties or dare: made of the base spirit and the ingredient among the
+            adapters.
+        scenario: warm, cold, or both if left out.
+        users: at most so many users a scenario; all if left out.
+        validation_users: users on which the popularity prior's weight is chosen.
+        prior: add the popularity prior.
+        full_catalogue: rank the whole catalogue too.
+        seed: draws users and resamples.
+        backbone: where the adapters' backbone is; without adapters, the backbone to judge alone.
+        device: cpu, cuda or mps.
+        dtype: float32, bfloat16 or float16.
+        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
+            only.
+        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
+            float32; auto takes it there. On other devices dtype decides.
+    """
+    from reccocktail.backbone import load_backbone
+    from reccocktail.data.domain import Domain
+    from reccocktail.evaluation.evaluate import EvaluationSettings
+    from reccocktail.evaluation.evaluate import evaluate as run
+    from reccocktail.spirits import resolve
+    from reccocktail.training.adapter import Adapter
+    from reccocktail.training.model import note_quantization
+
+    domain = Domain.load(data)
+    folders = [resolve(path) for path in adapter or ()]
+    adapters = [(Adapter.load(folder), folder) for folder in folders]
+    if not adapters and not baseline and not backbone:
+        raise RecipeError("Nothing to evaluate; give --adapter, --baseline or --backbone.")
+    name = backbone or (adapters[0][0].card.recipe.backbone if adapters else None)
+    rounded = quantization_of(load_in)
+    model = None
+    if name:
+        model = load_backbone(
+            name, device=device, dtype=dtype, quantization=rounded, precision=precision
+        )
+        note_quantization([loaded for loaded, _ in adapters], model)
+    metrics = run(
+        domain,
+        adapters,
+        model,
+        out,
+        baselines=baseline or (),
+        controls=control or (),
+        scenarios=scenario or SCENARIOS,
+        settings=EvaluationSettings(
+            users=users,
+            validation_users=validation_users,
+            prior=prior,
+            full_catalogue=full_catalogue,
+            seed=seed,
+        ),
+    )
+    print_metrics(metrics)
+
+
+@app.command
+def report(*runs: Path, out: Path) -> None:
+    """Write one HTML file from evaluation folders.
+
+    Args:
+        runs: evaluation folders, or folders that hold one as evaluation/.
+        out: HTML file to write.
+    """
+    from reccocktail.evaluation.report import report as write
+
+    if not runs:
+        raise RecipeError("Give at least one evaluation folder.")
+    output.print(f"Report: {write(list(runs), out)}", soft_wrap=True)
