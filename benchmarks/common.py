@@ -178,6 +178,17 @@ def environment(backbone: Backbone, domain: Domain) -> dict[str, Any]:
     }
 
 
+def study_parser(doc: str | None) -> argparse.ArgumentParser:
+    """What studies of a base spirit on target domains all ask for."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", type=Path, action="append", required=True)
+    parser.add_argument("--base", type=Path, required=True, help="the base spirit's folder or name")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
 def precision_argument(parser: argparse.ArgumentParser) -> None:
     """`--precision`, for studies that score on a CPU; trainings take no notice of it."""
     parser.add_argument(

@@ -14,7 +14,6 @@ and a cell that was stopped goes on. Writes few_shot.json, few_shot.png, few_sho
 coefficients.png into RUN after every cell.
 """
 
-import argparse
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import environment, finished, precision_argument, program
+from common import environment, finished, precision_argument, program, study_parser
 from few_shot_report import (
     AVERAGE,
     BACKBONE,
@@ -204,12 +203,7 @@ def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--target", type=Path, action="append", required=True)
-    parser.add_argument("--base", type=Path, required=True, help="the base spirit's folder or name")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = study_parser(__doc__)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0, 0.01, 0.05, 0.2, 1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=3.0, help="passes over a share, at most")

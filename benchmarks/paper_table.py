@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from common import environment, finished, precision_argument, program
+from common import environment, finished, precision_argument, program, study_parser
 from reccocktail.backbone import load_backbone
 from reccocktail.data.columns import as_interactions
 from reccocktail.data.domain import Domain
@@ -220,12 +220,7 @@ def check(args: argparse.Namespace, base: Adapter) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--target", type=Path, action="append", required=True)
-    parser.add_argument("--base", type=Path, required=True, help="the base spirit's folder or name")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = study_parser(__doc__)
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="of each training; 60 if left out")
     length.add_argument("--steps", type=int, help="of each training; repeats exactly")

@@ -132,7 +132,7 @@ def grid_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--valid", type=int, default=sizes.valid, help="users")
     parser.add_argument("--test", type=int, default=sizes.test, help="users")
     parser.add_argument("--grid", type=float, nargs="+", default=sizes.grid)
-    parser.add_argument("--scales", type=float, nargs="*", default=sizes.scales)
+    parser.add_argument("--scales", type=float, nargs="+", default=sizes.scales)
     parser.add_argument("--backbone")
     precision_argument(parser)
     parser.add_argument("--out", type=Path, required=True)

@@ -26,6 +26,7 @@ from common import (
     precision_facts,
     program,
     ratio_of_means,
+    study_parser,
 )
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
@@ -174,10 +175,7 @@ def ratios(targets: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--target", type=Path, action="append", required=True)
-    parser.add_argument("--base", type=Path, required=True, help="the base spirit's folder or name")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = study_parser(__doc__)
     parser.add_argument("--users", type=int, default=2000, help="at most so many a scenario")
     parser.add_argument("--validation-users", type=int, default=200)
     parser.add_argument("--full-catalogue", action=argparse.BooleanOptionalAction, default=True)

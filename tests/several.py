@@ -21,6 +21,7 @@ from reccocktail.storage import write_json
 from reccocktail.training import schedule
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
+from tests.helpers import Clock
 from tests.pico import LETTERS, pico_backbone
 
 STEPS = 6
@@ -60,17 +61,6 @@ RECIPES = {
     "dying": ODD,
 }
 """By case."""
-
-
-class Clock:
-    """Stands in for the time module: every reading is `tick` seconds after the last."""
-
-    def __init__(self, tick):
-        self.now, self.tick = 0.0, tick
-
-    def monotonic(self):
-        self.now += self.tick
-        return self.now
 
 
 def stop_at(calls, stop):

@@ -1,9 +1,6 @@
 """The benchmarks of reasons and of four-bit weights, at pico size."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,11 +8,10 @@ from reccocktail.backbone import load_backbone
 from reccocktail.errors import RunError
 from tests import pico
 from tests.adapters import pico_recipe, random_adapter, save
+from tests.benches import benchmark_modules
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
 from tests.pico import pico_model, pico_tokenizer
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +33,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(BENCHMARKS) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def bench():
+    with benchmark_modules() as find:
+        yield find
 
 
 def test_explanations(folder, bench, tmp_path, capsys):

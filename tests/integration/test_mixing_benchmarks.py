@@ -1,9 +1,6 @@
 """The benchmarks of mixing at pico size."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +8,11 @@ import pytest
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from tests.adapters import random_adapter, save
+from tests.benches import benchmark_modules
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
 from tests.pico import pico_model, pico_tokenizer
 
-ROOT = Path(__file__).parents[2]
 SMALL = "--unlabelled 12 --valid 15 --test 30 --grid 0 0.5 1 --scales 2".split()
 
 
@@ -34,15 +31,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    before = set(sys.modules)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if getattr(sys.modules[name], "__file__", "") and "benchmarks" in str(
-            sys.modules[name].__file__
-        ):
-            del sys.modules[name]
+def bench():
+    with benchmark_modules() as find:
+        yield find
 
 
 def arguments(folder, out):
@@ -210,12 +201,8 @@ def test_plain_decoding_writes_as_many_tokens_as_titles_take(folder, bench):
     assert abs(written - 2 * speed.TITLES * each) <= 4
 
 
-def test_published_rates():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        rates = importlib.import_module("published_cost").RATES
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+def test_published_rates(bench):
+    rates = bench("published_cost").RATES
     assert len(rates["warm"]) == len(rates["cold"]) == 10
     assert (rates["warm"][0], rates["warm"][-1]) == (0.5, 5.0)
     assert (rates["cold"][0], rates["cold"][-1]) == (0.01, 0.09)

@@ -1,10 +1,9 @@
 """The paper's tables at pico size: whole, resumable, honest about labels."""
 
 import gc
-import importlib
 import json
-import sys
 from html.parser import HTMLParser
+from importlib import import_module as bench
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from reccocktail.training.model import merged, ranker_of
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from tests.adapters import pico_recipe
+from tests.benches import benchmark_modules
 from tests.domains import taste_domain, write_raw
 from tests.helpers import one_sentence
 from tests.pico import pico_model, pico_tokenizer
@@ -38,19 +38,9 @@ SLOW = {"sasrec", "gru4rec", "sentence-encoder", "bpr"}
 @pytest.fixture(scope="module", autouse=True)
 def benchmarks():
     """The benchmarks' modules, found and forgotten again; no time for exact peaks of memory."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, benchmark_modules():
         patch.setattr(gc, "collect", lambda *_: 0)
         yield
-    sys.path.remove(str(ROOT / "benchmarks"))
-    for name in set(sys.modules) - before:
-        if "benchmarks" in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
-
-def bench(name):
-    return importlib.import_module(name)
 
 
 @pytest.fixture(scope="module")

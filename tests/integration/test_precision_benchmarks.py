@@ -1,9 +1,7 @@
 """Studies in bfloat16 keep to it, and the benchmark of precisions compares what it says."""
 
-import importlib
 import json
-import sys
-from pathlib import Path
+from importlib import import_module as bench
 
 import numpy as np
 import pytest
@@ -15,28 +13,19 @@ from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from tests.adapters import pico_recipe
+from tests.benches import benchmark_modules
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
 from tests.pico import pico_model, pico_tokenizer
 
-ROOT = Path(__file__).parents[2]
 BFLOAT16 = ["--precision", "bfloat16"]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def benchmarks():
     """The benchmarks' modules, found and forgotten again."""
-    before = set(sys.modules)
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    yield
-    sys.path.remove(str(ROOT / "benchmarks"))
-    for name in set(sys.modules) - before:
-        if "benchmarks" in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
-
-def bench(name):
-    return importlib.import_module(name)
+    with benchmark_modules():
+        yield
 
 
 @pytest.fixture(scope="module")

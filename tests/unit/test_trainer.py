@@ -18,6 +18,7 @@ from reccocktail.training.model import merged
 from reccocktail.training.schedule import Length, cosine_with_warmup
 from reccocktail.training.trainer import train
 from tests.domains import taste_domain
+from tests.helpers import Clock
 from tests.pico import pico_backbone
 
 STEPS = 8
@@ -418,17 +419,6 @@ def test_a_start_from_elsewhere_is_refused(base, domain, tmp_path):
 
 
 # -- minutes ----------------------------------------------------------------------------------
-
-
-class Clock:
-    """Stands in for the time module: every reading is `tick` seconds after the last."""
-
-    def __init__(self, tick):
-        self.now, self.tick = 0.0, tick
-
-    def monotonic(self):
-        self.now += self.tick
-        return self.now
 
 
 def test_minutes_end_a_run_and_its_learning_rate(domain, tmp_path, monkeypatch):
