@@ -170,6 +170,24 @@ def test_a_history_is_built_with_the_keyboard_alone(visit, page, service):
     expect(page.locator(".ranking")).to_have_count(0)
 
 
+def test_who_types_before_the_domain_is_there_is_answered_when_it_is(visit, page, service):
+    held = []
+    page.route("**/v1/domains/films", lambda route: held.append(route))
+    with page.expect_request("**/v1/domains/films"):
+        page.goto(visit.home)
+    search = page.get_by_role("combobox", name="Search titles")
+    search.fill("red b")
+    page.wait_for_timeout(300)  # beyond the lull in typing after which the service is asked
+    expect(page.locator("#options")).to_be_hidden()  # not "No title holds these words."
+    held.pop().continue_()
+    found = service.answering.domain("films").lookup.search("red b", 8)
+    words = [service.answering.domain("films").titles[number] for number in found]
+    expect(page.locator("#options .title")).to_have_text(words)
+    search.press("ArrowDown")
+    search.press("Enter")
+    expect(page.locator(".chip .title")).to_have_text(words[:1])
+
+
 def test_what_is_not_there_is_said(visit, page):
     page.goto(visit.home)
     page.get_by_role("combobox", name="Search titles").fill("zzzz")

@@ -17,6 +17,7 @@ const view = {
 };
 let opening = new AbortController();
 let ranking = new AbortController();
+let opened = new Promise(() => {}); // the domain, once its history may be changed
 let retry = start;
 
 // -- errors, keys -----------------------------------------------------------------------------
@@ -73,6 +74,8 @@ async function open({ domain, ids, at, view: kind }) {
   opening = new AbortController();
   const { signal } = opening;
   byId("domain").value = domain;
+  let tell;
+  opened = new Promise((resolve) => (tell = resolve));
   try {
     const detail = await api.domain(domain, signal);
     const items = ids.length ? await api.lookUp(domain, ids, signal) : [];
@@ -92,6 +95,7 @@ async function open({ domain, ids, at, view: kind }) {
       `The last ${detail.max_history} items of a history are read.`;
     showMix(byId("slider"), byId("mix"), detail, view.at, (to) => ((view.at = to), refresh()));
     showHistory();
+    tell(detail);
     await refresh();
   } catch (error) {
     if (!signal.aborted) report(error, () => open({ domain, ids, at, view: kind }));
@@ -138,7 +142,7 @@ async function addFrom(key, item, rank) {
 }
 
 combobox(byId("search"), byId("options"), {
-  find: async (words, signal) => (view.detail ? api.search(view.detail.name, words, signal) : []),
+  find: async (words, signal) => api.search((await opened).name, words, signal),
   choose: add,
   fail: (error) => report(error, () => byId("search").dispatchEvent(new Event("input"))),
 });
