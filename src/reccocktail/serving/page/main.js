@@ -17,8 +17,17 @@ const view = {
 };
 let opening = new AbortController();
 let ranking = new AbortController();
-let opened = new Promise(() => {}); // the domain, once its history may be changed
+let opened = awaited(); // the domain, once its history may be changed
 let retry = start;
+
+/** A promise that is settled from outside; whoever waits for it waits through failed tries too. */
+function awaited() {
+  const one = { settled: false };
+  one.promise = new Promise((resolve) => {
+    one.settle = (value) => ((one.settled = true), resolve(value));
+  });
+  return one;
+}
 
 // -- errors, keys -----------------------------------------------------------------------------
 
@@ -74,8 +83,7 @@ async function open({ domain, ids, at, view: kind }) {
   opening = new AbortController();
   const { signal } = opening;
   byId("domain").value = domain;
-  let tell;
-  opened = new Promise((resolve) => (tell = resolve));
+  if (opened.settled) opened = awaited();
   try {
     const detail = await api.domain(domain, signal);
     const items = ids.length ? await api.lookUp(domain, ids, signal) : [];
@@ -95,7 +103,7 @@ async function open({ domain, ids, at, view: kind }) {
       `The last ${detail.max_history} items of a history are read.`;
     showMix(byId("slider"), byId("mix"), detail, view.at, (to) => ((view.at = to), refresh()));
     showHistory();
-    tell(detail);
+    opened.settle(detail);
     await refresh();
   } catch (error) {
     if (!signal.aborted) report(error, () => open({ domain, ids, at, view: kind }));
@@ -142,7 +150,7 @@ async function addFrom(key, item, rank) {
 }
 
 combobox(byId("search"), byId("options"), {
-  find: async (words, signal) => api.search((await opened).name, words, signal),
+  find: async (words, signal) => api.search((await opened.promise).name, words, signal),
   choose: add,
   fail: (error) => report(error, () => byId("search").dispatchEvent(new Event("input"))),
 });
