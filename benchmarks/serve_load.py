@@ -6,7 +6,7 @@ For every --data, the service is started as a user would start it, and clients t
 answer ask it for a while: 1, 8 and 32 of them, with histories that were never asked for (every one
 is read by the model) and with the same few again (user vectors come from the cache). Then 4 times
 as many clients as the service has places for (overload), new items while clients ask, and 10,000
-requests while the service's memory is watched.
+requests with histories of two titles while the service's memory is watched.
 """
 
 import argparse
@@ -173,10 +173,10 @@ def for_seconds(seconds: float) -> Callable[[int], bool]:
     return lambda _: time.monotonic() < end
 
 
-def fresh(domain: Domain, seed: int) -> Ask:
+def fresh(domain: Domain, seed: int, length: int = HISTORY_LENGTH) -> Ask:
     """Histories drawn at random: hardly one comes twice."""
     rng, ids = random.Random(seed), domain.item_ids
-    size = min(HISTORY_LENGTH, len(ids) - 1)
+    size = min(length, len(ids) - 1)
     return lambda: json.dumps({"history": rng.sample(ids, size), "k": 10}).encode()
 
 
@@ -237,8 +237,8 @@ def uploads(server: Server, domain: Domain, seconds: float) -> dict[str, Any]:
 
 
 def memory(server: Server, domain: Domain, requests: int) -> dict[str, Any]:
-    """Resident memory after every tenth of many requests."""
-    ask = fresh(domain, 11)
+    """Resident memory after every tenth of many requests, whose histories are short."""
+    ask = fresh(domain, 11, length=2)
     clients(server, 8, ask, lambda number: number < requests // 10)  # caches fill, pools warm up
     resident = [server.memory()]
     for _ in range(10):

@@ -4,18 +4,16 @@
 
 Judges text similarity, popularity, the bare backbone (with the base spirit's fixed readout, if it
 has one, and with plain states) and the base spirit on the test users of each target, warm and cold:
-by text alone, and with the popularity prior whose weight validation users choose. Resumable:
-finished cells (a target and a scenario, RUN/TARGET/SCENARIO) are taken as they are. Writes
-zero_shot.json and zero_shot.md into RUN.
+by the model alone, with popularity, and with popularity and words, in weights that validation users
+choose. Resumable: finished cells (a target and a scenario, RUN/TARGET/SCENARIO) are taken as they
+are. Writes zero_shot.json and zero_shot.md into RUN, and every user's ranks into the cells.
 """
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from rich.console import Console
 
@@ -29,23 +27,32 @@ from common import (
     study_parser,
 )
 from reccocktail.backbone import Backbone, load_backbone
+from reccocktail.baselines import make_baseline
 from reccocktail.data.domain import Domain
-from reccocktail.evaluation.evaluate import BACKBONE, EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import BACKBONE, EvaluationSettings
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summarise
-from reccocktail.evaluation.results import PREDICTIONS_FILE, RUN_FILE, read_metrics
+from reccocktail.evaluation.scorer import Scorer
 from reccocktail.evaluation.significance import paired_bootstrap
-from reccocktail.ranking.prior import popularity_prior
-from reccocktail.ranking.scoring import positive_columns
-from reccocktail.schema import CANDIDATES, SCENARIOS, Scenario
+from reccocktail.ranking import build
+from reccocktail.ranking.base import Ranker
+from reccocktail.ranking.scoring import Catalogue, positive_columns
+from reccocktail.schema import SCENARIOS, USER, Scenario
 from reccocktail.spirits import resolve
-from reccocktail.storage import atomic_file, read_json, sha256_json, write_json
-from reccocktail.training.adapter import Adapter
+from reccocktail.storage import atomic_file, sha256_json, write_json
+from reccocktail.training.adapter import Adapter, Lora
+from reccocktail.training.model import ranker_of
+from reccocktail.training.validation import sample_rows
 
 BASE = "base_spirit"
 PLAIN = "backbone, plain states"  # without the fixed readout
 BASELINES = ("text-similarity", "popularity")
 OPPONENTS = (BACKBONE, *BASELINES)
-VIEWS = ("text alone", "with prior")
+VIEWS = {  # whether popularity and words count
+    "model alone": (False, False),
+    "with popularity": (True, False),
+    "with popularity and words": (True, True),
+}
+RANKS_FILE = "ranks.parquet"
 SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
 
 
@@ -53,51 +60,49 @@ def judge(
     target: Domain,
     scenario: Scenario,
     base: Adapter,
-    base_folder: Path,
     backbone: Backbone,
     settings: EvaluationSettings,
     out: Path,
 ) -> dict[str, Any]:
-    """One cell: evaluate and compare, unless it was done before."""
-    facts = [target.sha256, base.sha256, scenario, asdict(settings)]
+    """One cell: every model's ranks of the same test users, unless they were made before."""
+    facts = [target.sha256, base.sha256, scenario, asdict(settings), list(VIEWS)]
     identity = sha256_json([*facts, *precision_facts(backbone).values()])
     if cell := finished(out / "cell.json", identity):
         return cell
-    evaluate(
-        target,
-        [(base, base_folder)],
-        backbone,
-        out,
-        baselines=BASELINES,
-        scenarios=[scenario],
-        settings=settings,
-    )
-    weights = {
-        name: model["prior_weight"][scenario]
-        for name, model in read_json(out / RUN_FILE)["models"].items()
-        if "prior_weight" in model
-    }
-    predictions = pl.read_parquet(out / PREDICTIONS_FILE)
-    if base.card.readout_sha256:
-        plain = out / "plain"
-        dense = base.card.recipe.dense.model_copy(update={"readout": None, "temperature": None})
-        recipe = base.card.recipe.model_copy(update={"dense": dense})
-        evaluate(
-            target, [], backbone, plain, scenarios=[scenario], settings=settings, recipe=recipe
-        )
-        rows = pl.read_parquet(plain / PREDICTIONS_FILE)
-        predictions = pl.concat([predictions, rows.with_columns(pl.lit(PLAIN).alias("model"))])
-        weights[PLAIN] = read_json(plain / RUN_FILE)["models"][BACKBONE]["prior_weight"][scenario]
-    values = {view: by_model(target, predictions, weights, view) for view in VIEWS}
+    test = sample_rows(target.rows(f"test_{scenario}"), settings.users or 0, settings.seed)
+    valid = sample_rows(target.rows(f"valid_{scenario}"), settings.validation_users, settings.seed)
+    placed: list[pl.DataFrame] = []
+    weights: dict[str, dict[str, Any]] = {}
+
+    def keep(model: str, view: str, scores: Sequence[FloatArray]) -> None:
+        found = ranks(scores, positive_columns(test))
+        placed.append(test.select(USER, pl.lit(model).alias("model"), pl.lit(view).alias("view"),
+                                  pl.Series("rank", found)))  # fmt: skip
+
+    for name in BASELINES:
+        baseline = make_baseline(name, backbone)
+        baseline.fit(target)
+        scores = baseline.scores(test)
+        for view in VIEWS:
+            keep(name, view, scores)
+    for name, lora, ranker in models(base, backbone):
+        scorer = Scorer(backbone, Catalogue.of(target, ranker), {scenario: test}, {scenario: valid})
+        label = f"{target.name}, {scenario}: {name}"
+        both = scorer.scored(lora, [scenario], label, whole=False)[scenario]
+        for view, (prior, words) in VIEWS.items():
+            counted, scores = replace(scorer, prior=prior, words=words).placed(scenario, both)
+            weights.setdefault(name, {})[view] = asdict(counted)
+            keep(name, view, scores)
+    table = pl.concat(placed)
+    values: dict[str, dict[str, dict[str, FloatArray]]] = {view: {} for view in VIEWS}
+    for (view, model), rows in table.group_by("view", "model", maintain_order=True):
+        values[str(view)][str(model)] = per_user(rows["rank"].to_numpy())
     cell = {
         "identity": identity,
         "precision": backbone.precision,
-        "users": len(values[VIEWS[0]][BASE]["mrr"]),
-        "prior_weight": weights,
+        "users": test.height,
+        "weights": weights,
         "models": {view: {m: summarise(v) for m, v in values[view].items()} for view in VIEWS},
-        "full_catalogue": {
-            model: found[scenario] for model, found in read_metrics(out)["full_catalogue"].items()
-        },
         "base_spirit_minus": {
             view: {
                 other: paired_bootstrap(values[view][BASE], values[view][other])
@@ -115,28 +120,21 @@ def judge(
             for view in VIEWS
         },
     }
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_file(out / RANKS_FILE) as temporary:
+        table.write_parquet(temporary)
     write_json(out / "cell.json", cell)
     return cell
 
 
-def by_model(
-    target: Domain, predictions: pl.DataFrame, weights: dict[str, float], view: str
-) -> dict[str, dict[str, FloatArray]]:
-    """Per-user metrics of each model, the prior taken off again for `text alone`."""
-    prior = popularity_prior(target.train_counts())
-    values = {}
-    for (model,), rows in predictions.group_by("model", maintain_order=True):
-        scores = [np.asarray(row) for row in rows["scores"].to_list()]
-        weight = weights.get(str(model), 0.0)
-        if view == "text alone" and weight:
-            candidates = rows[CANDIDATES].to_list()
-            # Scores are float32: the rounding brings ties back and parts nothing that was apart.
-            scores = [
-                np.round(row - weight * prior[[target.index[item] for item in items]], 9)
-                for row, items in zip(scores, candidates, strict=True)
-            ]
-        values[str(model)] = per_user(ranks(scores, positive_columns(rows)))
-    return values
+def models(base: Adapter, backbone: Backbone) -> Iterator[tuple[str, Lora | None, Ranker]]:
+    """Name, update and ranker of each model of the language model's weights."""
+    ranker = ranker_of(base.card, backbone)
+    yield BACKBONE, None, ranker
+    if base.card.readout_sha256:
+        dense = base.card.recipe.dense.model_copy(update={"readout": None, "temperature": None})
+        yield PLAIN, None, build(backbone, base.card.recipe.model_copy(update={"dense": dense}))
+    yield BASE, base.lora, ranker
 
 
 def table(targets: dict[str, Any], view: str) -> str:
@@ -160,11 +158,12 @@ def table(targets: dict[str, Any], view: str) -> str:
 
 def ratios(targets: dict[str, Any]) -> str:
     """Markdown: how many times the backbone's NDCG@1 the base spirit reaches."""
-    lines = ["| target | scenario | over | " + " | ".join(VIEWS) + " |", "|---|---|---|--:|--:|"]
+    lines = ["| target | scenario | over | " + " | ".join(VIEWS) + " |"]
+    lines.append("|---|---|---|" + "--:|" * len(VIEWS))
     for name, found in targets.items():
         for scenario, cell in found["scenarios"].items():
             over = cell["base_spirit_over_ndcg@1"]
-            for other in over[VIEWS[0]]:
+            for other in over["model alone"]:
                 cells = []
                 for view in VIEWS:
                     ratio = over[view][other].values()
@@ -178,34 +177,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = study_parser(__doc__)
     parser.add_argument("--users", type=int, default=2000, help="at most so many a scenario")
     parser.add_argument("--validation-users", type=int, default=200)
-    parser.add_argument("--full-catalogue", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--backbone", help="where the backbone is, if not where it was")
     parser.add_argument("--device")
     precision_argument(parser)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
-    folder = resolve(args.base)
-    base = replace(Adapter.load(folder), name=BASE)
+    base = replace(Adapter.load(resolve(args.base)), name=BASE)
     name = args.backbone or base.card.recipe.backbone
     backbone = load_backbone(name, device=args.device, precision=args.precision)
     settings = EvaluationSettings(
-        users=args.users,
-        validation_users=args.validation_users,
-        full_catalogue=args.full_catalogue,
-        seed=args.seed,
+        users=args.users, validation_users=args.validation_users, seed=args.seed
     )
+    settings.check()
     targets: dict[str, Any] = {}
     for path in args.target:
         target = Domain.load(path)
         machine = environment(backbone, target)
         found = {
             scenario: judge(
-                target, scenario, base, folder, backbone, settings,
-                args.out / target.name / scenario,
+                target, scenario, base, backbone, settings, args.out / target.name / scenario
             )
             for scenario in SCENARIOS
             if target.rows(f"test_{scenario}").height
-        }  # fmt: skip
+        }
         targets[target.name] = {"data": machine.pop("data"), "scenarios": found}
         result = {
             "targets": targets,

@@ -15,9 +15,11 @@ from reccocktail.evaluation.results import metrics_table, terminal_table
 from reccocktail.mixing.arithmetic import combine, update_norm
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
+from reccocktail.ranking.lexical import Words
+from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import positive_columns
 from reccocktail.training.adapter import Adapter
-from tests.adapters import random_adapter, random_lora, save
+from tests.adapters import pico_recipe, random_adapter, random_lora, save
 from tests.domains import taste_domain
 from tests.helpers import changed, one_sentence, other_targets
 from tests.pico import pico_backbone
@@ -73,20 +75,22 @@ def quality(out, model, scenario):
     return float(per_user(found)["ndcg@10"].mean())
 
 
-def scores_without_prior(out, model, scenario, domain):
+def scores_of_the_model(out, model, scenario, domain):
+    """Scores with popularity and words taken off again."""
     rows = pl.read_parquet(out / "predictions.parquet").filter(
         (pl.col("model") == model) & (pl.col("scenario") == scenario)
     )
-    weight = content(out, "run.json")["models"][model]["prior_weight"][scenario]
-    from reccocktail.ranking.prior import popularity_prior
-
-    prior = popularity_prior(domain.train_counts())
-    return np.stack(
-        [
-            np.array(s) - weight * prior[[domain.index[c] for c in candidates]]
-            for s, candidates in zip(rows["scores"], rows["candidates"], strict=True)
-        ]
+    found = content(out, "run.json")["models"][model]
+    prior = found["prior_weight"][scenario] * popularity_prior(domain.train_counts())
+    histories = domain.rows(f"test_{scenario}").join(
+        rows.select("user_id"), on="user_id", how="semi", maintain_order="left"
     )
+    numbers = [[domain.index[item] for item in row] for row in histories["history"].to_list()]
+    candidates = [[domain.index[item] for item in row] for row in rows["candidates"].to_list()]
+    words = Words(domain.titles, pico_recipe().prompt.max_history).scores(numbers, candidates)
+    weight = found["words_weight"][scenario]
+    parts = zip(rows["scores"].to_list(), candidates, words, strict=True)
+    return np.stack([np.array(s) - prior[c] - weight * w for s, c, w in parts])
 
 
 def test_every_control_is_scored_on_the_rows_of_all(done):
@@ -150,7 +154,7 @@ def test_the_oracle_is_marked_and_compared_with_nobody(done):
 
 def test_the_ensemble_averages_scores_and_states_its_cost(done, domain):
     one, other, both = (
-        scores_without_prior(done, model, "warm", domain) for model in ("spirit", "own", "ensemble")
+        scores_of_the_model(done, model, "warm", domain) for model in ("spirit", "own", "ensemble")
     )
     np.testing.assert_allclose(both, (one + other) / 2, atol=1e-5)
     assert "two passes" in content(done, "run.json")["models"]["ensemble"]["chosen"]["cost"]

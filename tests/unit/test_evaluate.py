@@ -13,6 +13,7 @@ from reccocktail.evaluation import scorer
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
+from reccocktail.ranking.additions import WORDS_WEIGHTS
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
@@ -25,6 +26,7 @@ from tests.helpers import changed, one_sentence, other_targets
 from tests.pico import pico_backbone
 
 SMALL = EvaluationSettings(validation_users=12)
+NO_WEIGHT = {"warm": 0.0, "cold": 0.0}
 MIX = MixSettings(users=6, validation_users=6, refinements=0)
 MODELS = ["popularity", "backbone", "base_spirit", "ingredient", "average", "cocktail_warm",
           "cocktail_cold"]  # fmt: skip
@@ -219,26 +221,31 @@ def test_examples_hold_no_history_and_flag_new_items(done, domain):
 # -- full catalogue and prior -----------------------------------------------------------------
 
 
-def catalogue_scores(domain, backbone, lora, rows):
-    """Text scores (rows, items), without the prior."""
+def catalogue_scores(domain, backbone, lora, rows, run, model, scenario):
+    """Scores (rows, items): the model's, and popularity and words in the run's weights."""
+    found = run["models"][model]
+    prior, words = (found.get(f"{name}_weight", NO_WEIGHT)[scenario] for name in ("prior", "words"))
+    assert prior in WEIGHTS and words in WORDS_WEIGHTS
     recipe = pico_recipe()
     ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
     catalogue = Catalogue.of(domain, ranker)
     items = ItemVectors(catalogue)
     with merged(backbone.model, lora) as model:
         vectors = encode(model, items, catalogue, [rows], "Scoring", whole_catalogue=True)[0]
-    return ranker.logits(vectors.users, items.all()).double().numpy()
+    added = prior * popularity_prior(domain.train_counts())
+    added = added + words * catalogue.words.catalogue(catalogue.history_items(rows))
+    return ranker.logits(vectors.users, items.all()).double().numpy() + added
 
 
 @pytest.mark.parametrize("scenario", ["warm", "cold"])
 def test_full_catalogue_ranks_agree_with_a_direct_computation(
     done, domain, backbone, adapters, scenario
 ):
-    weight = content(done, "run.json")["models"]["ingredient"]["prior_weight"][scenario]
+    run = content(done, "run.json")
     scored = set(predictions(done).filter(pl.col("scenario") == scenario)["user_id"])
     rows = domain.rows(f"test_{scenario}").filter(pl.col("user_id").is_in(sorted(scored)))
-    scores = catalogue_scores(domain, backbone, adapters[1][0].lora, rows)
-    scores = scores + weight * popularity_prior(domain.train_counts())
+    lora = adapters[1][0].lora
+    scores = catalogue_scores(domain, backbone, lora, rows, run, "ingredient", scenario)
     ranks = []
     for row, (history, target) in enumerate(rows.select("history", "target").iter_rows()):
         own = scores[row, domain.index[target]]
@@ -254,18 +261,16 @@ def test_full_catalogue_ranks_agree_with_a_direct_computation(
         assert cell[name] == pytest.approx(value, abs=1e-9)
 
 
-def test_scores_are_text_and_weighted_prior(done, domain, backbone, adapters):
-    weights = content(done, "run.json")["models"]["base_spirit"]["prior_weight"]
-    assert set(weights) == {"warm", "cold"} and set(weights.values()) <= set(WEIGHTS)
-    prior = popularity_prior(domain.train_counts())
-    for scenario, weight in weights.items():
+def test_scores_are_the_model_and_what_is_weighed_in(done, domain, backbone, adapters):
+    run, lora = content(done, "run.json"), adapters[0][0].lora
+    for scenario in ("warm", "cold"):
         table = predictions(done).filter(
             (pl.col("model") == "base_spirit") & (pl.col("scenario") == scenario)
         )
         rows = domain.rows(f"test_{scenario}").join(
             table.select("user_id"), on="user_id", how="semi", maintain_order="left"
         )
-        whole = catalogue_scores(domain, backbone, adapters[0][0].lora, rows) + weight * prior
+        whole = catalogue_scores(domain, backbone, lora, rows, run, "base_spirit", scenario)
         for row, (candidates, scores) in enumerate(
             table.select("candidates", "scores").iter_rows()
         ):
@@ -273,19 +278,21 @@ def test_scores_are_text_and_weighted_prior(done, domain, backbone, adapters):
             assert scores == pytest.approx(whole[row, places], abs=1e-4)
 
 
-def test_prior_weights_are_chosen_on_validation_users_only(
-    domain, backbone, adapters, done, tmp_path
-):
+def weights_of(out):
+    return {
+        model: {name: found[name] for name in ("prior_weight", "words_weight") if name in found}
+        for model, found in content(out, "run.json")["models"].items()
+    }
+
+
+def test_weights_are_chosen_on_validation_users_only(domain, backbone, adapters, done, tmp_path):
     two = adapters[:2]
     evaluate(domain, two, backbone, tmp_path / "as_it_is", settings=SMALL)
     tests = {f"test_{scenario}": other_targets for scenario in ("warm", "cold")}
     relabelled = changed(domain, tmp_path / "d1", **tests)
     evaluate(relabelled, two, backbone, tmp_path / "wrong_tests", settings=SMALL)
-    before, after = (
-        {m: v.get("prior_weight") for m, v in content(tmp_path / d, "run.json")["models"].items()}
-        for d in ("as_it_is", "wrong_tests")
-    )
-    assert before == after
+    before, after = (weights_of(tmp_path / name) for name in ("as_it_is", "wrong_tests"))
+    assert before == after and len(before["ingredient"]) == 2
 
     # Validation targets that are always the most popular candidate ask for the largest weights.
     counts = dict(zip(domain.item_ids, domain.train_counts().tolist(), strict=True))
@@ -296,20 +303,25 @@ def test_prior_weights_are_chosen_on_validation_users_only(
 
     crowd = changed(domain, tmp_path / "d2", valid_warm=popular)
     evaluate(crowd, two, backbone, tmp_path / "crowd", settings=SMALL)
-    weights = content(tmp_path / "crowd", "run.json")["models"]["ingredient"]["prior_weight"]
-    assert weights["warm"] > 0
-    assert weights["cold"] == before["ingredient"]["cold"]
+    weights = weights_of(tmp_path / "crowd")["ingredient"]
+    assert weights["prior_weight"]["warm"] > 0
+    for name, found in weights.items():
+        assert found["cold"] == before["ingredient"][name]["cold"]
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_without_the_prior_text_decides_alone(domain, backbone, adapters, tmp_path, full):
-    settings = replace(SMALL, prior=False, full_catalogue=full)
+@pytest.mark.parametrize("words", [False, True])
+def test_without_the_prior_text_decides_alone(domain, backbone, adapters, tmp_path, full, words):
+    settings = replace(SMALL, prior=False, words=words, full_catalogue=full)
     evaluate(domain, adapters[:1], backbone, tmp_path, settings=settings, scenarios=["warm"])
-    weights = {m["prior_weight"]["warm"] for m in content(tmp_path, "run.json")["models"].values()}
-    assert weights == {0.0}
+    for found in weights_of(tmp_path).values():
+        assert found["prior_weight"] == {"warm": 0.0}
+        assert ("words_weight" in found) == words
     assert bool(content(tmp_path)["full_catalogue"]) == full
     table = predictions(tmp_path).filter(pl.col("model") == "base_spirit")
-    whole = catalogue_scores(domain, backbone, adapters[0][0].lora, domain.rows("test_warm"))
+    run, rows = content(tmp_path, "run.json"), domain.rows("test_warm")
+    lora = adapters[0][0].lora
+    whole = catalogue_scores(domain, backbone, lora, rows, run, "base_spirit", "warm")
     places = [domain.index[item] for item in table["candidates"][0]]
     assert table["scores"][0].to_list() == pytest.approx(whole[0, places], abs=1e-4)
 

@@ -249,7 +249,11 @@ def test_an_upload_that_cannot_be_written_is_not_found(service, here, monkeypatc
         patch.setattr(Store, "write_items", full)
         with pytest.raises(RunError, match="full"):
             service.changing.add_items("tastes", [NewItem("lost", "red moon")])
-    assert service.answering.recommend("tastes", Query(history, k=60)) == before
+    after = service.answering.recommend("tastes", Query(history, k=60))
+    assert ids(after) == ids(before)
+    # The graph may propose another number of items, and sums are rounded otherwise.
+    scores = [[place.score for place in answer.places] for answer in (before, after)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
     service.changing.add_items("tastes", [NewItem("kept", "green star")])
     found = service.answering.recommend("tastes", Query(history, k=100))
     titles = {place.item_id: place.title for place in found.places}

@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from reccocktail.errors import AdapterError, DataError
+from reccocktail.ranking.additions import WORDS_WEIGHTS, Weights
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.prior import popularity_prior
+from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
 from reccocktail.recipe import LoraSettings
 from reccocktail.serving import catalogue as module
@@ -95,7 +96,7 @@ def test_items_without_interactions_are_flagged(recommender, domain):
 
 
 def test_scores_are_those_of_the_evaluation(domain, learned, backbone):
-    """The same vectors, the same prior: text score plus the weight chosen on validation users."""
+    """Model, popularity and words, the latter two in weights that validation users choose."""
     recommender = Recommender(domain, learned, backbone)
     rows = domain.rows("test_warm").head(1)
     recipe = learned.card.recipe
@@ -107,17 +108,20 @@ def test_scores_are_those_of_the_evaluation(domain, learned, backbone):
     text = ranker.logits(vectors.users, items.all()).double().numpy()[0]
     prior = popularity_prior(domain.train_counts())
     place = recommender.recommend(rows["history"][0].to_list(), 10**6)
-    off = {p.item_id: p.score - text[domain.index[p.item_id]] for p in place}
-    known = [item for item in off if abs(prior[domain.index[item]]) > 0.1]
-    weights = [off[item] / prior[domain.index[item]] for item in known]
-    assert max(weights) - min(weights) < 1e-3 and min(weights) >= -1e-3
+    off = {domain.index[p.item_id]: p.score - text[domain.index[p.item_id]] for p in place}
+    words = catalogue.words.catalogue(catalogue.history_items(rows))[0]
+    parts = np.stack([prior[list(off)], words[list(off)]], axis=1)
+    weights, *_ = np.linalg.lstsq(parts, np.array(list(off.values())))
+    assert parts @ weights == pytest.approx(np.array(list(off.values())), abs=1e-3)
+    for weight, choices in zip(weights, (WEIGHTS, WORDS_WEIGHTS), strict=True):
+        assert min(abs(weight - choice) for choice in choices) < 1e-2
 
 
 # -- new items --------------------------------------------------------------------------------
 
 
 def test_a_title_without_interactions_can_be_first(domain, learned, backbone, monkeypatch):
-    monkeypatch.setattr(module, "choose_weight", lambda *_: 0.0)  # by text alone
+    monkeypatch.setattr(module, "choose", lambda *_: Weights())  # by the model alone
     new = [f"{one} {two}" for nouns in TASTES for one in nouns for two in nouns if one != two]
     assert not set(new) & set(domain.titles)
     recommender = Recommender(domain, learned, backbone, new)
@@ -133,7 +137,7 @@ def test_a_title_without_interactions_can_be_first(domain, learned, backbone, mo
 
 def test_a_new_title_scores_as_its_words_do(domain, plain, backbone, monkeypatch):
     """Identical in text to the best item, which is known: it takes that item's place."""
-    monkeypatch.setattr(module, "choose_weight", lambda *_: 0.0)
+    monkeypatch.setattr(module, "choose", lambda *_: Weights())
     history = domain.rows("test_warm")["history"][0].to_list()
     best = Recommender(domain, plain, backbone).recommend(history, 1)[0]
     twin = Recommender(domain, plain, backbone, [best.title, "  "])
@@ -227,8 +231,9 @@ def test_a_second_recommender_reads_the_cache(domain, learned, backbone, monkeyp
     assert sum(rows) == len(domain.item_ids)
 
 
-def test_another_reading_of_titles_is_not_confused(domain, plain, backbone):
+def test_another_reading_of_titles_is_not_confused(domain, plain, backbone, monkeypatch):
     """Same weights, other prompt settings: no vector comes from the other's cache."""
+    monkeypatch.setattr(module, "choose", lambda *_: Weights())  # by the model alone
     history = domain.rows("test_warm")["history"][0].to_list()
     Recommender(domain, plain, backbone).recommend(history)
     recipe = plain.card.recipe

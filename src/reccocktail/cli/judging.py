@@ -54,6 +54,7 @@ def evaluate(
     users: int | None = None,
     validation_users: int = 200,
     prior: bool = True,
+    words: bool = True,
     full_catalogue: bool = True,
     seed: int = 0,
     backbone: str | None = None,
@@ -74,8 +75,9 @@ def evaluate(
             adapters.
         scenario: warm, cold, or both if left out.
         users: at most so many users a scenario; all if left out.
-        validation_users: users on which the popularity prior's weight is chosen.
-        prior: add the popularity prior.
+        validation_users: users on which the weights of popularity and words are chosen.
+        prior: let popularity count, by a prior.
+        words: let the words count that titles share.
         full_catalogue: rank the whole catalogue too.
         seed: draws users and resamples.
         backbone: where the adapters' backbone is; without adapters, the backbone to judge alone.
@@ -119,6 +121,7 @@ def evaluate(
             users=users,
             validation_users=validation_users,
             prior=prior,
+            words=words,
             full_catalogue=full_catalogue,
             seed=seed,
         ),

@@ -26,7 +26,7 @@ from reccocktail.mixing.cocktail import load_sheet
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.progress import say
 from reccocktail.ranking import build
-from reccocktail.ranking.prior import popularity_prior
+from reccocktail.ranking.additions import Weights
 from reccocktail.ranking.scoring import Catalogue, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY, TARGET, USER, Scenario
@@ -48,6 +48,7 @@ class EvaluationSettings:
         users: at most so many test users a scenario, drawn with `seed`; None takes all.
         validation_users: users a scenario on which the weight of the popularity prior is chosen.
         prior: add a popularity prior (see `ranking.prior`); False ranks by text alone.
+        words: let the words that titles share count too (see `ranking.lexical`).
         full_catalogue: rank the whole catalogue too, beside the candidates, where a model can.
         seed: draws users and bootstrap resamples.
     """
@@ -55,8 +56,14 @@ class EvaluationSettings:
     users: int | None = None
     validation_users: int = 200
     prior: bool = True
+    words: bool = True
     full_catalogue: bool = True
     seed: int = 0
+
+    @property
+    def chosen_on(self) -> int:
+        """Validation users that are looked at."""
+        return self.validation_users if self.prior or self.words else 0
 
     def check(self) -> None:
         """Refuse numbers of users that no drawing can give.
@@ -139,7 +146,7 @@ def evaluate(
     for name in names:
         if names.count(name) > 1:
             raise RunError(f"Two models are named '{name}'; rename one adapter folder.")
-    known = settings.validation_users if settings.prior else 0
+    known = settings.chosen_on
     pair = check_controls(controls, [a for a, _ in adapters], known)
     sheets = [sheet for _, path in adapters if (sheet := load_sheet(path)) is not None]
     # All of them first: what is missing is said before any of them learns for minutes.
@@ -164,7 +171,10 @@ def evaluate(
             ranker = ranker_of(adapters[0][0].card, backbone)
         else:
             ranker = build(backbone, recipe or Recipe())
-        scorer = Scorer(backbone, Catalogue.of(domain, ranker), tables.test, tables.valid)
+        catalogue = Catalogue.of(domain, ranker)
+        scorer = Scorer(
+            backbone, catalogue, tables.test, tables.valid, settings.prior, settings.words
+        )
         for adapter in (None, *(a for a, _ in adapters)):
             name = adapter.name if adapter else BACKBONE
             with _timed(results, name, adapter.card.role if adapter else BACKBONE):
@@ -235,7 +245,7 @@ def _tables(
         tables.test[scenario] = sample_rows(rows, settings.users or rows.height, settings.seed)
         tables.valid[scenario] = sample_rows(
             domain.rows(f"valid_{scenario}"),
-            settings.validation_users if settings.prior else 0,
+            settings.chosen_on,
             settings.seed,
         )
     if not tables.test:
@@ -252,17 +262,18 @@ def _record(
 ) -> None:
     """Keep what a model gave to each scenario, with the prior that its validation rows choose."""
     domain = scorer.catalogue.domain
-    weights: dict[str, float] = {}
+    weights: dict[str, Weights] = {}
     for scenario, both in scores.items():
         rows = scorer.test[scenario]
         weights[scenario], together = scorer.placed(scenario, both)
         results.predictions.append(prediction_rows(name, scenario, rows, together))
         results.entropy.setdefault(name, {})[scenario] = float(both.test.entropy.mean())
         if both.test.catalogue is not None:
-            prior = popularity_prior(domain.train_counts())
-            whole = both.test.catalogue + weights[scenario] * prior
+            whole = scorer.whole(scenario, both.test.catalogue, weights[scenario])
             _record_full(results, name, scenario, domain, rows, whole, settings)
-    results.models[name]["prior_weight"] = weights
+    results.models[name]["prior_weight"] = {s: found.prior for s, found in weights.items()}
+    if settings.words:
+        results.models[name]["words_weight"] = {s: found.words for s, found in weights.items()}
 
 
 def _record_full(

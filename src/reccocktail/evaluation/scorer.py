@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import polars as pl
 
 from reccocktail.backbone import Backbone
 from reccocktail.evaluation.metrics import FloatArray
+from reccocktail.ranking.additions import Weights, add, choose
 from reccocktail.ranking.base import Ranker
-from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
+from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, score
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Lora
@@ -30,12 +32,16 @@ class Scorer:
     Attributes:
         test: rows to be scored, by scenario.
         valid: labelled validation rows, by scenario; may be empty.
+        prior: let popularity count (see `ranking.additions`).
+        words: let the words that titles share count.
     """
 
     backbone: Backbone
     catalogue: Catalogue[Ranker]
     test: Mapping[Scenario, pl.DataFrame]
     valid: Mapping[Scenario, pl.DataFrame]
+    prior: bool = True
+    words: bool = False
     _known: dict[tuple[str, Scenario, bool], Both] = field(default_factory=dict)
 
     def scored(
@@ -64,13 +70,40 @@ class Scorer:
                 self._known[identity, scenario, whole] = both
         return {s: self._known[identity, s, whole] for s in scenarios}
 
-    def placed(self, scenario: Scenario, both: Both) -> tuple[float, list[FloatArray]]:
-        """The popularity prior's weight that validation rows choose, and test scores with it."""
-        prior = popularity_prior(self.catalogue.domain.train_counts())
-        weight, valid = 0.0, self.valid[scenario]
+    def placed(self, scenario: Scenario, both: Both) -> tuple[Weights, list[FloatArray]]:
+        """Weights of popularity and words that validation rows choose; test scores with them."""
+        prior = self._prior()
+        weights, valid = Weights(), self.valid[scenario]
         if valid.height:
-            weight = choose_weight(
-                both.valid.scores, self.catalogue.candidates(valid), positive_columns(valid), prior
+            weights = choose(
+                both.valid.scores,
+                self.catalogue.candidates(valid),
+                positive_columns(valid),
+                prior,
+                self._words(valid),
             )
-        candidates = self.catalogue.candidates(self.test[scenario])
-        return weight, with_prior(both.test.scores, candidates, prior, weight)
+        test = self.test[scenario]
+        words = self._words(test) if weights.words else None
+        candidates = self.catalogue.candidates(test)
+        return weights, add(both.test.scores, candidates, prior, words, weights)
+
+    def whole(self, scenario: Scenario, scores: FloatArray, weights: Weights) -> FloatArray:
+        """Scores (rows, items) of the whole catalogue, popularity and words in their weights."""
+        found = scores + weights.prior * self._prior()
+        if weights.words:
+            histories = self.catalogue.history_items(self.test[scenario])
+            found = found + weights.words * self.catalogue.words.catalogue(histories)
+        return found
+
+    def _prior(self) -> FloatArray:
+        """Popularity (items,), or zeros, which no weight makes count."""
+        counts = self.catalogue.domain.train_counts()
+        return popularity_prior(counts if self.prior else np.zeros_like(counts))
+
+    def _words(self, rows: pl.DataFrame) -> list[FloatArray] | None:
+        """Cosines of the words of each row's candidates, if words count."""
+        if not self.words:
+            return None
+        return self.catalogue.words.scores(
+            self.catalogue.history_items(rows), self.catalogue.candidates(rows)
+        )

@@ -57,10 +57,11 @@ def choose_weight(
         return 0.0
 
     def quality(weight: float) -> float:
-        return float(
-            per_user(ranks(with_prior(scores, candidates, prior, weight), positive))[
-                "ndcg@10"
-            ].mean()
-        )
+        return mean_ndcg(with_prior(scores, candidates, prior, weight), positive)
 
     return max(WEIGHTS, key=lambda weight: (quality(weight), -weight))
+
+
+def mean_ndcg(scores: Sequence[NDArray[np.float64]], positive: NDArray[np.int64]) -> float:
+    """Mean NDCG@10 of rows of scores."""
+    return float(per_user(ranks(scores, positive))["ndcg@10"].mean())

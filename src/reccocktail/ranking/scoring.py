@@ -6,6 +6,7 @@ once and keeps item vectors; the others read prompts, batch by batch.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -22,6 +23,7 @@ from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds, length_batches
 from reccocktail.ranking.base import Model, Ranker, entropy_of
 from reccocktail.ranking.dense import INFERENCE_TOKENS, DenseRanker
+from reccocktail.ranking.lexical import Words
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET
 from reccocktail.storage import atomic_file, cache_dir, sha256_json
 
@@ -44,15 +46,26 @@ class Catalogue(Generic[AnyRanker]):
         """Tokenise every title once."""
         return cls(domain, ranker, ranker.titles(domain.titles))
 
+    @cached_property
+    def words(self) -> Words:
+        """What the words of the titles tell, learnt at the first call."""
+        return Words(self.domain.titles, self.ranker.prompt.max_history)
+
     def histories(self, rows: pl.DataFrame) -> list[list[TokenIds]]:
         """Title tokens of each row's history."""
-        index, tokens = self.domain.index, self.tokens
-        return [[tokens[index[item]] for item in history] for history in rows[HISTORY].to_list()]
+        return [[self.tokens[item] for item in row] for row in self.history_items(rows)]
+
+    def history_items(self, rows: pl.DataFrame) -> list[list[int]]:
+        """Item numbers of each row's history."""
+        return self._numbers(rows, HISTORY)
 
     def candidates(self, rows: pl.DataFrame) -> list[list[int]]:
         """Item numbers of each row's candidates."""
+        return self._numbers(rows, CANDIDATES)
+
+    def _numbers(self, rows: pl.DataFrame, column: str) -> list[list[int]]:
         index = self.domain.index
-        return [[index[item] for item in row] for row in rows[CANDIDATES].to_list()]
+        return [[index[item] for item in row] for row in rows[column].to_list()]
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,12 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
+FIRST_PACE = 0.1  # seconds a job may take before one was measured
+PATIENCE = 0.5  # share of a job's time that it may spend in the queue: a pace is but a mean
+
+
 class OverloadedError(RunError):
-    """The queue is full. `retry_after` is about how long it takes to empty, in whole seconds."""
+    """More waits than can be answered in time. `retry_after` is until when, in whole seconds."""
 
     def __init__(self, retry_after: int) -> None:
         super().__init__(f"Too many requests at once; try again in {retry_after} s.")
@@ -56,7 +60,8 @@ class Batcher(Generic[Key, Job, Result]):
         self._queues: OrderedDict[Key, deque[tuple[Job, float, Future[Result]]]] = OrderedDict()
         self._wake = threading.Condition()
         self._closed = False
-        self._pace = 0.01  # seconds a job takes, a moving average
+        self._pace = FIRST_PACE  # seconds a job takes, a moving average
+        self._running = 0  # jobs that are computed at this moment
         self.batches = self.jobs = 0
         self._worker = threading.Thread(target=self._work, name="batches", daemon=True)
         self._worker.start()
@@ -72,8 +77,12 @@ class Batcher(Generic[Key, Job, Result]):
         return self._worker.is_alive() and not self._closed
 
     def retry_after(self) -> int:
-        """About how long a full queue takes to empty, whole seconds, 1 to 60."""
-        return min(60, max(1, math.ceil(self._limit * self._pace)))
+        """About how long what waits now takes, whole seconds, 1 to 60."""
+        return min(60, max(1, math.ceil(self._ahead * self._pace)))
+
+    @property
+    def _ahead(self) -> int:
+        return self.waiting + self._running
 
     def submit(self, key: Key, job: Job, deadline: float) -> "Future[Result]":
         """Queue a job.
@@ -84,17 +93,18 @@ class Batcher(Generic[Key, Job, Result]):
             deadline: `time.monotonic()` after which nobody waits for it any more.
 
         Raises:
-            OverloadedError: the queue is full.
+            OverloadedError: the queue is full, or so long that the deadline may pass.
             ClosedError: the service is shutting down.
         """
         future: Future[Result] = Future()
+        patience = PATIENCE * (deadline - time.monotonic())
         with self._wake:
             if self._closed:
                 raise ClosedError
-            if self.waiting >= self._limit:
+            if self._refuses(patience):
                 self._forget_abandoned()
-            if self.waiting >= self._limit:
-                raise OverloadedError(self.retry_after())
+                if self._refuses(patience):
+                    raise OverloadedError(self.retry_after())
             self._queues.setdefault(key, deque()).append((job, deadline, future))
             self._wake.notify_all()
         return future
@@ -110,6 +120,10 @@ class Batcher(Generic[Key, Job, Result]):
                 for _, _, future in queue:
                     future.cancel()
             self._queues.clear()
+
+    def _refuses(self, patience: float) -> bool:
+        # A job with nothing ahead of it is always taken; its pace corrects one that was too slow.
+        return self.waiting >= self._limit or 0 < patience < self._ahead * self._pace
 
     def _forget_abandoned(self) -> None:
         for key, queue in list(self._queues.items()):
@@ -151,6 +165,7 @@ class Batcher(Generic[Key, Job, Result]):
                 due.append((job, future))
         if not due:
             return
+        self._running = len(due)
         try:
             results = self._run(key, [job for job, _ in due])
         except BaseException as error:  # the worker must outlive whatever one batch runs into
@@ -159,6 +174,7 @@ class Batcher(Generic[Key, Job, Result]):
         else:
             for (_, future), result in zip(due, results, strict=True):
                 future.set_result(result)
+        self._running = 0
         self.batches += 1
         self.jobs += len(due)
-        self._pace += 0.1 * ((time.monotonic() - now) / len(due) - self._pace)
+        self._pace += 0.3 * ((time.monotonic() - now) / len(due) - self._pace)

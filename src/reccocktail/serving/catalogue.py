@@ -1,8 +1,9 @@
-"""A domain's catalogue as one model reads it: item vectors and the weighed popularity prior.
+"""A domain's catalogue as one model reads it: item vectors, weighed words, weighed popularity.
 
 Whoever recommends from a whole catalogue has it from here; vectors and weights are kept on disk.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,14 +13,16 @@ from numpy.typing import NDArray
 
 from reccocktail.data.domain import Domain
 from reccocktail.prompting.encoding import TokenIds
+from reccocktail.ranking.additions import Weights, choose
 from reccocktail.ranking.base import Model, Ranker
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.prior import choose_weight, popularity_prior
+from reccocktail.ranking.lexical import Lexicon, of_histories
+from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
 from reccocktail.training.validation import sample_rows
 
-_PRIOR_USERS = 64
+_WEIGHING_USERS = 64
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,67 @@ class EncodedCatalogue:
 
     Attributes:
         tokens: title tokens of every item.
-        vectors: (items, d) unit vectors.
+        vectors: (items, d + w): unit vectors of the model, and behind them those of the words.
         prior: (items,) weighted popularity prior; 0 for items without interactions.
+        words: makes the part behind.
     """
 
     tokens: list[TokenIds]
     vectors: NDArray[np.float32]
     prior: NDArray[np.float64]
+    words: "WordsBehind"
+
+
+@dataclass(frozen=True)
+class WordsBehind:
+    """Words as numbers behind a model's vectors, so that one product weighs both.
+
+    Users and items carry the root of the weight, so that items that are near one another are near
+    for a graph of items too.
+
+    Attributes:
+        lexicon: of the catalogue.
+        length: of a vector of words, at least 0; with 0 there are none.
+        max_history: items of a history that are read, the last ones.
+    """
+
+    lexicon: Lexicon
+    length: float
+    max_history: int
+
+    @property
+    def width(self) -> int:
+        """Numbers behind a model's vector."""
+        return self.lexicon.width if self.length else 0
+
+    def items(self, vectors: NDArray[np.float32], titles: Sequence[str]) -> NDArray[np.float32]:
+        """A model's vectors (items, d) of titles with their words behind, (items, d + w)."""
+        return self._behind(vectors, self.lexicon.vectors(titles) if self.width else None)
+
+    def users(
+        self,
+        vectors: NDArray[np.float32],
+        histories: Sequence[Sequence[int]],
+        items: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """A model's vectors (users, d) of histories with their words behind, (users, d + w).
+
+        Args:
+            vectors: of the model.
+            histories: item numbers, oldest first.
+            items: (items, d + w) vectors of the catalogue.
+        """
+        if not self.width:
+            return vectors
+        recent = [history[-self.max_history :] for history in histories]
+        return self._behind(vectors, of_histories(items[:, -self.width :], recent))
+
+    def _behind(
+        self, vectors: NDArray[np.float32], words: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        if words is None:
+            return vectors
+        return np.concatenate([vectors, np.float32(self.length) * words], axis=1)
 
 
 def encode_catalogue(
@@ -65,18 +122,21 @@ def encode_catalogue(
         encode(model, items, catalogue, [], "Reading the catalogue", whole_catalogue=True)
     else:
         items.add(model, items.missing(range(len(catalogue.tokens))), device, tick)
-    weight = prior_weight(model, catalogue, identity)
+    weights = weigh(model, catalogue, identity)
+    length = math.sqrt(weights.words * ranker.temperature)
+    words = WordsBehind(catalogue.words.lexicon, length, ranker.prompt.max_history)
     tokens, vectors = catalogue.tokens, items.all().numpy()
     if new_titles:
         new = ranker.titles(new_titles)
         tokens = [*tokens, *new]
         vectors = np.concatenate([vectors, ranker.item_vectors(model, new, device).numpy()])
-    prior = weight * prior_with_new(domain, len(new_titles))
-    return EncodedCatalogue(tokens, np.ascontiguousarray(vectors, dtype=np.float32), prior)
+    vectors = words.items(vectors, [*domain.titles, *new_titles])
+    prior = weights.prior * prior_with_new(domain, len(new_titles))
+    return EncodedCatalogue(tokens, np.ascontiguousarray(vectors, dtype=np.float32), prior, words)
 
 
-def prior_weight(model: Model, catalogue: Catalogue[Ranker], identity: str) -> float:
-    """Weight of the popularity prior on a few validation users, remembered in the cache.
+def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
+    """Weights of popularity and words on a few validation users, remembered in the cache.
 
     Args:
         model: adapted or bare backbone.
@@ -84,9 +144,9 @@ def prior_weight(model: Model, catalogue: Catalogue[Ranker], identity: str) -> f
         identity: `model_sha256` of the model.
     """
     domain = catalogue.domain
-    rows: pl.DataFrame = sample_rows(domain.rows("valid_warm"), _PRIOR_USERS, seed=0)
+    rows: pl.DataFrame = sample_rows(domain.rows("valid_warm"), _WEIGHING_USERS, seed=0)
     if not rows.height:
-        return 0.0
+        return Weights()
     ranker = catalogue.ranker
     reading: list[object] = [
         ranker.template_sha256,
@@ -95,18 +155,25 @@ def prior_weight(model: Model, catalogue: Catalogue[Ranker], identity: str) -> f
     ]
     if isinstance(ranker, DenseRanker):
         reading += [ranker.dense.model_dump(), ranker.temperature]
-    key = sha256_json([identity, domain.sha256, "prior", reading])
+    key = sha256_json([identity, domain.sha256, "prior and words", reading])
     file = cache_dir() / "priors" / f"{key}.json"
     if file.exists():
-        return float(read_json(file)["weight"])
-    (found,) = score(
-        model, catalogue, [rows], "Weighing popularity", model_sha256=identity, entropy=False
-    )
+        found = read_json(file)
+        return Weights(float(found["prior"]), float(found["words"]))
+    (scored,) = score(
+        model, catalogue, [rows], "Weighing popularity and words", model_sha256=identity,
+        entropy=False,
+    )  # fmt: skip
     candidates = catalogue.candidates(rows)
-    prior = popularity_prior(domain.train_counts())
-    weight = choose_weight(found.scores, candidates, positive_columns(rows), prior)
-    write_json(file, {"weight": weight, "users": rows.height})
-    return weight
+    weights = choose(
+        scored.scores,
+        candidates,
+        positive_columns(rows),
+        popularity_prior(domain.train_counts()),
+        catalogue.words.scores(catalogue.history_items(rows), candidates),
+    )
+    write_json(file, {"prior": weights.prior, "words": weights.words, "users": rows.height})
+    return weights
 
 
 def prior_with_new(domain: Domain, new: int) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from reccocktail.ranking import build
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import PromptSettings, Recipe
-from reccocktail.serving.catalogue import encode_catalogue, prior_weight, prior_with_new
+from reccocktail.serving.catalogue import encode_catalogue, prior_with_new, weigh
 from reccocktail.serving.index import ScoreIndex
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import model_sha256, ranker_of, scoring
@@ -62,23 +62,20 @@ class Retrieval:
             identity = model_sha256(backbone, self._lora)
             catalogue = encode_catalogue(model, domain, ranker, identity, new_titles)
         self._tokens, self._vectors = catalogue.tokens, catalogue.vectors
+        self._words = catalogue.words
         self._prior = catalogue.prior
 
     def scores(self, history: Sequence[int]) -> NDArray[np.float64]:
-        """Scores (items,) of all items for a history of item numbers, popularity included."""
-        tokens = [self._tokens[item] for item in history]
-        with scoring(self._backbone, self._lora) as model:
-            user = self._ranker.user_vectors(model, [tokens], self._backbone.device)[0].numpy()
+        """Scores (items,) of all items for a history of item numbers, as evaluation makes them."""
+        (user,) = self._users([history])
         found: NDArray[np.float64] = self._vectors @ user / self._ranker.temperature + self._prior
         return found
 
     def scores_of(
         self, histories: Sequence[Sequence[int]], items: Sequence[int]
     ) -> NDArray[np.float64]:
-        """Scores (histories, items) of some items, popularity included."""
-        rows = [[self._tokens[item] for item in history] for history in histories]
-        with scoring(self._backbone, self._lora) as model:
-            users = self._ranker.user_vectors(model, rows, self._backbone.device).double().numpy()
+        """Scores (histories, items) of some items."""
+        users = self._users(histories).astype(np.float64)
         few = np.asarray(items, dtype=np.int64)
         found: NDArray[np.float64] = users @ self._vectors[few].T.astype(np.float64)
         return found / self._ranker.temperature + self._prior[few]
@@ -89,7 +86,7 @@ class Retrieval:
         k: int,
         tick: Callable[[int], object] = int,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The k best items that each history does not hold, popularity included.
+        """The k best items that each history does not hold.
 
         Args:
             histories: item numbers, oldest first, at least one each.
@@ -99,10 +96,16 @@ class Retrieval:
         Returns:
             Item numbers and scores, both (histories, k); see `ScoreIndex.search`.
         """
+        return self._index.search(self._users(histories, tick), k, histories)
+
+    def _users(
+        self, histories: Sequence[Sequence[int]], tick: Callable[[int], object] = int
+    ) -> NDArray[np.float32]:
+        """Vectors (histories, d + w) of histories of item numbers."""
         rows = [[self._tokens[item] for item in history] for history in histories]
         with scoring(self._backbone, self._lora) as model:
-            users = self._ranker.user_vectors(model, rows, self._backbone.device, tick).numpy()
-        return self._index.search(users, k, histories)
+            found = self._ranker.user_vectors(model, rows, self._backbone.device, tick).numpy()
+        return self._words.users(found, histories, self._vectors)
 
     @cached_property
     def _index(self) -> ScoreIndex:
@@ -115,7 +118,7 @@ class Reranking:
     def __init__(
         self, domain: Domain, adapter: Adapter, backbone: Backbone, new_titles: Sequence[str]
     ) -> None:
-        """Tokenise the catalogue, and weigh popularity unless the cache knows.
+        """Tokenise the catalogue, and weigh popularity and words unless the cache knows.
 
         Args:
             domain: prepared domain.
@@ -128,11 +131,12 @@ class Reranking:
         catalogue = Catalogue.of(domain, self._ranker)
         self._tokens = [*catalogue.tokens, *self._ranker.titles(new_titles)]
         with scoring(backbone, self._lora) as model:
-            weight = prior_weight(model, catalogue, model_sha256(backbone, self._lora))
-        self._prior = weight * prior_with_new(domain, len(new_titles))
+            weights = weigh(model, catalogue, model_sha256(backbone, self._lora))
+        self._prior = weights.prior * prior_with_new(domain, len(new_titles))
+        self._words, self._words_weight = catalogue.words.extended(new_titles), weights.words
 
     def scores(self, history: Sequence[int], items: Sequence[int]) -> NDArray[np.float64]:
-        """Scores (items,) of some items, popularity included; see `scores_of`."""
+        """Scores (items,) of some items; see `scores_of`."""
         found: NDArray[np.float64] = self.scores_of([history], items)[0]
         return found
 
@@ -140,7 +144,7 @@ class Reranking:
     def scores_of(
         self, histories: Sequence[Sequence[int]], items: Sequence[int]
     ) -> NDArray[np.float64]:
-        """Scores (histories, items) of some items, popularity included.
+        """Scores (histories, items) of some items.
 
         The order in which they are given is not shown to the model: it may tell who is the best.
         """
@@ -156,5 +160,6 @@ class Reranking:
                 on_device = {name: t.to(self._backbone.device) for name, t in batch.items()}
                 found = self._ranker.scores(model, on_device)[0].double().cpu().numpy()
                 rows.append(found[columns])
+        words = np.stack(self._words.scores(histories, [items] * len(histories)))
         chosen: NDArray[np.float64] = np.stack(rows) + self._prior[np.asarray(items)]
-        return chosen
+        return chosen + self._words_weight * words

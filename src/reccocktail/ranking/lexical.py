@@ -1,0 +1,137 @@
+"""Words beside the language model: how alike two titles are by the rare words that they share.
+
+A small language model reads what a title means and hardly sees that two titles hold the same brand
+or size; TF-IDF sees little else. Here its vectors are brought to few numbers (latent semantic
+analysis, Deerwester et al. 1990), so that they can stand beside the model's and one matrix product
+still ranks the whole catalogue. A lexicon is learnt from the titles of one catalogue, those of cold
+items too, and from no interaction.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+DIMENSIONS = 256
+_LEAST_TITLES = 2  # a term of one title alone makes no two titles alike
+
+
+def term_weights(least_titles: int = 1) -> list[Any]:
+    """Unfitted TF-IDF of a title's words and pairs of words, and of its letters.
+
+    Letters go in runs of 3 to 5 within words. Vectors of both kinds have length 1, so that side by
+    side they weigh the same.
+
+    Args:
+        least_titles: titles that a term must occur in.
+    """
+    # Here, because the import costs a second that other commands need not pay.
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return [
+        # Words of one letter or digit count: "size 7" is not "size 8".
+        TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", min_df=least_titles),
+        TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), min_df=least_titles),
+    ]
+
+
+class Lexicon:
+    """Titles as TF-IDF vectors in at most `DIMENSIONS` numbers."""
+
+    def __init__(self, titles: Sequence[str], dimensions: int = DIMENSIONS) -> None:
+        """Learn from the titles of a catalogue.
+
+        Args:
+            titles: every title.
+            dimensions: at most so many numbers a vector; a small catalogue takes fewer.
+        """
+        from sklearn.decomposition import TruncatedSVD
+
+        self._terms, known = [], []
+        for part in term_weights(_LEAST_TITLES):
+            try:
+                known.append(part.fit_transform(titles))
+            except ValueError:  # no two titles share such a term
+                continue
+            self._terms.append(part)
+        self._space: Any = None
+        if known:
+            matrix = sparse.csr_array(sparse.hstack(known))
+            space = TruncatedSVD(min(dimensions, *matrix.shape), n_iter=3, random_state=0)
+            self._space = space.fit(matrix)
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector; 0 where no two titles share a term."""
+        return 0 if self._space is None else len(self._space.components_)
+
+    def vectors(self, titles: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors (titles, width); zeros for a title without a known term."""
+        if not self.width or not titles:
+            return np.zeros((len(titles), self.width), dtype=np.float32)
+        known = sparse.csr_array(sparse.hstack([part.transform(titles) for part in self._terms]))
+        return unit(self._space.transform(known).astype(np.float32))
+
+
+class Words:
+    """The words of a catalogue: cosines of histories and items, both as item numbers.
+
+    Attributes:
+        lexicon: learnt from the catalogue.
+        items: (items, width) unit vectors.
+    """
+
+    def __init__(self, titles: Sequence[str], max_history: int) -> None:
+        """Learn a lexicon.
+
+        Args:
+            titles: every title of the catalogue.
+            max_history: items of a history that are read, the last ones.
+        """
+        self.lexicon = Lexicon(titles)
+        self.items = self.lexicon.vectors(titles)
+        self._max_history = max_history
+
+    def extended(self, titles: Sequence[str]) -> "Words":
+        """The same with more items behind the catalogue."""
+        if not titles:
+            return self
+        found = copy.copy(self)
+        found.items = np.concatenate([self.items, self.lexicon.vectors(titles)])
+        return found
+
+    def users(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Unit vectors (histories, width) of what is read of each history."""
+        return of_histories(self.items, [history[-self._max_history :] for history in histories])
+
+    def scores(
+        self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float64]]:
+        """Cosines in [-1, 1] of each history and its candidates."""
+        return [
+            (self.items[list(row)] @ user).astype(np.float64)
+            for user, row in zip(self.users(histories), candidates, strict=True)
+        ]
+
+    def catalogue(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """Cosines (histories, items) of each history and every item."""
+        return (self.users(histories) @ self.items.T).astype(np.float64)
+
+
+def of_histories(
+    items: NDArray[np.float32], histories: Sequence[Sequence[int]]
+) -> NDArray[np.float32]:
+    """Unit vectors (histories, width): the direction of the mean of a history's items."""
+    sums = [items[list(history)].sum(axis=0) for history in histories]
+    return unit(np.array(sums, dtype=np.float32).reshape(len(histories), items.shape[1]))
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows scaled to length 1; rows of zeros stay."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled = np.zeros_like(vectors)
+    np.divide(vectors, norms, out=scaled, where=norms > 0)
+    return scaled
