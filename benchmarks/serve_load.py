@@ -81,6 +81,7 @@ class Server:
         command += ["--domain", f"{NAME}={data}:{arguments.adapter}", "--state", str(state)]
         command += ["--queue", str(QUEUE)]
         command += ["--backbone", arguments.backbone] if arguments.backbone else []
+        command += ["--dtype", arguments.dtype] if arguments.dtype else []
         self._log = (state.parent / "log").open("w")
         environment = os.environ | {"RECCOCKTAIL_ADMIN_KEY": self.key}
         self.process = subprocess.Popen(command, env=environment, stderr=self._log)
@@ -287,6 +288,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--adapter", required=True, help="adapter folder or shipped base spirit")
     parser.add_argument("--backbone")
+    parser.add_argument("--dtype", help="of the service's weights")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=15.0, help="length of each cell")
     parser.add_argument("--requests", type=int, default=10_000, help="of the memory cell")
@@ -297,6 +299,7 @@ def main(words: list[str] | None = None) -> None:
         "versions": versions(),
         "hardware": hardware(torch.device("cpu")),
         "seconds_per_cell": arguments.seconds,
+        "dtype": arguments.dtype or "float32",
         "domains": [measure(data, arguments) for data in arguments.data],
     }
     write_json(arguments.out, result)

@@ -6,12 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from reccocktail.backbone import load_backbone
+from reccocktail.data.domain import Domain
+from reccocktail.errors import RecipeError
 from tests.adapters import random_adapter, save
+from tests.benches import benchmark_modules
 from tests.domains import taste_domain
 from tests.pico import pico_model, pico_tokenizer
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def bench():
+    with benchmark_modules() as modules:
+        yield modules
 
 
 def test_every_cell_is_measured(tmp_path):
@@ -47,3 +58,32 @@ def test_every_cell_is_measured(tmp_path):
     uploads = found["uploads"]
     assert uploads["failed_uploads"] == 0 and uploads["new_items_in_a_top_10_of_new_items"] > 0
     assert set(uploads["requests_meanwhile"]["statuses"]) == {"200"}
+
+
+def test_a_large_domain_is_made_of_many(tmp_path, bench, capsys):
+    parts = [taste_domain(tmp_path, name=name, users=40) for name in ("one", "two")]
+    items = sum(len(part.item_ids) for part in parts)
+    paths = [word for part in parts for word in ("--data", str(part.path))]
+    main = bench("large_catalogue").main
+    main([*paths, "--items", str(items), "--out", str(tmp_path / "whole")])
+    whole = Domain.load(tmp_path / "whole")
+    titles = dict(zip(whole.item_ids, whole.titles, strict=True))
+    for part in parts:
+        for item, title in zip(part.item_ids, part.titles, strict=True):
+            assert titles.pop(f"{part.name}:{item}", title) == title
+    assert not titles  # nothing of anywhere else
+    # What a user touched comes in its order; items that are cold now are left out.
+    rows = whole.rows("test_warm")
+    users = dict(zip(rows["user_id"], rows["history"].to_list(), strict=True))
+    ours = parts[1].rows("test_warm").row(0, named=True)
+    rest = iter(f"two:{item}" for item in [*ours["history"], ours["target"]])
+    history = users[f"two:{ours['user_id']}"]
+    assert history and all(item in rest for item in history)
+
+    main([*paths, "--items", str(items // 2), "--out", str(tmp_path / "few")])
+    few = Domain.load(tmp_path / "few")
+    longest = max(map(len, few.titles))
+    assert len(few.item_ids) <= items // 2
+    assert sum(len(title) < longest for part in parts for title in part.titles) <= items // 2
+    with pytest.raises(RecipeError, match="lower --items"):
+        main([*paths, "--items", "100000", "--out", str(tmp_path / "no")])
