@@ -220,7 +220,7 @@ class Board:
         """Table -> ranks by text alone and with the prior, and the weight that validation chose."""
         found: dict[str, dict[str, Any]] = {}
         for scenario, both in scores.items():
-            weight, together = self.scorer.placed(scenario, both)
+            weights, together = self.scorer.placed(scenario, both)
             start = 0
             for table in self.of[scenario]:
                 width = self.rows[table][CANDIDATES].list.len()[0]
@@ -229,7 +229,7 @@ class Board:
                 found[table] = {
                     "rank": ranks([row[columns] for row in both.test.scores], places),
                     "rank_with_prior": ranks([row[columns] for row in together], places),
-                    "prior_weight": weight,
+                    "prior_weight": weights.prior,
                 }
                 start += width
         return found

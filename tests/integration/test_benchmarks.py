@@ -472,7 +472,7 @@ def test_few_shot_scores_are_those_of_evaluate(
     cell = few_shot_run[0] / "tastes" / "seed-1" / "0.1"
     kept = pl.read_parquet(cell / "predictions.parquet").filter(pl.col("model") == "ingredient")
     share = Domain.load(cell / "data")
-    settings = EvaluationSettings(prior=False, full_catalogue=False)
+    settings = EvaluationSettings(prior=False, words=False, full_catalogue=False)
     adapters = [(Adapter.load(cell / "ingredient"), cell / "ingredient")]
     evaluate(share, adapters, backbone, tmp_path, settings=settings)
     theirs = pl.read_parquet(tmp_path / "predictions.parquet")

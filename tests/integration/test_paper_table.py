@@ -115,7 +115,7 @@ def test_figures_are_those_of_evaluate(done, folder, tmp_path):
     place = out / "tastes" / "seed-0"
     base, own = folder / "spirit", place / "ingredient"
     adapters = [(Adapter.load(path), path) for path in (base, own, place / "second_round")]
-    sizes = EvaluationSettings(validation_users=12, full_catalogue=False)
+    sizes = EvaluationSettings(validation_users=12, words=False, full_catalogue=False)
     evaluate(domain, adapters, backbone, tmp_path, baselines=["popularity", "text-similarity"],
              settings=sizes)  # fmt: skip
     controls = [name for name in CONTROLS if name not in ("validation", "oracle")]

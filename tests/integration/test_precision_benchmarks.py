@@ -68,7 +68,7 @@ def test_both_precisions_score_the_same_users(folder, tmp_path, capsys):
     assert gap["difference"] == pytest.approx(rounded["ndcg@10"] - exact["ndcg@10"])
     assert "20" in capsys.readouterr().out and str(folder) not in out.read_text()
     # The figures are those of the commands.
-    domain, users = Domain.load(folder / "tastes"), EvaluationSettings(20, prior=False)
+    domain, users = Domain.load(folder / "tastes"), EvaluationSettings(20, prior=False, words=False)
     for name, found in (("float32", exact), ("bfloat16", rounded)):
         backbone = load_backbone(str(folder / "backbone"), device="cpu", precision=name)
         adapter = bench("scoring_precision").Adapter.load(folder / "spirit")
@@ -100,7 +100,7 @@ def test_rounds_without_users_are_refused(folder, tmp_path, more):
 def test_zero_shot_keeps_to_its_precision(folder, tmp_path):
     zero_shot = bench("zero_shot").main
     arguments = [*places(folder, tmp_path / "z"), "--users", "12", "--validation-users", "6",
-                 "--no-full-catalogue", "--device", "cpu"]  # fmt: skip
+                 "--device", "cpu"]  # fmt: skip
     zero_shot([*arguments, *BFLOAT16])
     result = json.loads((tmp_path / "z" / "zero_shot.json").read_text())
     assert result["backbone"]["precision"] == "bfloat16"
