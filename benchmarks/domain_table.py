@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--objective", default="entropy")
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--recipe", type=Path)
+    parser.add_argument("--words", action=argparse.BooleanOptionalAction, default=False,
+                        help="let the words that titles share count")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     plan = Plan(
@@ -53,7 +55,10 @@ def main() -> None:
             seed=args.seed,
         ),
         evaluation=EvaluationSettings(
-            users=args.users, validation_users=args.validation_users, seed=args.seed
+            users=args.users,
+            validation_users=args.validation_users,
+            words=args.words,
+            seed=args.seed,
         ),
     )
     metrics = run_pipeline(

@@ -5,8 +5,9 @@
 For every --data, the service is started as a user would start it, and clients that wait for each
 answer ask it for a while: 1, 8 and 32 of them, with histories that were never asked for (every one
 is read by the model) and with the same few again (user vectors come from the cache). Then 4 times
-as many clients as the service has places for (overload), new items while clients ask, and 10,000
-requests with histories of two titles while the service's memory is watched.
+as many clients as the service has places for (overload), 10,000 requests with histories of two
+titles while the service's memory is watched, new items while clients ask, and with --plug-in
+another domain while clients ask.
 """
 
 import argparse
@@ -82,6 +83,7 @@ class Server:
         command += ["--queue", str(QUEUE)]
         command += ["--backbone", arguments.backbone] if arguments.backbone else []
         command += ["--dtype", arguments.dtype] if arguments.dtype else []
+        command += ["--root", str(root(arguments))] if arguments.plug_in else []
         self._log = (state.parent / "log").open("w")
         environment = os.environ | {"RECCOCKTAIL_ADMIN_KEY": self.key}
         self.process = subprocess.Popen(command, env=environment, stderr=self._log)
@@ -237,6 +239,48 @@ def uploads(server: Server, domain: Domain, seconds: float) -> dict[str, Any]:
     }
 
 
+def root(arguments: argparse.Namespace) -> Path:
+    """The folder below which the domain to be plugged in and its adapter lie."""
+    folders = [arguments.plug_in.absolute().parent]
+    if Path(arguments.adapter).exists():
+        folders.append(Path(arguments.adapter).absolute().parent)
+    return Path(os.path.commonpath(folders))
+
+
+def plug_in(server: Server, domain: Domain, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Another domain, plugged in while eight clients ask the first one."""
+    below = root(arguments)
+    adapter = Path(arguments.adapter)
+    named = str(adapter.absolute().relative_to(below)) if adapter.exists() else arguments.adapter
+    other = Domain.load(arguments.plug_in)
+    where = str(arguments.plug_in.absolute().relative_to(below))
+    body = json.dumps({"data": where, "adapter": named}).encode()
+    load = Load()
+
+    def asking() -> None:
+        nonlocal load
+        load = clients(server, 8, fresh(domain, 6), lambda _: not done.is_set())
+
+    done = threading.Event()
+    thread = threading.Thread(target=asking)
+    thread.start()
+    time.sleep(min(1.0, arguments.seconds))
+    began = time.perf_counter()
+    status = server.request("PUT", "/v1/domains/other?wait=100", body)[0]
+    took = time.perf_counter() - began
+    done.set()
+    thread.join()
+    asked = json.dumps({"history": other.item_ids[:2], "k": 10}).encode()
+    answer = server.request("POST", "/v1/domains/other/recommend", asked)
+    return {
+        "items": len(other.item_ids),
+        "status": status,
+        "seconds": took,
+        "requests_meanwhile": load.summary(),
+        "recommended_afterwards": len(json.loads(answer[1])["items"]),
+    }
+
+
 def memory(server: Server, domain: Domain, requests: int) -> dict[str, Any]:
     """Resident memory after every tenth of many requests, whose histories are short."""
     ask = fresh(domain, 11, length=2)
@@ -278,6 +322,9 @@ def measure(data: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         found["memory"] = memory(server, domain, arguments.requests)
         say(f"{domain.name}: new items under load ...")
         found["uploads"] = uploads(server, domain, arguments.seconds)
+        if arguments.plug_in:
+            say(f"{domain.name}: another domain under load ...")
+            found["plug_in"] = plug_in(server, domain, arguments)
     return found
 
 
@@ -289,6 +336,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--adapter", required=True, help="adapter folder or shipped base spirit")
     parser.add_argument("--backbone")
     parser.add_argument("--dtype", help="of the service's weights")
+    parser.add_argument("--plug-in", type=Path, help="prepared folder to plug in under load")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--seconds", type=float, default=15.0, help="length of each cell")
     parser.add_argument("--requests", type=int, default=10_000, help="of the memory cell")

@@ -36,6 +36,7 @@ def test_every_cell_is_measured(tmp_path):
     command = [sys.executable, "benchmarks/serve_load.py", "--data", domain.path]
     command += ["--adapter", adapter, "--backbone", folder, "--out", out]
     command += ["--clients", "1", "4", "--seconds", "0.5", "--requests", "100"]
+    command += ["--plug-in", taste_domain(tmp_path, name="other", users=40).path]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [str(word) for word in command],
@@ -58,6 +59,9 @@ def test_every_cell_is_measured(tmp_path):
     uploads = found["uploads"]
     assert uploads["failed_uploads"] == 0 and uploads["new_items_in_a_top_10_of_new_items"] > 0
     assert set(uploads["requests_meanwhile"]["statuses"]) == {"200"}
+    plugged = found["plug_in"]
+    assert plugged["status"] == 200 and plugged["recommended_afterwards"] == 10
+    assert set(plugged["requests_meanwhile"]["statuses"]) == {"200"}
 
 
 def test_a_large_domain_is_made_of_many(tmp_path, bench, capsys):

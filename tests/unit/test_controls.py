@@ -24,8 +24,8 @@ from tests.domains import taste_domain
 from tests.helpers import changed, one_sentence, other_targets
 from tests.pico import pico_backbone
 
-SMALL = EvaluationSettings(validation_users=20)
-ASIDE = EvaluationSettings(validation_users=20, full_catalogue=False)
+SMALL = EvaluationSettings(validation_users=20, words=True)
+ASIDE = EvaluationSettings(validation_users=20, words=True, full_catalogue=False)
 
 
 @pytest.fixture(scope="module")

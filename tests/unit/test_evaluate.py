@@ -25,7 +25,7 @@ from tests.domains import taste_domain
 from tests.helpers import changed, one_sentence, other_targets
 from tests.pico import pico_backbone
 
-SMALL = EvaluationSettings(validation_users=12)
+SMALL = EvaluationSettings(validation_users=12, words=True)
 NO_WEIGHT = {"warm": 0.0, "cold": 0.0}
 MIX = MixSettings(users=6, validation_users=6, refinements=0)
 MODELS = ["popularity", "backbone", "base_spirit", "ingredient", "average", "cocktail_warm",

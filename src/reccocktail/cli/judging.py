@@ -54,7 +54,7 @@ def evaluate(
     users: int | None = None,
     validation_users: int = 200,
     prior: bool = True,
-    words: bool = True,
+    words: bool = False,
     full_catalogue: bool = True,
     seed: int = 0,
     backbone: str | None = None,
@@ -77,7 +77,7 @@ def evaluate(
         users: at most so many users a scenario; all if left out.
         validation_users: users on which the weights of popularity and words are chosen.
         prior: let popularity count, by a prior.
-        words: let the words count that titles share.
+        words: let the words count that titles share, as they do in recommend, batch and serve.
         full_catalogue: rank the whole catalogue too.
         seed: draws users and resamples.
         backbone: where the adapters' backbone is; without adapters, the backbone to judge alone.

@@ -56,7 +56,7 @@ class EvaluationSettings:
     users: int | None = None
     validation_users: int = 200
     prior: bool = True
-    words: bool = True
+    words: bool = False
     full_catalogue: bool = True
     seed: int = 0
 
