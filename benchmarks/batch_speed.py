@@ -21,7 +21,7 @@ import polars as pl
 import torch
 from rich.console import Console
 
-from common import spread
+from common import precision_argument, spread
 from reccocktail.backbone import choose_device
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, versions
@@ -84,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--chunk", type=int, default=500)
     parser.add_argument("--backbone")
     parser.add_argument("--device")
+    precision_argument(parser)
     parser.add_argument("--no-ray", action="store_true")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         chunk=options.chunk,
         backbone=options.backbone,
         device=options.device,
+        precision=options.precision,
     )
     ray = not options.no_ray and importlib.util.find_spec("ray") is not None
     device = choose_device(options.device)
@@ -115,7 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             f"same files: {found['ray']['same_files']}"
         )
     result = found | {
-        "settings": {"k": job.k, "chunk": job.chunk, "threads": torch.get_num_threads()},
+        "settings": {
+            "k": job.k,
+            "chunk": job.chunk,
+            "threads": torch.get_num_threads(),
+            "precision": job.precision,
+        },
         "data_sha256": Domain.load(job.data).sha256,
         "commit": commit(),
         "versions": versions(),
