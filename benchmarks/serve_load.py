@@ -5,8 +5,8 @@
 For every --data, the service is started as a user would start it, and clients that wait for each
 answer ask it for a while: 1, 8 and 32 of them, with histories that were never asked for (every one
 is read by the model) and with the same few again (user vectors come from the cache). Then 4 times
-as many clients as the service has places for (overload), 10,000 requests with histories of two
-titles while the service's memory is watched, new items while clients ask, and with --plug-in
+as many clients as the service has places for (overload), 10,000 requests with histories of one
+title while the service's memory is watched, new items while clients ask, and with --plug-in
 another domain while clients ask.
 """
 
@@ -283,7 +283,7 @@ def plug_in(server: Server, domain: Domain, arguments: argparse.Namespace) -> di
 
 def memory(server: Server, domain: Domain, requests: int) -> dict[str, Any]:
     """Resident memory after every tenth of many requests, whose histories are short."""
-    ask = fresh(domain, 11, length=2)
+    ask = fresh(domain, 11, length=1)
     clients(server, 8, ask, lambda number: number < requests // 10)  # caches fill, pools warm up
     resident = [server.memory()]
     for _ in range(10):

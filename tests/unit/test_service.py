@@ -345,7 +345,7 @@ def test_keys_take_turns():
 
 def test_who_could_not_be_answered_in_time_is_turned_away_at_once():
     batcher = Batcher(lambda key, jobs: (time.sleep(0.1 * len(jobs)), list(jobs))[1],
-                      limit=1000, batch=4, linger=0)  # fmt: skip
+                      limit=1000, batch=4, linger=0, pace=0.1)  # fmt: skip
     taken, refused = [], 0
     for n in range(100):
         try:

@@ -103,7 +103,7 @@ class Answering:
             recent = self._recent.get(name)
             if recent is not None:  # removed since the line above
                 recent.append(tuple(query.history))
-        return self._batcher.submit(state, ask, deadline)
+        return self._batcher.submit(state, ask, deadline, self.users.cost(state, ask.history))
 
     def recommend(self, name: str, query: Query) -> Answer:
         """Ask and wait.

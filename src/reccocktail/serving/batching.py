@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from reccocktail.errors import RunError
@@ -15,8 +16,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-FIRST_PACE = 0.1  # seconds a job may take before one was measured
-PATIENCE = 0.5  # share of a job's time that it may spend in the queue: a pace is but a mean
+PATIENCE = 0.5  # share of a job's time that may pass before its turn: a pace is but a mean
 
 
 class OverloadedError(RunError):
@@ -34,6 +34,16 @@ class ClosedError(RunError):
         super().__init__("The service is shutting down; try again when it is up.")
 
 
+@dataclass(frozen=True, eq=False)
+class _Entry(Generic[Job, Result]):
+    """A job that waits."""
+
+    job: Job
+    deadline: float
+    cost: float
+    future: "Future[Result]"
+
+
 class Batcher(Generic[Key, Job, Result]):
     """Collects jobs of the same key for a few milliseconds and runs them together.
 
@@ -47,6 +57,7 @@ class Batcher(Generic[Key, Job, Result]):
         limit: int,
         batch: int,
         linger: float,
+        pace: float = 0.002,
     ) -> None:
         """Start the worker.
 
@@ -55,13 +66,14 @@ class Batcher(Generic[Key, Job, Result]):
             limit: jobs that may wait.
             batch: jobs that are run together.
             linger: how long the first job waits for company, seconds.
+            pace: seconds that a job of cost 1 takes, until some were measured.
         """
         self._run, self._limit, self._batch, self._linger = run, limit, batch, linger
-        self._queues: OrderedDict[Key, deque[tuple[Job, float, Future[Result]]]] = OrderedDict()
+        self._queues: OrderedDict[Key, deque[_Entry[Job, Result]]] = OrderedDict()
         self._wake = threading.Condition()
         self._closed = False
-        self._pace = FIRST_PACE  # seconds a job takes, a moving average
-        self._running = 0  # jobs that are computed at this moment
+        self._pace = pace  # a moving average
+        self._running = 0.0  # cost of the jobs that are computed at this moment
         self.batches = self.jobs = 0
         self._worker = threading.Thread(target=self._work, name="batches", daemon=True)
         self._worker.start()
@@ -78,19 +90,23 @@ class Batcher(Generic[Key, Job, Result]):
 
     def retry_after(self) -> int:
         """About how long what waits now takes, whole seconds, 1 to 60."""
-        return min(60, max(1, math.ceil(self._ahead * self._pace)))
+        with self._wake:
+            return min(60, max(1, math.ceil(self._ahead * self._pace)))
 
     @property
-    def _ahead(self) -> int:
-        return self.waiting + self._running
+    def _ahead(self) -> float:
+        """Cost of what is computed and of what waits."""
+        queues = self._queues.values()
+        return self._running + sum(entry.cost for queue in queues for entry in queue)
 
-    def submit(self, key: Key, job: Job, deadline: float) -> "Future[Result]":
+    def submit(self, key: Key, job: Job, deadline: float, cost: float = 1.0) -> "Future[Result]":
         """Queue a job.
 
         Args:
             key: jobs with the same one may be run together.
             job: what to compute.
             deadline: `time.monotonic()` after which nobody waits for it any more.
+            cost: of the job, in any unit that is the same for all.
 
         Raises:
             OverloadedError: the queue is full, or so long that the deadline may pass.
@@ -105,7 +121,7 @@ class Batcher(Generic[Key, Job, Result]):
                 self._forget_abandoned()
                 if self._refuses(patience):
                     raise OverloadedError(self.retry_after())
-            self._queues.setdefault(key, deque()).append((job, deadline, future))
+            self._queues.setdefault(key, deque()).append(_Entry(job, deadline, cost, future))
             self._wake.notify_all()
         return future
 
@@ -117,8 +133,8 @@ class Batcher(Generic[Key, Job, Result]):
         self._worker.join(timeout)
         with self._wake:
             for queue in self._queues.values():
-                for _, _, future in queue:
-                    future.cancel()
+                for entry in queue:
+                    entry.future.cancel()
             self._queues.clear()
 
     def _refuses(self, patience: float) -> bool:
@@ -127,7 +143,7 @@ class Batcher(Generic[Key, Job, Result]):
 
     def _forget_abandoned(self) -> None:
         for key, queue in list(self._queues.items()):
-            kept = deque(entry for entry in queue if not entry[2].cancelled())
+            kept = deque(entry for entry in queue if not entry.future.cancelled())
             if kept:
                 self._queues[key] = kept
             else:
@@ -155,26 +171,26 @@ class Batcher(Generic[Key, Job, Result]):
                     self._queues[key] = queue  # at the end: the others' turn
             self._answer(key, taken)
 
-    def _answer(self, key: Key, taken: Sequence[tuple[Job, float, "Future[Result]"]]) -> None:
+    def _answer(self, key: Key, taken: Sequence["_Entry[Job, Result]"]) -> None:
         now = time.monotonic()
         due = []
-        for job, deadline, future in taken:
-            if deadline < now:
-                future.cancel()
-            elif future.set_running_or_notify_cancel():
-                due.append((job, future))
+        for entry in taken:
+            if entry.deadline < now:
+                entry.future.cancel()
+            elif entry.future.set_running_or_notify_cancel():
+                due.append(entry)
         if not due:
             return
-        self._running = len(due)
+        cost = self._running = sum(entry.cost for entry in due)
         try:
-            results = self._run(key, [job for job, _ in due])
+            results = self._run(key, [entry.job for entry in due])
         except BaseException as error:  # the worker must outlive whatever one batch runs into
-            for _, future in due:
-                future.set_exception(error)
+            for entry in due:
+                entry.future.set_exception(error)
         else:
-            for (_, future), result in zip(due, results, strict=True):
-                future.set_result(result)
-        self._running = 0
+            for entry, result in zip(due, results, strict=True):
+                entry.future.set_result(result)
+        self._running = 0.0
         self.batches += 1
         self.jobs += len(due)
-        self._pace += 0.3 * ((time.monotonic() - now) / len(due) - self._pace)
+        self._pace += 0.3 * ((time.monotonic() - now) / cost - self._pace)

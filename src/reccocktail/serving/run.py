@@ -1,6 +1,7 @@
 """Start the HTTP service: from folders to a listening process."""
 
 import gc
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,11 @@ def parse_domains(values: Sequence[str]) -> dict[str, tuple[Path, str]]:
     return found
 
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the interpreter from the others. A pass of the model asks for it many
+hundred times, and each time would wait up to 5 ms (Python's default) behind busy requests."""
+
+
 def serve(
     backbone: Backbone, domains: Mapping[str, tuple[Path, Path]], settings: Serving | None = None
 ) -> None:
@@ -112,6 +118,7 @@ def serve(
     log_json()
     progress.console.quiet = True  # from here on, standard error is for log lines
     event("start", domains=[state.name for state in service.answering.domains()])
+    sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # what is loaded stays; the collector need not walk it again
     config = uvicorn.Config(
         app,

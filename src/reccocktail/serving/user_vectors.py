@@ -33,10 +33,16 @@ class UserVectors:
         """Forget all vectors."""
         self._vectors.clear()
 
+    def cost(self, state: Served, history: tuple[int, ...]) -> int:
+        """Tokens to be read for the vector of a history, and 1; may be asked by any thread."""
+        key = _key(state, history)
+        if key in self._vectors:
+            return 1
+        return 1 + sum(len(state.tokens[item]) for item in key[1])
+
     def of(self, state: Served, histories: Sequence[tuple[int, ...]]) -> NDArray[np.float32]:
         """Vectors (histories, d) of histories of item numbers, oldest first."""
-        recent = state.ranker.prompt.max_history  # more of a history is not read
-        keys = [(state.serial, history[-recent:]) for history in histories]
+        keys = [_key(state, history) for history in histories]
         missing = [key for key in dict.fromkeys(keys) if key not in self._vectors]
         self.misses += len(missing)
         self.hits += len(keys) - len(missing)
@@ -52,3 +58,8 @@ class UserVectors:
         while len(self._vectors) > self._limit:
             self._vectors.popitem(last=False)
         return users
+
+
+def _key(state: Served, history: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+    """What a vector is kept under: more of a history is not read."""
+    return state.serial, history[-state.ranker.prompt.max_history :]
