@@ -1,5 +1,6 @@
 """Errors as HTTP answers: one sentence each, in the same form."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -60,6 +61,11 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+REFUSAL_SECONDS = 0.5
+"""How long a refusal for overload is held back. It costs nothing, and clients that ask again at
+once would otherwise take the cores from those that are answered."""
+
+
 def install(app: FastAPI) -> None:
     """Answer every error of the application as `{"detail": sentence}`."""
     app.add_exception_handler(RecCocktailError, _ours)  # type: ignore[arg-type]
@@ -79,6 +85,8 @@ def answer(
 async def _ours(_: Request, error: RecCocktailError) -> Response:
     status = next(code for kind, code in STATUS.items() if isinstance(error, kind))
     headers = None
+    if isinstance(error, OverloadedError):
+        await asyncio.sleep(REFUSAL_SECONDS)
     if isinstance(error, OverloadedError | PreparingError):
         headers = {"Retry-After": str(error.retry_after)}
     more = {"share": error.share} if isinstance(error, PreparingError) else {}
