@@ -41,8 +41,7 @@ def main() -> None:
     parser.add_argument("--objective", default="entropy")
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--recipe", type=Path)
-    parser.add_argument("--words", action=argparse.BooleanOptionalAction, default=False,
-                        help="let the words that titles share count")  # fmt: skip
+    parser.add_argument("--words", action="store_true", help="let words of titles count")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     plan = Plan(

@@ -1,5 +1,6 @@
 """The service over HTTP: routes, keys, bounds, errors, overload; no 5xx whatever is sent."""
 
+import asyncio
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.specs.openapi.checks import response_schema_conformance
 
 from reccocktail.errors import RunError
-from reccocktail.serving import admin_schemas, schemas, user_schemas
+from reccocktail.serving import admin_schemas, errors, schemas, user_schemas
 from reccocktail.serving import answering as module
 from reccocktail.serving.app import PAGE, create_app
 from reccocktail.serving.changing import Changing
@@ -337,6 +338,8 @@ def test_overload_is_answered_429_with_a_time_to_come_back(here, monkeypatch):
     held = threading.Event()
     real = module.rank
     monkeypatch.setattr(module, "rank", lambda *a: (held.wait(10), real(*a))[1])
+    waited, pause = [], asyncio.sleep
+    monkeypatch.setattr(errors.asyncio, "sleep", lambda s: (waited.append(s), pause(0))[1])
     with TestClient(create_app(service)) as client, ThreadPoolExecutor(16) as threads:
         asked = [threads.submit(ask, client) for _ in range(16)]
         while sum(one.done() for one in asked) < 12:
@@ -348,6 +351,7 @@ def test_overload_is_answered_429_with_a_time_to_come_back(here, monkeypatch):
             if answer.status_code == 429:
                 sentence(answer, 429)
                 assert 1 <= int(answer.headers["Retry-After"]) <= 60
+        assert waited.count(errors.REFUSAL_SECONDS) == 12  # held back, each of them
         assert ask(client).status_code == 200
 
 

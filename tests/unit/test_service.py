@@ -361,6 +361,33 @@ def test_who_could_not_be_answered_in_time_is_turned_away_at_once():
     batcher.close()
 
 
+def test_what_waits_is_reckoned_by_its_cost():
+    gate = threading.Event()
+    batcher = Batcher(lambda key, jobs: (gate.wait(5), list(jobs))[1],
+                      limit=1000, batch=1, linger=0, pace=0.01)  # fmt: skip
+    soon = time.monotonic() + 5
+    first = batcher.submit("a", 0, soon, cost=1)
+    cheap = [batcher.submit("a", n, soon, cost=1) for n in range(1, 20)]  # 0.2 s
+    dear = batcher.submit("a", 20, soon, cost=400)  # 4 s behind them, and more than half of 5
+    with pytest.raises(OverloadedError) as refused:
+        batcher.submit("a", 21, soon, cost=1)
+    assert refused.value.retry_after == 5
+    gate.set()
+    assert [one.result(5) for one in (first, *cheap, dear)] == list(range(21))
+    batcher.close()
+
+
+def test_a_history_costs_its_tokens_until_its_vector_is_at_hand(service, here):
+    state = service.answering.domain("tastes")
+    history = tuple(state.index[item] for item in histories(here.tastes, 1)[0])
+    recent = history[-state.ranker.prompt.max_history :]
+    tokens = sum(len(state.tokens[item]) for item in recent)
+    users = service.answering.users
+    assert users.cost(state, history) == 1 + tokens > 2
+    users.of(state, [history])
+    assert users.cost(state, history) == 1
+
+
 def test_abandoned_requests_make_room():
     gate = threading.Event()
     batcher = Batcher(lambda key, jobs: (gate.wait(5), list(jobs))[1], limit=2, batch=1, linger=0)
