@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from reccocktail.ranking.lexical import DIMENSIONS, Lexicon, Words, term_weights
+from reccocktail.ranking import lexical
+from reccocktail.ranking.lexical import DIMENSIONS, Lexicon, Words, term_weights, words_of
 
 BRANDS = ["Alverde", "Bioré", "Cetaphil", "Dove", "Eucerin", "Fresh", "Garnier", "Himalaya"]
 KINDS = ["cream", "shampoo", "soap", "lotion", "gel", "oil", "mask"]
@@ -87,6 +88,21 @@ def test_where_no_two_titles_share_a_term_words_say_nothing(titles):
 def test_the_same_titles_give_the_same_numbers():
     titles = catalogue()
     assert np.array_equal(Lexicon(titles).vectors(titles), Lexicon(titles).vectors(titles))
+
+
+def test_a_large_catalogue_is_learnt_from_a_part(monkeypatch):
+    monkeypatch.setattr(lexical, "LEARNT_FROM", 100)
+    titles = catalogue(400)
+    lexicon = Lexicon(titles)
+    assert lexicon.width <= 100
+    found = lexicon.vectors(titles)
+    assert len(found) == 400 and (np.linalg.norm(found, axis=1) > 0.9).mean() > 0.9
+
+
+def test_words_are_learnt_once_for_all_models():
+    titles = tuple(catalogue())
+    assert words_of(titles, 10) is words_of(tuple(catalogue()), 10)
+    assert words_of(titles, 3) is not words_of(titles, 10)
 
 
 def test_no_history_no_vectors():

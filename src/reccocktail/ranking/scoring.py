@@ -23,7 +23,7 @@ from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds, length_batches
 from reccocktail.ranking.base import Model, Ranker, entropy_of
 from reccocktail.ranking.dense import INFERENCE_TOKENS, DenseRanker
-from reccocktail.ranking.lexical import Words
+from reccocktail.ranking.lexical import Words, words_of
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET
 from reccocktail.storage import atomic_file, cache_dir, sha256_json
 
@@ -49,7 +49,7 @@ class Catalogue(Generic[AnyRanker]):
     @cached_property
     def words(self) -> Words:
         """What the words of the titles tell, learnt at the first call."""
-        return Words(self.domain.titles, self.ranker.prompt.max_history)
+        return words_of(tuple(self.domain.titles), self.ranker.prompt.max_history)
 
     def histories(self, rows: pl.DataFrame) -> list[list[TokenIds]]:
         """Title tokens of each row's history."""

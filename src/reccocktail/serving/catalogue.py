@@ -52,23 +52,23 @@ class WordsBehind:
     for a graph of items too.
 
     Attributes:
-        lexicon: of the catalogue.
-        length: of a vector of words, at least 0; with 0 there are none.
+        lexicon: of the catalogue; None where words do not count.
+        length: of a vector of words, at least 0.
         max_history: items of a history that are read, the last ones.
     """
 
-    lexicon: Lexicon
+    lexicon: Lexicon | None
     length: float
     max_history: int
 
     @property
     def width(self) -> int:
         """Numbers behind a model's vector."""
-        return self.lexicon.width if self.length else 0
+        return self.lexicon.width if self.lexicon else 0
 
     def items(self, vectors: NDArray[np.float32], titles: Sequence[str]) -> NDArray[np.float32]:
         """A model's vectors (items, d) of titles with their words behind, (items, d + w)."""
-        return self._behind(vectors, self.lexicon.vectors(titles) if self.width else None)
+        return self._behind(vectors, self.lexicon.vectors(titles)) if self.lexicon else vectors
 
     def users(
         self,
@@ -89,10 +89,8 @@ class WordsBehind:
         return self._behind(vectors, of_histories(items[:, -self.width :], recent))
 
     def _behind(
-        self, vectors: NDArray[np.float32], words: NDArray[np.float32] | None
+        self, vectors: NDArray[np.float32], words: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        if words is None:
-            return vectors
         return np.concatenate([vectors, np.float32(self.length) * words], axis=1)
 
 
@@ -124,7 +122,9 @@ def encode_catalogue(
         items.add(model, items.missing(range(len(catalogue.tokens))), device, tick)
     weights = weigh(model, catalogue, identity)
     length = math.sqrt(weights.words * ranker.temperature)
-    words = WordsBehind(catalogue.words.lexicon, length, ranker.prompt.max_history)
+    # Learnt only where words count: it takes seconds.
+    lexicon = catalogue.words.lexicon if length else None
+    words = WordsBehind(lexicon, length, ranker.prompt.max_history)
     tokens, vectors = catalogue.tokens, items.all().numpy()
     if new_titles:
         new = ranker.titles(new_titles)

@@ -133,7 +133,8 @@ class Reranking:
         with scoring(backbone, self._lora) as model:
             weights = weigh(model, catalogue, model_sha256(backbone, self._lora))
         self._prior = weights.prior * prior_with_new(domain, len(new_titles))
-        self._words, self._words_weight = catalogue.words.extended(new_titles), weights.words
+        self._words_weight = weights.words
+        self._words = catalogue.words.extended(new_titles) if weights.words else None
 
     def scores(self, history: Sequence[int], items: Sequence[int]) -> NDArray[np.float64]:
         """Scores (items,) of some items; see `scores_of`."""
@@ -160,6 +161,8 @@ class Reranking:
                 on_device = {name: t.to(self._backbone.device) for name, t in batch.items()}
                 found = self._ranker.scores(model, on_device)[0].double().cpu().numpy()
                 rows.append(found[columns])
-        words = np.stack(self._words.scores(histories, [items] * len(histories)))
         chosen: NDArray[np.float64] = np.stack(rows) + self._prior[np.asarray(items)]
-        return chosen + self._words_weight * words
+        if self._words is not None:
+            words = self._words.scores(histories, [items] * len(histories))
+            chosen += self._words_weight * np.stack(words)
+        return chosen
