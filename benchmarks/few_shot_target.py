@@ -16,7 +16,8 @@ from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, ranks
 from reccocktail.evaluation.results import PREDICTIONS_FILE, prediction_rows
 from reccocktail.ranking import build
-from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
+from reccocktail.ranking.additions import choose
+from reccocktail.ranking.prior import popularity_prior, with_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
@@ -96,7 +97,7 @@ class Target:
         test, valid = self.rows[f"test_{scenario}"], self.rows[f"valid_{scenario}"]
         candidates = self.catalogue.candidates(valid)
         known = scores[f"valid_{scenario}"]
-        weight = choose_weight(known, candidates, positive_columns(valid), prior)
+        weight = choose(known, candidates, positive_columns(valid), prior, None).prior
         text, places = scores[f"test_{scenario}"], positive_columns(test)
         together = with_prior(text, self.catalogue.candidates(test), prior, weight)
         found = {"rank": ranks(text, places), "rank_with_prior": ranks(together, places)}

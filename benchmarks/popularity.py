@@ -19,7 +19,8 @@ from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking import build
-from reccocktail.ranking.prior import choose_weight, popularity_prior, with_prior
+from reccocktail.ranking.additions import choose
+from reccocktail.ranking.prior import popularity_prior, with_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json
@@ -57,7 +58,7 @@ def judge(
     scores = vectors.scores(catalogue.ranker, candidates)
     prior = popularity_prior(domain.train_counts())
     choosing, judging = slice(0, None, 2), slice(1, None, 2)
-    weight = choose_weight(scores[choosing], candidates[choosing], places[choosing], prior)
+    weight = choose(scores[choosing], candidates[choosing], places[choosing], prior, None).prior
     alone = per_user(ranks(scores[judging], places[judging]))
     mixed = with_prior(scores[judging], candidates[judging], prior, weight)
     together = per_user(ranks(mixed, places[judging]))

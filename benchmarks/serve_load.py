@@ -202,37 +202,51 @@ def running(data: Path, arguments: argparse.Namespace) -> Iterator[Server]:
             server.end()
 
 
-def uploads(server: Server, domain: Domain, seconds: float) -> dict[str, Any]:
-    """New items in chunks while eight clients ask."""
-    rng = random.Random(7)
-    took: list[float] = []
-    failed = 0
+def asked_meanwhile(
+    server: Server, domain: Domain, seed: int, seconds: float, work: Callable[[], None]
+) -> Load:
+    """Do something while eight clients ask; they begin `seconds` before it, a second at most."""
     load = Load()
 
     def asking() -> None:
         nonlocal load
-        load = clients(server, 8, fresh(domain, 5), lambda _: not done.is_set())
+        load = clients(server, 8, fresh(domain, seed), lambda _: not done.is_set())
 
     done = threading.Event()
     thread = threading.Thread(target=asking)
     thread.start()
     time.sleep(min(1.0, seconds))
-    for start in range(0, NEW_ITEMS, 100):
-        items = [
-            {"item_id": f"new-{n}", "title": rng.choice(domain.titles)}
-            for n in range(start, start + 100)
-        ]
-        body = json.dumps({"items": items}).encode()
-        began = time.perf_counter()
-        failed += server.request("PUT", f"/v1/domains/{NAME}/items", body)[0] != 200
-        took.append(time.perf_counter() - began)
-    done.set()
-    thread.join()
+    try:
+        work()
+    finally:
+        done.set()
+        thread.join()
+    return load
+
+
+def uploads(server: Server, domain: Domain, seconds: float) -> dict[str, Any]:
+    """New items in chunks while eight clients ask."""
+    rng = random.Random(7)
+    took: list[float] = []
+    statuses: list[int] = []
+
+    def upload() -> None:
+        for start in range(0, NEW_ITEMS, 100):
+            items = [
+                {"item_id": f"new-{n}", "title": rng.choice(domain.titles)}
+                for n in range(start, start + 100)
+            ]
+            body = json.dumps({"items": items}).encode()
+            began = time.perf_counter()
+            statuses.append(server.request("PUT", f"/v1/domains/{NAME}/items", body)[0])
+            took.append(time.perf_counter() - began)
+
+    load = asked_meanwhile(server, domain, 5, seconds, upload)
     body = json.dumps({"history": domain.item_ids[:2], "k": 10, "new_only": True}).encode()
     found = json.loads(server.request("POST", f"/v1/domains/{NAME}/recommend", body)[1])["items"]
     return {
         "items": NEW_ITEMS,
-        "failed_uploads": failed,
+        "failed_uploads": sum(status != 200 for status in statuses),
         "seconds_per_100_items": {"median": float(np.median(took)), "max": max(took)},
         "requests_meanwhile": load.summary(),
         "new_items_in_a_top_10_of_new_items": sum(i["item_id"].startswith("new-") for i in found),
@@ -255,21 +269,15 @@ def plug_in(server: Server, domain: Domain, arguments: argparse.Namespace) -> di
     other = Domain.load(arguments.plug_in)
     where = str(arguments.plug_in.absolute().relative_to(below))
     body = json.dumps({"data": where, "adapter": named}).encode()
-    load = Load()
+    status, took = 0, 0.0
 
-    def asking() -> None:
-        nonlocal load
-        load = clients(server, 8, fresh(domain, 6), lambda _: not done.is_set())
+    def plug() -> None:
+        nonlocal status, took
+        began = time.perf_counter()
+        status = server.request("PUT", "/v1/domains/other?wait=100", body)[0]
+        took = time.perf_counter() - began
 
-    done = threading.Event()
-    thread = threading.Thread(target=asking)
-    thread.start()
-    time.sleep(min(1.0, arguments.seconds))
-    began = time.perf_counter()
-    status = server.request("PUT", "/v1/domains/other?wait=100", body)[0]
-    took = time.perf_counter() - began
-    done.set()
-    thread.join()
+    load = asked_meanwhile(server, domain, 6, arguments.seconds, plug)
     asked = json.dumps({"history": other.item_ids[:2], "k": 10}).encode()
     answer = server.request("POST", "/v1/domains/other/recommend", asked)
     return {

@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from reccocktail.ranking.prior import WEIGHTS, choose_weight, popularity_prior, with_prior
+from reccocktail.ranking.additions import choose
+from reccocktail.ranking.prior import WEIGHTS, popularity_prior, with_prior
 
 
 def test_prior_is_centred_log_counts():
@@ -40,6 +41,10 @@ def rows_where(prior_helps):
     scores = [rng.normal(size=12) for _ in range(20)]
     candidates = [list(range(12))] * 20
     return scores, candidates, np.full(20, 11 if prior_helps else 0), prior
+
+
+def choose_weight(scores, candidates, positive, prior):
+    return choose(scores, candidates, positive, prior, None).prior
 
 
 def test_the_weight_is_high_where_popularity_helps_and_zero_where_it_harms():

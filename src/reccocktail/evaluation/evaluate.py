@@ -46,7 +46,7 @@ class EvaluationSettings:
 
     Attributes:
         users: at most so many test users a scenario, drawn with `seed`; None takes all.
-        validation_users: users a scenario on which the weight of the popularity prior is chosen.
+        validation_users: users a scenario on which the weights of prior and words are chosen.
         prior: add a popularity prior (see `ranking.prior`); False ranks by text alone.
         words: let the words that titles share count too (see `ranking.lexical`).
         full_catalogue: rank the whole catalogue too, beside the candidates, where a model can.
@@ -146,8 +146,7 @@ def evaluate(
     for name in names:
         if names.count(name) > 1:
             raise RunError(f"Two models are named '{name}'; rename one adapter folder.")
-    known = settings.chosen_on
-    pair = check_controls(controls, [a for a, _ in adapters], known)
+    pair = check_controls(controls, [a for a, _ in adapters], settings.chosen_on)
     sheets = [sheet for _, path in adapters if (sheet := load_sheet(path)) is not None]
     # All of them first: what is missing is said before any of them learns for minutes.
     made = [make_baseline(text, backbone) for text in baselines]
@@ -260,7 +259,7 @@ def _record(
     scores: Mapping[Scenario, Both],
     settings: EvaluationSettings,
 ) -> None:
-    """Keep what a model gave to each scenario, with the prior that its validation rows choose."""
+    """Keep what a model gave to each scenario, with the weights that its validation rows choose."""
     domain = scorer.catalogue.domain
     weights: dict[str, Weights] = {}
     for scenario, both in scores.items():

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reccocktail.ranking.prior import WEIGHTS, mean_ndcg, with_prior
+from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.ranking.prior import WEIGHTS, with_prior
 
 WORDS_WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0, 40.0)
-"""Logits of a whole cosine. The temperatures of rankers make whole cosines of states 10 to 20."""
+"""Logits of a whole cosine; that of states is worth 20 at the default temperature."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def choose(
     grid = [Weights(prior=p, words=w) for w, p in pairs]
 
     def quality(weights: Weights) -> float:
-        return mean_ndcg(add(scores, candidates, prior, words, weights), positive)
+        found = ranks(add(scores, candidates, prior, words, weights), positive)
+        return float(per_user(found)["ndcg@10"].mean())
 
     return max(grid, key=lambda weights: (quality(weights), -weights.words, -weights.prior))

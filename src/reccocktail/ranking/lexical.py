@@ -18,7 +18,7 @@ from scipy import sparse
 
 DIMENSIONS = 256
 LEARNT_FROM = 50_000
-"""Titles at most that a lexicon is learnt from: half a minute and about a gigabyte on one core."""
+"""Titles at most that a lexicon is learnt from: time and memory grow with their different terms."""
 _LEAST_TITLES = 2  # a term of one title alone makes no two titles alike
 
 

@@ -68,7 +68,7 @@ class WordsBehind:
 
     def items(self, vectors: NDArray[np.float32], titles: Sequence[str]) -> NDArray[np.float32]:
         """A model's vectors (items, d) of titles with their words behind, (items, d + w)."""
-        return self._behind(vectors, self.lexicon.vectors(titles)) if self.lexicon else vectors
+        return self.behind(vectors, self.lexicon.vectors(titles)) if self.lexicon else vectors
 
     def users(
         self,
@@ -86,11 +86,12 @@ class WordsBehind:
         if not self.width:
             return vectors
         recent = [history[-self.max_history :] for history in histories]
-        return self._behind(vectors, of_histories(items[:, -self.width :], recent))
+        return self.behind(vectors, of_histories(items[:, -self.width :], recent))
 
-    def _behind(
+    def behind(
         self, vectors: NDArray[np.float32], words: NDArray[np.float32]
     ) -> NDArray[np.float32]:
+        """Vectors (n, d) with unit vectors of words (n, w) behind, scaled to `length`."""
         return np.concatenate([vectors, np.float32(self.length) * words], axis=1)
 
 
@@ -122,15 +123,16 @@ def encode_catalogue(
         items.add(model, items.missing(range(len(catalogue.tokens))), device, tick)
     weights = weigh(model, catalogue, identity)
     length = math.sqrt(weights.words * ranker.temperature)
-    # Learnt only where words count: it takes seconds.
-    lexicon = catalogue.words.lexicon if length else None
-    words = WordsBehind(lexicon, length, ranker.prompt.max_history)
     tokens, vectors = catalogue.tokens, items.all().numpy()
     if new_titles:
         new = ranker.titles(new_titles)
         tokens = [*tokens, *new]
         vectors = np.concatenate([vectors, ranker.item_vectors(model, new, device).numpy()])
-    vectors = words.items(vectors, [*domain.titles, *new_titles])
+    words = WordsBehind(None, 0.0, ranker.prompt.max_history)
+    if length:  # a lexicon is learnt only where words count: it takes seconds
+        known = catalogue.words.extended(new_titles)
+        words = WordsBehind(known.lexicon, length, ranker.prompt.max_history)
+        vectors = words.behind(vectors, known.items)
     prior = weights.prior * prior_with_new(domain, len(new_titles))
     return EncodedCatalogue(tokens, np.ascontiguousarray(vectors, dtype=np.float32), prior, words)
 

@@ -118,6 +118,7 @@ def serve(
     log_json()
     progress.console.quiet = True  # from here on, standard error is for log lines
     event("start", domains=[state.name for state in service.answering.domains()])
+    switch = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.freeze()  # what is loaded stays; the collector need not walk it again
     config = uvicorn.Config(
@@ -136,4 +137,5 @@ def serve(
             f"Cannot listen at {settings.host}:{settings.port}; choose another --port."
         ) from error
     finally:
+        sys.setswitchinterval(switch)
         progress.console.quiet = False

@@ -66,7 +66,7 @@ class Retrieval:
         self._prior = catalogue.prior
 
     def scores(self, history: Sequence[int]) -> NDArray[np.float64]:
-        """Scores (items,) of all items for a history of item numbers, as evaluation makes them."""
+        """Scores (items,) of all items for a history of numbers: model, popularity and words."""
         (user,) = self._users([history])
         found: NDArray[np.float64] = self._vectors @ user / self._ranker.temperature + self._prior
         return found
