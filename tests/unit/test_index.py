@@ -110,6 +110,17 @@ def test_added_items_are_found_at_once(exact):
     assert ids[:, 0].tolist() == [160, 3]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_twins_that_are_added_together_are_all_found(seed):
+    """Put in by several threads, up to a quarter of them linked to no other and got lost."""
+    pytest.importorskip("usearch")
+    items = vectors(2000, seed=seed)
+    index = Index.build(items, exact=False)
+    index.add(items[:1].repeat(60, axis=0))
+    ids, _ = index.search(items[:1], 61)
+    assert set(range(2000, 2060)) <= set(ids[0].tolist())
+
+
 def test_what_a_query_finds_does_not_depend_on_those_before_it():
     pytest.importorskip("usearch")
     items, queries = vectors(4000, 32), vectors(2, 32, seed=1)

@@ -69,9 +69,12 @@ class Index:
         if self._graph is None and self._is_exact(len(vectors)):
             self._matrix = vectors
             return
+        threads = 1  # items put in side by side do not see one another, and twins get lost
         if self._graph is None:
             self._graph, self._matrix = _empty_graph(vectors.shape[1]), None
-        self._graph.add(np.arange(len(self._graph), len(self._graph) + len(vectors)), vectors)
+            threads = 0  # all cores: it takes half an hour for a million
+        numbers = np.arange(len(self._graph), len(self._graph) + len(vectors))
+        self._graph.add(numbers, vectors, threads=threads)
 
     def search(
         self, queries: Vectors, k: int, exclude: Sequence[Sequence[int]] | None = None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from reccocktail.serving.index import Ids, ScoreIndex, Vectors
 
-_AT_ONCE = 64  # items added while searches wait
+_AT_ONCE = 32  # items added while searches wait
 
 
 class Neighbours:
