@@ -13,8 +13,9 @@ from common import PeakMemory
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
-from reccocktail.mixing.cocktail import COCKTAIL_FILE, mix
+from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
+from reccocktail.mixing.sheet import COCKTAIL_FILE
 from reccocktail.recipe import Recipe
 from reccocktail.schema import SCENARIOS, USER, Scenario
 from reccocktail.storage import read_json, write_json

@@ -19,8 +19,8 @@ from reccocktail.errors import RunError
 from reccocktail.evaluation.controls import GRID, Controls
 from reccocktail.evaluation.metrics import per_user
 from reccocktail.mixing.arithmetic import combine
-from reccocktail.mixing.cocktail import weights_of
 from reccocktail.mixing.measure import MixSettings
+from reccocktail.mixing.sheet import weights_of
 from reccocktail.schema import Scenario
 from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter, Lora

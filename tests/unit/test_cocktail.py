@@ -12,9 +12,10 @@ from peft import PeftModel
 from reccocktail.errors import AdapterError, DataError, RecCocktailError
 from reccocktail.mixing import cocktail as module
 from reccocktail.mixing.arithmetic import MergeOptions, combine
-from reccocktail.mixing.cocktail import _guarded, agreement, mix
+from reccocktail.mixing.cocktail import _guarded, mix
 from reccocktail.mixing.measure import Mixer, MixSettings, Point
 from reccocktail.mixing.search import Descent
+from reccocktail.mixing.sheet import agreement
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
 from reccocktail.recipe import DenseSettings, PromptSettings

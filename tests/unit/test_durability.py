@@ -12,8 +12,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from reccocktail.errors import RecCocktailError, RunError
-from reccocktail.mixing.cocktail import load_sheet, mix
+from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
+from reccocktail.mixing.sheet import load_sheet
 from reccocktail.serving.app import create_app
 from reccocktail.serving.keys import Keys
 from reccocktail.serving.query import Query

@@ -21,8 +21,8 @@ from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.mixing.arithmetic import MergeOptions, Method, combine, update_norm
-from reccocktail.mixing.cocktail import weights_of
 from reccocktail.mixing.entropy import as_matrix, fit_temperature, log_loss
+from reccocktail.mixing.sheet import weights_of
 from reccocktail.ranking.base import entropy_of
 from reccocktail.ranking.scoring import Scored, positive_columns
 from reccocktail.schema import Scenario

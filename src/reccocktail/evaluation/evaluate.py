@@ -22,8 +22,8 @@ from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_control
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.results import prediction_rows, write_evaluation
 from reccocktail.evaluation.scorer import Both, Scorer
-from reccocktail.mixing.cocktail import load_sheet
 from reccocktail.mixing.measure import check_compatible
+from reccocktail.mixing.sheet import load_sheet
 from reccocktail.progress import say
 from reccocktail.ranking import build
 from reccocktail.ranking.additions import Weights

@@ -120,6 +120,13 @@ class Point:
             between = math.exp(logs / sum(self.coefficients))
             self.adapter_calibrated_entropy = mean_entropy(self.scores, between)
 
+    @property
+    def lambdas(self) -> str:
+        """The coefficients, for messages."""
+        if self.coefficients is None:
+            return "of the cocktail"
+        return "/".join(f"{c:.2f}" for c in self.coefficients)
+
     def value(self, objective: Objective) -> float:
         """What is minimised."""
         value = OBJECTIVES[objective].of(self)

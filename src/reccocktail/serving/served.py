@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RunError
-from reccocktail.mixing.cocktail import load_sheet
 from reccocktail.mixing.measure import check_compatible
+from reccocktail.mixing.sheet import load_sheet
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.schema import CATEGORIES, ITEM, TITLE
