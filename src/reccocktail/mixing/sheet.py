@@ -1,0 +1,158 @@
+"""The sheet of a cocktail, `cocktail.json`: what was mixed, how, and whom it adapted to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reccocktail.errors import AdapterError
+from reccocktail.evaluation.significance import paired_bootstrap
+from reccocktail.mixing.arithmetic import update_norm
+from reccocktail.mixing.measure import Mixer, MixSettings
+from reccocktail.mixing.objectives import Objective, Point
+from reccocktail.mixing.search import Groups
+from reccocktail.schema import USER
+from reccocktail.storage import read_json
+from reccocktail.training.adapter import Adapter, Lora
+
+COCKTAIL_FILE = "cocktail.json"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Coefficients, and what was seen on the way to them.
+
+    Attributes:
+        coefficients: (groups, adapters).
+        curve: the mixes that were measured.
+        fixed: they were given, not searched.
+        collapse: why the first choice was refused, if it was.
+        losses: the objective at each step of a gradient search.
+    """
+
+    coefficients: Tensor
+    curve: list[Point]
+    fixed: bool = False
+    collapse: str | None = None
+    losses: list[float] = field(default_factory=list)
+
+    def agreement(self, objective: Objective) -> str:
+        """One sentence on how far the choice can be trusted."""
+        if self.fixed:
+            return "The coefficients were given, not searched."
+        return agreement(self.curve, objective)
+
+    def in_words(self, adapters: Sequence[Adapter]) -> str:
+        """The coefficients with the adapters' names; of several groups, their means."""
+        groups = len(self.coefficients)
+        mean = self.coefficients.mean(dim=0).tolist()
+        parts = " + ".join(f"{value:.3f} {a.name}" for value, a in zip(mean, adapters, strict=True))
+        return parts if groups == 1 else f"{parts} (means over {groups} groups)"
+
+
+def sheet_of(mixer: Mixer, groups: Groups, found: Found, cocktail: Adapter) -> dict[str, Any]:
+    """The sheet of a mix; the same call gives the same sheet, so it holds no time."""
+    settings, fixed = mixer.settings, found.fixed
+    return {
+        "format": 1,
+        "name": cocktail.name,
+        "method": settings.method,
+        "options": _options(settings),
+        "search": "fixed" if fixed else settings.search,
+        "granularity": settings.granularity,
+        "objective": "fixed" if fixed else settings.objective,
+        "scenario": mixer.scenario,
+        "adapters": [
+            {
+                "name": a.name,
+                "role": a.card.role,
+                "sha256": a.sha256,
+                "update_norm": update_norm(a.lora),
+            }
+            for a in mixer.adapters
+        ],
+        "coefficients": {
+            name: [round(float(value), 6) for value in row]
+            for name, row in zip(groups.names, found.coefficients, strict=True)
+        },
+        "curve": [point.card() for point in found.curve],
+        "descent": found.losses,
+        "descent_settings": asdict(mixer.descent) if found.losses else None,
+        "adaptation": {
+            "table": f"test_{mixer.scenario}",
+            "users": 0 if fixed else mixer.unlabelled.height,
+            "user_ids": [] if fixed else mixer.unlabelled[USER].to_list(),
+            "transductive": settings.transductive,
+        },
+        "validation": {"table": f"valid_{mixer.scenario}", "users": mixer.labelled.height},
+        "collapse": {"collapsed": found.collapse is not None, "reason": found.collapse or ""},
+        "agreement": found.agreement(settings.objective),
+        "backbone": mixer.backbone.fingerprint.model_dump(mode="json"),
+        "precision": mixer.backbone.precision,
+        "data": {"name": mixer.domain.name, "sha256": mixer.domain.sha256},
+        "update_norm": update_norm(cocktail.lora),
+        "seed": settings.seed,
+    }
+
+
+def load_sheet(adapter: Path) -> dict[str, Any] | None:
+    """The sheet of an adapter folder; None if the adapter is no cocktail.
+
+    Raises:
+        RunError: it is not JSON.
+        AdapterError: it is not what `mix` writes.
+    """
+    file = adapter / COCKTAIL_FILE
+    if not file.is_file():
+        return None
+    sheet = read_json(file)
+    entries = ("adapters", "coefficients", "method", "adaptation")
+    if not isinstance(sheet, dict) or not all(entry in sheet for entry in entries):
+        raise AdapterError(f"{file} is damaged; copy or mix the cocktail again.")
+    if not isinstance(sheet["adaptation"], dict) or "user_ids" not in sheet["adaptation"]:
+        raise AdapterError(f"{file} does not say whom it adapted to; mix the cocktail again.")
+    return sheet
+
+
+def weights_of(sheet: Mapping[str, Any], loras: Sequence[Lora]) -> dict[str, Tensor]:
+    """Coefficients of a sheet for `combine`: one (adapters,) for each module of `loras`.
+
+    They are rounded to 6 decimals there.
+    """
+    groups = Groups.build(loras, sheet["granularity"])
+    return groups.spread(torch.tensor([sheet["coefficients"][name] for name in groups.names]))
+
+
+def agreement(curve: Sequence[Point], objective: Objective) -> str:
+    """One sentence: does the objective's choice hold before labelled validation users?"""
+    judged = [
+        point for point in curve if point.validation is not None and point.coefficients is not None
+    ]
+    if len(judged) < 2:
+        return "No labelled validation users were there to judge the choice by."
+    chosen = min(judged, key=lambda point: point.value(objective))
+    best = max(judged, key=lambda point: point.per_user["ndcg@10"].mean())
+    n = len(best.per_user["ndcg@10"])
+    if chosen is best:
+        return (
+            f"{objective.capitalize()} and validation NDCG@10 (n = {n}) "
+            f"choose the same lambda, {best.lambdas}."
+        )
+    paired = paired_bootstrap(chosen.per_user, best.per_user)["ndcg@10"]
+    low, high = paired["ci95"]
+    verdict = "they disagree" if high < 0 else "within noise"
+    return (
+        f"{objective.capitalize()} chooses lambda {chosen.lambdas}, "
+        f"validation NDCG@10 is highest at {best.lambdas}: "
+        f"difference {paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}], n = {n}, {verdict}."
+    )
+
+
+def _options(settings: MixSettings) -> dict[str, Any]:
+    """The merge's options as far as the method knows them."""
+    known = {"svd": ("rank",), "ties": ("density", "rank"), "dare": ("density", "seed")}
+    names = ("norm_matched", *known.get(settings.method, ()))
+    return {name: value for name, value in asdict(settings.options).items() if name in names}
