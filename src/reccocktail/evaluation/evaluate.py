@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
 from reccocktail.baselines import baseline_name, make_baseline
+from reccocktail.baselines.base import Baseline
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
@@ -27,6 +28,7 @@ from reccocktail.mixing.sheet import load_sheet
 from reccocktail.progress import say
 from reccocktail.ranking import build
 from reccocktail.ranking.additions import Weights
+from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.scoring import Catalogue, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY, TARGET, USER, Scenario
@@ -148,55 +150,28 @@ def evaluate(
             raise RunError(f"Two models are named '{name}'; rename one adapter folder.")
     pair = check_controls(controls, [a for a, _ in adapters], settings.chosen_on)
     sheets = [sheet for _, path in adapters if (sheet := load_sheet(path)) is not None]
+    recipe = adapters[0][0].card.recipe if adapters else recipe or Recipe()
     # All of them first: what is missing is said before any of them learns for minutes.
     made = [make_baseline(text, backbone) for text in baselines]
+    ranker = _ranker(adapters, backbone, recipe) if backbone else None
     tables = _tables(domain, scenarios, sheets, settings)
     results = _Results()
-    for baseline in made:
-        name = baseline.name
-        with _timed(results, name, name):
-            baseline.fit(domain)
-            results.models[name]["chosen"] = dict(baseline.chosen)
-            for scenario, rows in tables.test.items():
-                results.predictions.append(
-                    prediction_rows(name, scenario, rows, baseline.scores(rows))
-                )
-                if settings.full_catalogue:
-                    scores = baseline.catalogue_scores(rows)
-                    _record_full(results, name, scenario, domain, rows, scores, settings)
-    if backbone:
-        if adapters:
-            check_compatible([a for a, _ in adapters], backbone)
-            ranker = ranker_of(adapters[0][0].card, backbone)
-        else:
-            ranker = build(backbone, recipe or Recipe())
-        catalogue = Catalogue.of(domain, ranker)
+    _judge_baselines(results, made, domain, tables, settings)
+    if backbone and ranker:
         scorer = Scorer(
-            backbone, catalogue, tables.test, tables.valid, settings.prior, settings.words
+            backbone,
+            Catalogue.of(domain, ranker),
+            tables.test,
+            tables.valid,
+            settings.prior,
+            settings.words,
         )
-        for adapter in (None, *(a for a, _ in adapters)):
-            name = adapter.name if adapter else BACKBONE
-            with _timed(results, name, adapter.card.role if adapter else BACKBONE):
-                # A cocktail at lambda 0, 1/2 or 1 is a model that stands in the table already.
-                found = scorer.scored(
-                    adapter.lora if adapter else None,
-                    list(tables.test),
-                    f"Evaluating {name}",
-                    settings.full_catalogue,
-                )
-            _record(results, name, scorer, found, settings)
+        _judge_adapters(results, [None, *(a for a, _ in adapters)], scorer, settings)
         if pair:
             making = Controls(*pair, scorer, sheets, settings.full_catalogue, settings.seed)
-            for name in controls:
-                labels = " that uses test labels" if name == TEST_LABELS else ""
-                with _timed(results, name, f"control{labels}"):
-                    control = making.run(name)
-                    results.models[name]["chosen"] = control.chosen
-                _record(results, name, scorer, control.scores, settings)
+            _judge_controls(results, controls, making, settings)
     run = {
-        "recipe": (adapters[0][0].card.recipe if adapters else recipe or Recipe()).model_dump(
-            mode="json"
-        ),
+        "recipe": recipe.model_dump(mode="json"),
         "settings": settings.__dict__ | {"precision": backbone.precision if backbone else None},
         "data": {"name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)},
         "versions": versions(),
@@ -220,6 +195,68 @@ def evaluate(
         reference=_references(predictions, results, adapters),
         seed=settings.seed,
     )
+
+
+def _judge_baselines(
+    results: _Results,
+    baselines: Sequence[Baseline],
+    domain: Domain,
+    tables: _Tables,
+    settings: EvaluationSettings,
+) -> None:
+    """Fit each baseline and keep what it gives to each scenario."""
+    for baseline in baselines:
+        name = baseline.name
+        with _timed(results, name, name):
+            baseline.fit(domain)
+            results.models[name]["chosen"] = dict(baseline.chosen)
+            for scenario, rows in tables.test.items():
+                results.predictions.append(
+                    prediction_rows(name, scenario, rows, baseline.scores(rows))
+                )
+                if settings.full_catalogue:
+                    scores = baseline.catalogue_scores(rows)
+                    _record_full(results, name, scenario, domain, rows, scores, settings)
+
+
+def _judge_adapters(
+    results: _Results,
+    adapters: Sequence[Adapter | None],
+    scorer: Scorer,
+    settings: EvaluationSettings,
+) -> None:
+    """Keep what the backbone gives with each adapter; None is the bare one."""
+    for adapter in adapters:
+        name = adapter.name if adapter else BACKBONE
+        with _timed(results, name, adapter.card.role if adapter else BACKBONE):
+            # A cocktail at lambda 0, 1/2 or 1 is a model that stands in the table already.
+            found = scorer.scored(
+                adapter.lora if adapter else None,
+                list(scorer.test),
+                f"Evaluating {name}",
+                settings.full_catalogue,
+            )
+        _record(results, name, scorer, found, settings)
+
+
+def _judge_controls(
+    results: _Results, controls: Sequence[str], making: Controls, settings: EvaluationSettings
+) -> None:
+    """Make each control and keep what it gives."""
+    for name in controls:
+        labels = " that uses test labels" if name == TEST_LABELS else ""
+        with _timed(results, name, f"control{labels}"):
+            control = making.run(name)
+            results.models[name]["chosen"] = control.chosen
+        _record(results, name, making.scorer, control.scores, settings)
+
+
+def _ranker(adapters: Sequence[tuple[Adapter, Path]], backbone: Backbone, recipe: Recipe) -> Ranker:
+    """The ranker of all models: the adapters', or the recipe's where there is none."""
+    if not adapters:
+        return build(backbone, recipe)
+    check_compatible([adapter for adapter, _ in adapters], backbone)
+    return ranker_of(adapters[0][0].card, backbone)
 
 
 def _tables(
