@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from reccocktail.data.candidates import draw_candidates
+from reccocktail.data.candidates import Touched, draw_candidates
 from reccocktail.data.columns import as_interactions, as_items
 from reccocktail.data.domain import FORMAT, MANIFEST, Domain
 from reccocktail.data.ingest import encode, keep_usable, require_times, touched_pairs
@@ -172,32 +173,13 @@ def prepare(
         write_table(kept, folder / "items.parquet")
         write_table(_table(parts, parts.train, users, kept[ITEM]), folder / "train.parquet")
         for number, table in enumerate(EVALUATION_TABLES, 1):
-            rows = parts.tables[table]
-            # A test item is part of no validation row, not even as a negative.
-            allowed = (
-                parts.kind != TEST_COLD
-                if table.startswith("valid")
-                else np.ones(len(item_of), dtype=np.bool_)
+            rng = np.random.default_rng([seed, number])
+            candidates = _candidates(parts, table, touched, negatives, rng)
+            frame = _table(parts, parts.tables[table], users, kept[ITEM])
+            write_table(
+                _with_candidates(frame, parts.tables[table].target, candidates, kept[ITEM]),
+                folder / f"{table}.parquet",
             )
-            drawn = draw_candidates(
-                rows.user,
-                rows.target,
-                allowed,
-                touched,
-                negatives,
-                np.random.default_rng([seed, number]),
-            )
-            frame = _table(parts, rows, users, kept[ITEM]).with_columns(
-                kept[ITEM].gather(rows.target).alias(TARGET),
-                kept[ITEM]
-                .gather(drawn.ravel())
-                .reshape(drawn.shape)
-                .arr.to_list()
-                .alias(CANDIDATES)
-                if len(rows)
-                else pl.Series(CANDIDATES, [], dtype=pl.List(pl.String)),
-            )
-            write_table(frame, folder / f"{table}.parquet")
         manifest = {
             "format": FORMAT,
             "name": name,
@@ -227,6 +209,36 @@ def _table(split: Split, rows: Rows, users: pl.Series, item_ids: pl.Series) -> p
     flat = pl.DataFrame({"row": row, HISTORY: item_ids.gather(places)})
     history = flat.group_by("row", maintain_order=True).agg(HISTORY)[HISTORY]
     return pl.DataFrame([users.gather(rows.user).alias(USER), history])
+
+
+def _candidates(
+    split: Split,
+    table: str,
+    touched: Touched,
+    negatives: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Item numbers (rows, negatives + 1) of an evaluation table's candidates."""
+    rows = split.tables[table]
+    # A test item is part of no validation row, not even as a negative.
+    allowed = (
+        split.kind != TEST_COLD if table.startswith("valid") else np.full(len(split.kind), True)
+    )
+    return draw_candidates(rows.user, rows.target, allowed, touched, negatives, rng)
+
+
+def _with_candidates(
+    frame: pl.DataFrame,
+    targets: NDArray[np.int64],
+    candidates: NDArray[np.int64],
+    item_ids: pl.Series,
+) -> pl.DataFrame:
+    """Rows with the ids of their target and of their candidates."""
+    lists = pl.Series(CANDIDATES, [], dtype=pl.List(pl.String))
+    if len(targets):
+        ids = item_ids.gather(candidates.ravel()).reshape(candidates.shape)
+        lists = ids.arr.to_list().alias(CANDIDATES)
+    return frame.with_columns(item_ids.gather(targets).alias(TARGET), lists)
 
 
 def write_table(frame: pl.DataFrame, path: Path) -> None:
