@@ -146,19 +146,12 @@ def _guarded(
 
 def _card(mixer: Mixer) -> Card:
     """The cocktail's card: read as its adapters are, adapted to one domain."""
-    domain, first = mixer.domain, mixer.adapters[0].card
+    first = mixer.adapters[0].card
     return Card(
         role="cocktail",
         backbone=mixer.backbone.fingerprint,
         recipe=first.recipe.model_copy(update={"quantization": mixer.backbone.quantization}),
         template_sha256=first.template_sha256,
         readout_sha256=first.readout_sha256,
-        data=(
-            DataCard(
-                name=domain.name,
-                sha256=domain.sha256,
-                users=domain.train().height,
-                items=len(domain.item_ids),
-            ),
-        ),
+        data=(DataCard.of(mixer.domain),),
     )

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reccocktail import __version__
+from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError
 from reccocktail.fingerprint import Fingerprint
 from reccocktail.recipe import Recipe
@@ -76,6 +77,12 @@ class DataCard(BaseModel):
     sha256: str
     users: int
     items: int
+
+    @classmethod
+    def of(cls, domain: Domain) -> "DataCard":
+        """What a card says of a domain: its name, its hash, training users and items."""
+        users, items = domain.train().height, len(domain.item_ids)
+        return cls(name=domain.name, sha256=domain.sha256, users=users, items=items)
 
 
 class Card(BaseModel):

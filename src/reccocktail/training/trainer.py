@@ -18,7 +18,7 @@ from reccocktail.launcher import is_first, processes
 from reccocktail.processes import from_first, start, together
 from reccocktail.progress import bar, say
 from reccocktail.ranking import build
-from reccocktail.ranking.base import first_layers
+from reccocktail.ranking.base import Ranker, first_layers
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.storage import read_json, sha256_json, write_json
@@ -89,39 +89,15 @@ def train(
     """
     start(backbone.device)
     from_first(lambda: require_adapter_dir(out))
-    if recipe.quantization != backbone.quantization:
-        raise RecipeError(
-            f"The recipe's quantization is {recipe.quantization}, the backbone's "
-            f"{backbone.quantization}; load the backbone as the recipe says."
-        )
-    if beside is not None and recipe.quantization:
-        raise RecipeError(
-            "An adapter at work beside the new one is merged into the weights, and four-bit "
-            "weights are packed; leave out --beside, or --load-in."
-        )
+    _check_quantization(recipe, backbone, beside)
     run_folder = out.with_name(out.name + ".training")
     ranker = build(backbone, recipe)
-    card = Card(
-        role=role,
-        backbone=backbone.fingerprint,
-        recipe=recipe,
-        template_sha256=ranker.template_sha256,
-        readout_sha256=ranker.readout_sha256,
-        data=tuple(
-            DataCard(name=d.name, sha256=d.sha256, users=d.train().height, items=len(d.item_ids))
-            for d in domains
-        ),
-    )
+    card = _card(role, domains, backbone, recipe, ranker)
     for other in (initial, beside):
         if other is not None:
             _check_other(other, card)
     left_out = {name: sorted(items) for name, items in sorted((exclude or {}).items())}
-    settings_card = card.model_dump(mode="json", exclude={"initial_sha256", "beside_sha256"})
-    settings_card["recipe"] = recipe.relevant()
-    # Runs from before there was a choice stay theirs.
-    former = [initial.sha256] if initial else []
-    former += ["beside", beside.sha256] if beside else []
-    identity = sha256_json([settings_card, length.steps, length.minutes, left_out, *former])
+    identity = _identity(card, length, left_out, initial, beside)
     checkpoint = from_first(lambda: _checkpoint(run_folder, out, identity, resume))
     if checkpoint == "finished":
         say(f"{out.name}: finished before, taken as it is.")
@@ -176,6 +152,53 @@ def train(
     record["seconds"] = length.elapsed
     from_first(lambda: _finish(adapter, out, run_folder, record))
     return adapter
+
+
+def _check_quantization(recipe: Recipe, backbone: Backbone, beside: Adapter | None) -> None:
+    if recipe.quantization != backbone.quantization:
+        raise RecipeError(
+            f"The recipe's quantization is {recipe.quantization}, the backbone's "
+            f"{backbone.quantization}; load the backbone as the recipe says."
+        )
+    if beside is not None and recipe.quantization:
+        raise RecipeError(
+            "An adapter at work beside the new one is merged into the weights, and four-bit "
+            "weights are packed; leave out --beside, or --load-in."
+        )
+
+
+def _card(
+    role: Role,
+    domains: Sequence[Domain],
+    backbone: Backbone,
+    recipe: Recipe,
+    ranker: Ranker,
+) -> Card:
+    """What the adapter will say of itself, but for its steps."""
+    return Card(
+        role=role,
+        backbone=backbone.fingerprint,
+        recipe=recipe,
+        template_sha256=ranker.template_sha256,
+        readout_sha256=ranker.readout_sha256,
+        data=tuple(DataCard.of(domain) for domain in domains),
+    )
+
+
+def _identity(
+    card: Card,
+    length: Length,
+    left_out: Mapping[str, Sequence[str]],
+    initial: Adapter | None,
+    beside: Adapter | None,
+) -> str:
+    """Hash of all that decides what is trained."""
+    settings_card = card.model_dump(mode="json", exclude={"initial_sha256", "beside_sha256"})
+    settings_card["recipe"] = card.recipe.relevant()
+    # Runs from before there was a choice stay theirs.
+    former = [initial.sha256] if initial else []
+    former += ["beside", beside.sha256] if beside else []
+    return sha256_json([settings_card, length.steps, length.minutes, left_out, *former])
 
 
 def _finish(adapter: Adapter, out: Path, run_folder: Path, record: dict[str, Any]) -> None:
