@@ -28,7 +28,7 @@ from reccocktail.ranking.scoring import Scored, positive_columns, score
 from reccocktail.schema import USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
-from reccocktail.training.model import scoring
+from reccocktail.training.model import model_sha256, scoring
 from reccocktail.training.validation import sample_rows
 
 SPACES = ("simplex", "off-simplex", "norm-matched", "per-layer")
@@ -126,9 +126,14 @@ class Grid:
         file = self.out / f"{name.replace(' ', '_').replace('/', '_')}.npz"
         if not file.exists():
             lora = self._lora(space, coefficients)
+            identity = model_sha256(self.backbone, lora)  # warm and cold share items
             with scoring(self.backbone, lora) as model:
                 scored = score(
-                    model, self.mixer.catalogue, [self.rows[t] for t in TABLES], f"Mix {name}"
+                    model,
+                    self.mixer.catalogue,
+                    [self.rows[t] for t in TABLES],
+                    f"Mix {name}",
+                    model_sha256=identity,
                 )
             arrays = {"identity": np.array(self.identity)}
             for table, part in zip(TABLES, scored, strict=True):
