@@ -1,10 +1,11 @@
-"""Write the README's table of `results/paper_table.json` between its markers, or check it.
+"""Write what `results/paper_table.json` says into README and `docs/tables.md`, or check it.
 
     python benchmarks/publish.py RUN --command "..." --out results/paper_table.json
     python benchmarks/readme_table.py
 
 The markers are `<!-- paper_table:start -->` and `<!-- paper_table:end -->`; what stands between
-them is replaced. `--check` writes nothing and fails if the README says something else.
+them is replaced: one table a target. `docs/tables.md` has everything. `--check` writes nothing and
+fails if one of the two says something else.
 """
 
 import argparse
@@ -16,35 +17,54 @@ from common import program
 from reccocktail.errors import RunError
 from reccocktail.progress import say
 from reccocktail.storage import atomic_file, read_json
-from table_page import PRIOR, cold_remark
-from table_report import TITLES, markdown_table, note, tables_of
+from table_page import PRIOR, markdown
+from table_report import LETTERS, SHORT, overview, tables_of
 
 START, END = "<!-- paper_table:start -->", "<!-- paper_table:end -->"
-METRICS = ("ndcg@1", "ndcg@3", "ndcg@10")
 ROWS = (
     *("popularity", "item-knn", "bpr", "sasrec", "gru4rec", "text-similarity", "backbone"),
     *("base_spirit", "ingredient", "average", "cocktail", "cocktail_factor", "second_round"),
     *("joint", "random_average", "ensemble", "oracle"),
 )
 """The README's rows; all others stand in the results."""
+READING = """With the popularity prior; 95 % intervals over users and seeds; bold is the highest
+mean of a column. *Cold*: negatives of the whole catalogue, as in the paper; *cold among cold*:
+all candidates are new, so that telling new from old is worth nothing. ↑ ↓: above or below a, the
+better single adapter, or b, the best baseline (paired bootstrap, Holm over the rows, p < 0.05).
+All rows, metrics and costs, with the paper's figures: [docs/tables.md](docs/tables.md)."""
 _ROOT = Path(__file__).parents[1]
 
 
 def rendered(result: Mapping[str, Any]) -> str:
-    """The README's part: each target's tables, with the prior, and their notes."""
+    """The README's part: one table a target, with the prior, and how to read them."""
     blocks = []
     for name, target in result["targets"].items():
-        for table in tables_of(target):
-            found = target["tables"][table]
-            view = found["views"][PRIOR]
-            blocks.append(f"**{name}**, {TITLES[table]}:")
-            blocks.append(markdown_table(name, table, view, METRICS, ROWS))
-            blocks.append(note(found, view, name, table))
-        if remark := cold_remark(target):
-            blocks.append(remark)
-    if command := result.get("command"):
-        blocks.append(f"Made by `{command}`.")
+        users = ", ".join(
+            f"{SHORT[table]} n = {target['tables'][table]['users']:,}"
+            for table in tables_of(target)
+        )
+        blocks.append(f"**{name}** ({users}):")
+        blocks.append(overview(target, PRIOR, ROWS))
+        blocks.append(better_adapters(target))
+    blocks.append(READING)
     return "\n\n".join(blocks)
+
+
+def better_adapters(target: Mapping[str, Any]) -> str:
+    """Which rows the marks of a target's table compare with."""
+    said = []
+    for table in tables_of(target):
+        references = target["tables"][table]["views"][PRIOR]["references"]
+        said.append(
+            f"{SHORT[table]}: " + ", ".join(f"{LETTERS[k]} {r}" for k, r in references.items())
+        )
+    return "; ".join(said).replace("_", "\\_") + "."
+
+
+def full_page(result: Mapping[str, Any]) -> str:
+    """`docs/tables.md`: all tables, views, metrics and costs, with the paper's figures."""
+    made = f"\nMade by `{result['command']}`.\n" if result.get("command") else ""
+    return markdown(result) + made
 
 
 def inserted(readme: str, text: str) -> str:
@@ -66,20 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--results", type=Path, default=_ROOT / "results" / "paper_table.json")
     parser.add_argument("--readme", type=Path, default=_ROOT / "README.md")
+    parser.add_argument("--page", type=Path, default=_ROOT / "docs" / "tables.md")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(arguments)
+    result = read_json(args.results)
     former = args.readme.read_text(encoding="utf-8")
-    text = inserted(former, rendered(read_json(args.results)))
-    if text == former:
-        say(f"{args.readme.name} says what {args.results.name} says.")
-    elif args.check:
-        raise RunError(
-            f"{args.readme.name} says something else than {args.results.name}; "
-            "run python benchmarks/readme_table.py."
-        )
-    else:
-        with atomic_file(args.readme) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    wanted = {args.readme: inserted(former, rendered(result)), args.page: full_page(result)}
+    for file, text in wanted.items():
+        if file.exists() and file.read_text(encoding="utf-8") == text:
+            say(f"{file.name} says what {args.results.name} says.")
+        elif args.check:
+            raise RunError(
+                f"{file.name} says something else than {args.results.name}; "
+                "run python benchmarks/readme_table.py."
+            )
+        else:
+            with atomic_file(file) as temporary:
+                temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

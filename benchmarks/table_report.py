@@ -20,12 +20,14 @@ SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
 HEADLINE = "ndcg@10"
 RESAMPLES = 2000  # of a paired difference; the least p, twice 1 in 2001, survives Holm over 24 rows
 SINGLE, BASELINE = "better single adapter", "best baseline"
+LETTERS = {SINGLE: "a", BASELINE: "b"}
 PAPER_FILE = Path(__file__).with_name("paper_figures.yaml")
 TITLES = {
     WARM: "warm",
     COLD: "cold, negatives of the whole catalogue (as in the paper)",
     COLD_ONLY: "cold, negatives that are cold too",
 }
+SHORT = {WARM: "warm", COLD: "cold", COLD_ONLY: "cold among cold"}
 
 Cells = Mapping[str, Sequence[tuple[dict[str, Any], pl.DataFrame]]]
 """Row -> sheet and ranks of each seed that is finished."""
@@ -208,14 +210,40 @@ def markdown_table(
         name = f"{line['row']} (uses test labels)" if line["oracle"] else line["row"]
         texts = [name.replace("_", "\\_"), str(line["seeds"] or "")]
         for cell in line["cells"] or []:
-            low, high = cell["ci95"]
-            value = f"**{cell['value']:.3f}**" if cell["best"] else f"{cell['value']:.3f}"
-            texts.append(f"{value} [{low:.3f}, {high:.3f}] {cell['mark']}".rstrip())
+            texts.append(_figure(cell["value"], cell["ci95"], cell["mark"], cell["best"]))
         texts += [""] * (2 + len(metrics) - len(texts))
         if paper:
             texts += [f"{v:.3f}" for v in line["paper"]] if line["paper"] else ["", ""]
         lines.append("| " + " | ".join(texts) + " |")
     return "\n".join(lines)
+
+
+def overview(target: Mapping[str, Any], view: str, rows: Sequence[str]) -> str:
+    """One Markdown table of a target: `HEADLINE` of all its tables side by side."""
+    names = tables_of(target)
+    views = {table: target["tables"][table]["views"][view] for table in names}
+    lines = [
+        "| " + " | ".join([f"{HEADLINE.upper()} of", *(SHORT[table] for table in names)]) + " |",
+        "|---|" + "---|" * len(names),
+    ]
+    for row in rows:
+        cells = [_cell(views[table], row) for table in names]
+        if any(cells):
+            label = f"{row} (uses test labels)" if BY_NAME[row].kind == "oracle" else row
+            lines.append("| " + " | ".join([label.replace("_", "\\_"), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _cell(view: Mapping[str, Any], row: str) -> str:
+    if row not in view["rows"]:
+        return ""
+    value, ci95 = view["rows"][row][HEADLINE], view["rows"][row]["ci95"][HEADLINE]
+    return _figure(value, ci95, marks(view, row, HEADLINE), row in view["best"][HEADLINE])
+
+
+def _figure(value: float, ci95: Sequence[float], mark: str, best: bool) -> str:
+    shown = f"**{value:.3f}**" if best else f"{value:.3f}"
+    return f"{shown} [{ci95[0]:.3f}, {ci95[1]:.3f}] {mark}".rstrip()
 
 
 def note(found: Mapping[str, Any], view: Mapping[str, Any], target: str, table: str) -> str:
@@ -224,9 +252,8 @@ def note(found: Mapping[str, Any], view: Mapping[str, Any], target: str, table: 
         f"n = {found['users']:,} users, {found['candidates']} candidates each; brackets are 95 % "
         "intervals over users and seeds; bold is the highest mean of a column."
     ]
-    letters = {SINGLE: "a", BASELINE: "b"}
     parts += [
-        f"↑{letters[kind]} ↓{letters[kind]}: above or below {row}, the {kind} by NDCG@10 here "
+        f"↑{LETTERS[kind]} ↓{LETTERS[kind]}: above or below {row}, the {kind} by NDCG@10 here "
         "(paired bootstrap, Holm over the rows, p < 0.05)."
         for kind, row in view["references"].items()
     ]

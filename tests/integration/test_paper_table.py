@@ -393,8 +393,8 @@ def test_a_run_is_published_and_the_readme_filled(done, tmp_path):
     file = tmp_path / "paper_table.json"
     bench("publish").main([str(out), "--command", "python it", "--out", str(file)])
     assert json.loads(file.read_text()) == result | {"command": "python it"}
-    readme = tmp_path / "README.md"
-    flags = ["--results", str(file), "--readme", str(readme)]
+    readme, page = tmp_path / "README.md", tmp_path / "tables.md"
+    flags = ["--results", str(file), "--readme", str(readme), "--page", str(page)]
     readme.write_text("# Title\n\nNo markers.\n")
     with pytest.raises(RunError, match="paper_table:start") as error:
         readme_table.main(flags)
@@ -406,10 +406,15 @@ def test_a_run_is_published_and_the_readme_filled(done, tmp_path):
     readme_table.main(flags)
     text = readme.read_text()
     assert text.startswith("# Title\n\n") and text.endswith("\n\nThe end.\n")
-    assert "\nold\n" not in text and "Made by `python it`." in text
     row = result["targets"]["tastes"]["tables"]["cold"]["views"]["with prior"]["rows"]["cocktail"]
-    assert f"{row['ndcg@3']:.3f}" in text and "cold, negatives that are cold too" in text
+    line = next(line for line in text.splitlines() if line.startswith("| cocktail |"))
+    assert "\nold\n" not in text and f"{row['ndcg@10']:.3f}" in line.split("|")[3]
+    assert "| warm | cold | cold among cold |" in text and "(uses test labels)" in text
+    assert "Made by `python it`." in page.read_text() and f"{row['ndcg@3']:.3f}" in page.read_text()
     readme_table.main([*flags, "--check"])
+    page.write_text("something else")
+    with pytest.raises(RunError, match=r"tables\.md says something else"):
+        readme_table.main([*flags, "--check"])
     readme_table.main(flags)
     assert readme.read_text() == text
 
