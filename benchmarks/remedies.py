@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from common import environment, precision_argument, program
@@ -23,6 +24,7 @@ from reccocktail.backbone import load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.evaluation.significance import paired_bootstrap
+from reccocktail.mixing.arithmetic import combine, update_cosine, update_norm
 from reccocktail.mixing.objectives import OBJECTIVES
 from reccocktail.schema import SCENARIOS
 from reccocktail.spirits import resolve
@@ -95,9 +97,21 @@ def _paired(one: Any, other: Any) -> dict[str, Any]:
     return {m: {k: found[m][k] for k in ("difference", "ci95")} for m in SHOWN}
 
 
-def markdown(results: dict[str, Any]) -> str:
+def relation(pair: Sequence[Adapter]) -> dict[str, Any]:
+    """How large the two updates are, and how far they go the same way."""
+    loras = [adapter.lora for adapter in pair]
+    norms = {a.card.role: update_norm(a.lora) for a in pair}
+    even = update_norm(combine(loras, torch.tensor([0.5, 0.5])))
+    return {"norms": norms, "cosine": update_cosine(*loras), "norm_of_average": even}
+
+
+def markdown(updates: dict[str, Any], results: dict[str, Any]) -> str:
     """The tables."""
-    blocks = []
+    norms = ", ".join(f"{role} {value:.2f}" for role, value in updates["norms"].items())
+    blocks = [
+        f"Norms of the updates: {norms}; of their average {updates['norm_of_average']:.2f}. "
+        f"Cosine of the two: {updates['cosine']:.3f}."
+    ]
     for scenario, found in results.items():
         lines = [
             f"## {scenario}, n = {found['users']['test']:,}",
@@ -165,8 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     grids, said = grids_of(args)
     results = {grid.scenario: compare(grid) for grid in grids}
-    write_json(args.out / "remedies.json", {"scenarios": results, **said})
-    text = markdown(results)
+    updates = relation(grids[0].pair)
+    write_json(args.out / "remedies.json", {"updates": updates, "scenarios": results, **said})
+    text = markdown(updates, results)
     with atomic_file(args.out / "remedies.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     Console().print(text, markup=False)

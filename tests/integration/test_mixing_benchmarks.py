@@ -53,6 +53,10 @@ def remedied(folder, bench, tmp_path):
 
 def test_remedies(folder, bench, remedied, monkeypatch):
     out, found = remedied
+    updates = found["updates"]
+    own, base = updates["norms"]["ingredient"], updates["norms"]["base"]
+    even = (own**2 + base**2 + 2 * updates["cosine"] * own * base) ** 0.5 / 2
+    assert updates["norm_of_average"] == pytest.approx(even, rel=1e-3)
     for scenario in ("warm", "cold"):
         result = found["scenarios"][scenario]
         mixes = result["mixes"]

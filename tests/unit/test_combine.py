@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reccocktail.errors import AdapterError
-from reccocktail.mixing.arithmetic import METHODS, combine, compress, update_norm
+from reccocktail.mixing.arithmetic import (
+    METHODS,
+    combine,
+    compress,
+    update_cosine,
+    update_norm,
+)
 from reccocktail.training.adapter import Factors
 
 SHAPES = {"q": (6, 5), "v": (4, 5), "up": (7, 3)}  # module -> outputs, inputs
@@ -306,6 +312,22 @@ def test_update_norm_is_the_dense_norm(mix):
 def test_update_norm_is_homogeneous(lora, factor):
     scaled = combine([lora], torch.tensor([factor]))
     assert update_norm(scaled) == pytest.approx(factor * update_norm(lora), rel=1e-4)
+
+
+@given(loras(), loras())
+def test_update_cosine_is_the_dense_cosine(one, other):
+    flat = [
+        torch.cat([(update(x, m) if m in x else torch.zeros(SHAPES[m])).ravel() for m in SHAPES])
+        for x in (one, other)
+    ]
+    dense = float(torch.nn.functional.cosine_similarity(*(v.double() for v in flat), dim=0))
+    assert update_cosine(one, other) == pytest.approx(dense, abs=1e-4)
+    assert update_cosine(one, one) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_update_cosine_with_nothing_is_0():
+    zero = {"q": Factors(torch.zeros(2, 5), torch.zeros(6, 2), 1.0)}
+    assert update_cosine(zero, zero) == 0.0
 
 
 # -- errors -----------------------------------------------------------------------------------

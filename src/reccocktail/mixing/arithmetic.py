@@ -160,7 +160,7 @@ def merge(
 def _sizes(adapters: Sequence[Lora], module: str, weights: Tensor) -> Tensor:
     """||l_i s_i B_i A_i||^2 of each adapter (adapters,), 0 where it lacks the module."""
     found = [
-        weight.square() * _squared_norm(lora[module]) if module in lora else weight * 0
+        weight.square() * _inner(lora[module], lora[module]) if module in lora else weight * 0
         for lora, weight in zip(adapters, weights, strict=True)
     ]
     return torch.stack([size.to(weights) for size in found])
@@ -168,7 +168,7 @@ def _sizes(adapters: Sequence[Lora], module: str, weights: Tensor) -> Tensor:
 
 def _norm_matched(lora: dict[str, Factors], sizes: Tensor) -> dict[str, Factors]:
     """Scale an update to the sum of the roots of `sizes` (adapters,)."""
-    own = torch.stack([_squared_norm(factors).to(sizes) for factors in lora.values()]).sum()
+    own = torch.stack([_inner(factors, factors).to(sizes) for factors in lora.values()]).sum()
     if not own > 0 or int((sizes > 0).sum()) < 2:  # nothing to be scaled, or a lone adapter
         return lora
     scale = sizes[sizes > 0].sqrt().sum() / own.sqrt()
@@ -231,15 +231,26 @@ def compress(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
 
 def update_norm(lora: Lora) -> float:
     """Frobenius norm of the whole update, sqrt(sum over modules of ||s B A||^2)."""
-    total = sum(float(_squared_norm(factors)) for factors in lora.values())
-    return math.sqrt(max(total, 0.0))
+    return math.sqrt(max(sum(float(_inner(f, f)) for f in lora.values()), 0.0))
 
 
-def _squared_norm(factors: Factors) -> Tensor:
-    """||s B A||^2 = s^2 tr(A A^T B^T B): two rank x rank products in place of the full weight."""
-    a, b, scaling = factors
-    squared: Tensor = scaling**2 * ((a @ a.T) * (b.T @ b)).sum()
-    return squared
+def update_cosine(one: Lora, other: Lora) -> float:
+    """Cosine of two whole updates, -1 to 1; 0 if one of them is 0.
+
+    What a mix adds up: near 1 the updates say the same, near 0 they change other directions, and
+    their average is shorter than both.
+    """
+    shared = one.keys() & other.keys()
+    inner = sum(float(_inner(one[module], other[module])) for module in shared)
+    norms = update_norm(one) * update_norm(other)
+    return inner / norms if norms else 0.0
+
+
+def _inner(one: Factors, other: Factors) -> Tensor:
+    """<s B A, s' B' A'> = s s' tr(A A'^T B'^T B): rank x rank products, not the full weights."""
+    product = (one.a @ other.a.T) * (one.b.T @ other.b)
+    found: Tensor = one.scaling * other.scaling * product.sum()
+    return found
 
 
 def _check(module: str, factors: Sequence[Factors]) -> None:
