@@ -48,17 +48,16 @@ _LINES: dict[str, dict[str, Any]] = {
 }
 
 
-def cell_metrics(placed: pl.DataFrame) -> dict[str, Any]:
+def cell_metrics(placed: pl.DataFrame, of: Mapping[str, str] = VIEWS) -> dict[str, Any]:
     """Model -> scenario -> view -> means with intervals over the cell's users.
 
     Args:
-        placed: `model`, `scenario`, `user_id`, `rank` and `rank_with_prior`.
+        placed: `model`, `scenario`, `user_id`, and a column of ranks for each view.
+        of: view -> column.
     """
     found: dict[str, Any] = {}
     for (model, scenario), rows in placed.group_by("model", "scenario", maintain_order=True):
-        views = {
-            view: summarise(_chosen(rows[column].to_numpy())) for view, column in VIEWS.items()
-        }
+        views = {view: summarise(_chosen(rows[column].to_numpy())) for view, column in of.items()}
         found.setdefault(str(model), {})[str(scenario)] = views
     return found
 

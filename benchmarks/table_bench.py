@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from common import PeakMemory
-from few_shot_report import VIEWS
 from reccocktail.baselines import make_baseline
 from reccocktail.data.domain import Domain
 from reccocktail.data.overlap import overlapping_items
@@ -28,7 +27,7 @@ from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from study import kept_sheet, without_validation
 from table_rows import BASE, BY_NAME, INGREDIENT
-from table_target import SCENARIO, Board, Target
+from table_target import SCENARIO, VIEWS, WEIGHTS, Board, Target
 
 _SEARCHES: dict[str, dict[str, str]] = {
     "cocktail": {},
@@ -193,7 +192,7 @@ class Bench:
                 }
                 best = max(GRID, key=lambda first, q=quality: (q[first], -first))
                 placed[column] = every[best][table][column]
-                placed["prior_weight"] = every[best][table]["prior_weight"]
+                placed |= {w: every[best][table][w] for w, of in WEIGHTS.items() if of == column}
                 chosen[view] = [best, 1 - best]
             said = {"coefficients": chosen["with prior"], "by view": chosen}
             found[table] = placed | {"chosen": said | {"uses_test_labels": True}}

@@ -6,7 +6,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from few_shot_report import VIEWS
 from reccocktail.evaluation.plots import models_figure, plot_models, svg
 from reccocktail.evaluation.report import page_environment
 from reccocktail.storage import atomic_file, write_json
@@ -23,21 +22,24 @@ from table_report import (
     tables_of,
 )
 from table_rows import ROWS
-from table_target import COLD_ONLY
+from table_target import COLD_ONLY, VIEWS, WORDS
 
 TEMPLATE = Path(__file__).with_name("paper_table.html.j2")
 PRIOR = "with prior"
 SAYS = {
     PRIOR: "Ranked with the popularity prior, whose weight validation users choose (the "
     "project's default).",
+    WORDS: "Ranked with popularity and with the words that titles share (as `recommend` ranks), "
+    "whose weights validation users choose.",
     "text alone": "Ranked by text alone.",
 }
 _MIXED = ("cocktail", "cocktail_factor", "cocktail_layer", "validation")
 
 
 def views_of(table: str) -> list[str]:
-    """The views that a table shows: cold items have no prior, so the two are the same there."""
-    return [PRIOR] if table == COLD_ONLY else [PRIOR, *(v for v in VIEWS if v != PRIOR)]
+    """The views that a table shows: cold items have no prior, so two are the same there."""
+    alone = [] if table == COLD_ONLY else [v for v in VIEWS if v not in (PRIOR, WORDS)]
+    return [PRIOR, *alone, WORDS]
 
 
 def write_all(out: Path, result: dict[str, Any]) -> None:

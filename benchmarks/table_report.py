@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 import yaml
 
-from few_shot_report import RANKS_FILE, VIEWS, described
+from few_shot_report import RANKS_FILE, described
 from reccocktail.evaluation.metrics import FloatArray, per_user
 from reccocktail.evaluation.report import duration, size
 from reccocktail.evaluation.significance import holm, paired_bootstrap
 from reccocktail.storage import read_json
 from table_rows import BY_NAME, ROWS
-from table_target import COLD, COLD_ONLY, TABLES, WARM
+from table_target import COLD, COLD_ONLY, TABLES, VIEWS, WARM, WEIGHTS
 
 SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
 HEADLINE = "ndcg@10"
@@ -133,7 +133,7 @@ def _costs(sheets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _public(sheet: Mapping[str, Any]) -> dict[str, Any]:
-    keys = ("seed", "chosen", "cost", "prior_weight", "metrics", "commit")
+    keys = ("seed", "chosen", "cost", *WEIGHTS, "metrics", "commit")
     return {key: sheet[key] for key in keys}
 
 

@@ -6,7 +6,7 @@ A *table* is what models are judged on: `warm`, `cold` (the prepared folder's ca
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from common import precision_facts
 from few_shot_report import RANKS_FILE, cell_metrics
+from few_shot_report import VIEWS as TWO_VIEWS
 from reccocktail.backbone import Backbone
 from reccocktail.baselines.base import Baseline
 from reccocktail.data.candidates import cold_candidates
@@ -36,6 +37,11 @@ from study import judged_rows
 WARM, COLD, COLD_ONLY = "warm", "cold", "cold-only"
 TABLES = (WARM, COLD, COLD_ONLY)
 SCENARIO: Mapping[str, Scenario] = {WARM: "warm", COLD: "cold", COLD_ONLY: "cold"}
+WORDS = "with prior and words"
+VIEWS = {**TWO_VIEWS, WORDS: "rank_with_words"}
+"""How rows are ranked, and the column of the ranks."""
+WEIGHTS = {"prior_weight": "rank_with_prior", "weights_with_words": "rank_with_words"}
+"""What a cell says of its weights, and the column that has them."""
 NEGATIVES = {"all": (WARM, COLD), "cold": (WARM, COLD_ONLY), "both": TABLES}
 
 
@@ -191,6 +197,7 @@ class Target:
             "recipe": self.recipe.sha256,
             **{name.replace("_", "-"): value for name, value in asdict(self.sizes).items()},
             **precision_facts(self.backbone),
+            "views": list(VIEWS),
         }
         return found | ({"interactions": self.interactions} if table == COLD_ONLY else {})
 
@@ -199,7 +206,7 @@ class Target:
         found = {}
         for table, rows in self.rows.items():
             placed = ranks(made.scores(rows), positive_columns(rows))
-            found[table] = {"rank": placed, "rank_with_prior": placed}
+            found[table] = dict.fromkeys(VIEWS.values(), placed)
         return found
 
 
@@ -217,19 +224,24 @@ class Board:
     rows: Mapping[str, pl.DataFrame]
 
     def placed(self, scores: Mapping[Scenario, Both]) -> dict[str, dict[str, Any]]:
-        """Table -> ranks by text alone and with the prior, and the weight that validation chose."""
+        """Table -> ranks of each view, and the weights that validation rows choose for them.
+
+        By `prior_weight` popularity's where it stands alone, by `weights_with_words` both.
+        """
         found: dict[str, dict[str, Any]] = {}
         for scenario, both in scores.items():
-            weights, together = self.scorer.placed(scenario, both)
+            prior, with_prior = replace(self.scorer, words=False).placed(scenario, both)
+            words, with_words = replace(self.scorer, words=True).placed(scenario, both)
+            views = (both.test.scores, with_prior, with_words)
+            said = {"prior_weight": prior.prior, "weights_with_words": asdict(words)}
             start = 0
             for table in self.of[scenario]:
                 width = self.rows[table][CANDIDATES].list.len()[0]
                 columns = slice(start, start + width)
                 places = positive_columns(self.rows[table])
-                found[table] = {
-                    "rank": ranks([row[columns] for row in both.test.scores], places),
-                    "rank_with_prior": ranks([row[columns] for row in together], places),
-                    "prior_weight": weights.prior,
+                found[table] = said | {
+                    column: ranks([row[columns] for row in scored], places)
+                    for column, scored in zip(VIEWS.values(), views, strict=True)
                 }
                 start += width
         return found
@@ -248,16 +260,16 @@ def write_cell(
 ) -> None:
     """Write the ranks of every user, and last the sheet, which makes the cell whole."""
     users = {USER: target.rows[table][USER]}
-    frame = pl.DataFrame({**users, **{name: found[name] for name in ("rank", "rank_with_prior")}})
+    frame = pl.DataFrame({**users, **{name: found[name] for name in VIEWS.values()}})
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_file(folder / RANKS_FILE) as temporary:
         frame.write_parquet(temporary)
     labelled = frame.with_columns(model=pl.lit("row"), scenario=pl.lit(table))
     more = {
-        "metrics": cell_metrics(labelled)["row"][table],
+        "metrics": cell_metrics(labelled, VIEWS)["row"][table],
         "users": frame.height,
         "candidates": target.rows[table][CANDIDATES].list.len()[0],
-        "prior_weight": found.get("prior_weight"),
+        **{name: found.get(name) for name in WEIGHTS},
         **target.made_with,
     }
     write_json(folder / "cell.json", sheet | more)

@@ -108,14 +108,16 @@ def test_every_row_is_judged_on_the_same_users(done, folder):
     assert str(folder) not in (out / "paper_table.json").read_text()
 
 
-def test_figures_are_those_of_evaluate(done, folder, tmp_path):
+@pytest.mark.parametrize("words", [False, True])
+def test_figures_are_those_of_evaluate(done, folder, tmp_path, words):
     """Models and controls of seed 0 against the project's own evaluation of the same users."""
     out, _, _ = done
     domain, backbone = Domain.load(folder / "tastes"), load_backbone(str(folder / "backbone"))
     place = out / "tastes" / "seed-0"
     base, own = folder / "spirit", place / "ingredient"
     adapters = [(Adapter.load(path), path) for path in (base, own, place / "second_round")]
-    sizes = EvaluationSettings(validation_users=12, words=False, full_catalogue=False)
+    sizes = EvaluationSettings(validation_users=12, words=words, full_catalogue=False)
+    column = "rank_with_words" if words else "rank_with_prior"
     evaluate(domain, adapters, backbone, tmp_path, baselines=["popularity", "text-similarity"],
              settings=sizes)  # fmt: skip
     controls = [name for name in CONTROLS if name not in ("validation", "oracle")]
@@ -130,7 +132,7 @@ def test_figures_are_those_of_evaluate(done, folder, tmp_path):
         theirs = theirs.with_columns(rank=pl.Series(prediction_ranks(theirs)))
         both = found.join(theirs.select("user_id", "rank"), on="user_id")
         assert both.height == 30
-        assert both["rank_with_prior"].to_list() == both["rank_right"].to_list(), (model, scenario)
+        assert both[column].to_list() == both["rank_right"].to_list(), (model, scenario)
 
 
 def test_cocktails_and_their_coefficients(done):
@@ -319,11 +321,11 @@ def test_another_file_of_interactions_is_refused(folder, tmp_path):
 def _cells(placed):
     """Cells of constructed ranks, one seed."""
     sheet = {"users": 400, "candidates": 30, "seed": 0, "chosen": {}, "prior_weight": 0.0,
-             "metrics": {}, "commit": None,
+             "weights_with_words": None, "metrics": {}, "commit": None,
              "cost": {"train_seconds": 1.0, "mix_seconds": 0.0, "users_per_second": 5.0,
                       "peak_memory_bytes": None}}  # fmt: skip
     return {
-        name: [(sheet, pl.DataFrame({"rank": r, "rank_with_prior": r}))]
+        name: [(sheet, pl.DataFrame(dict.fromkeys(bench("table_target").VIEWS.values(), r)))]
         for name, r in placed.items()
     }
 
