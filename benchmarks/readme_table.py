@@ -23,8 +23,8 @@ from table_report import LETTERS, SHORT, overview, tables_of
 START, END = "<!-- paper_table:start -->", "<!-- paper_table:end -->"
 ROWS = (
     *("popularity", "item-knn", "bpr", "sasrec", "gru4rec", "text-similarity", "backbone"),
-    *("base_spirit", "ingredient", "average", "cocktail", "cocktail_factor", "second_round"),
-    *("joint", "random_average", "ensemble", "oracle"),
+    *("base_spirit", "ingredient", "average", "cocktail", "cocktail_calibrated", "cocktail_factor"),
+    *("validation", "second_round", "joint", "random_average", "ensemble", "oracle"),
 )
 """The README's rows; all others stand in the results."""
 READING = """With the popularity prior; 95 % intervals over users and seeds; bold is the highest

@@ -34,6 +34,8 @@ _SEARCHES: dict[str, dict[str, str]] = {
     "cocktail_factor": {"method": "factor"},
     "cocktail_layer": {"granularity": "layer"},
 }
+_CHOSEN_BY = {"validation": "log_loss", "cocktail_calibrated": "calibrated_entropy"}
+"""Rows that choose among the mixes which the cocktail's search has measured, and by what."""
 _CONTROLS = {
     "average": "average",
     "linear": "linear",
@@ -131,9 +133,9 @@ class Bench:
             found = self._trained(row, length, joint=True)
             return found.lora, {"steps": found.card.steps, "sources": len(self.sources)}
         pair = [adapter.lora for adapter in self.pair]
-        sheet = self.sheet("cocktail" if row == "validation" else row, scenario)
-        if row == "validation":
-            weights = _by_validation(sheet)
+        sheet = self.sheet("cocktail" if row in _CHOSEN_BY else row, scenario)
+        if row in _CHOSEN_BY:
+            weights = _of_the_grid(sheet, row)
             return combine(pair, weights), {"coefficients": weights.tolist()}
         rows = np.array(list(sheet["coefficients"].values()))
         said = {"coefficients": rows.mean(axis=0).round(6).tolist(), "groups": len(rows)}
@@ -222,7 +224,7 @@ class Bench:
         trained = [
             read_json(self.folder / f"{name}.cost.json") for name in own.get(row, [INGREDIENT])
         ]
-        sheet = {"validation": "cocktail", "random": "cocktail"}.get(row, row)
+        sheet = "cocktail" if row in (*_CHOSEN_BY, "random") else row
         mixed = [self.sheet(sheet, SCENARIO[table])] if sheet in _SEARCHES else []
         scored = [c for c in board.scorer.costs if c["scenario"] == SCENARIO[table]]
         if row == "oracle":  # one mix is scored; the others are the price of choosing by labels
@@ -250,11 +252,12 @@ def _steps(adapter: Adapter) -> int:
     return adapter.card.steps
 
 
-def _by_validation(sheet: Mapping[str, Any]) -> Tensor:
-    """Of the grid's mixes that the search measured, the one with the least validation log loss."""
+def _of_the_grid(sheet: Mapping[str, Any], row: str) -> Tensor:
+    """Of the grid's mixes that the cocktail's search measured, the one by the row's rule."""
+    value = _CHOSEN_BY[row]
     points = [p for p in sheet["curve"] if p["coefficients"] and p["coefficients"][0] in GRID]
-    judged = [point for point in points if point["log_loss"] is not None]
+    judged = [point for point in points if point[value] is not None]
     if not judged:
-        raise RunError("There are no labelled validation users; leave the row 'validation' out.")
-    best = min(judged, key=lambda point: float(point["log_loss"]))
+        raise RunError(f"There are no labelled validation users; leave the row '{row}' out.")
+    best = min(judged, key=lambda point: float(point[value]))
     return torch.tensor(best["coefficients"])

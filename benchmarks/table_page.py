@@ -33,7 +33,7 @@ SAYS = {
     "whose weights validation users choose.",
     "text alone": "Ranked by text alone.",
 }
-_MIXED = ("cocktail", "cocktail_factor", "cocktail_layer", "validation")
+_MIXED = ("cocktail", "cocktail_calibrated", "cocktail_factor", "cocktail_layer", "validation")
 
 
 def views_of(table: str) -> list[str]:

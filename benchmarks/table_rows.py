@@ -40,6 +40,13 @@ ROWS: tuple[Row, ...] = (
     Row("average", "model", "the paper's WA: both updates at one half", seeded=True),
     Row("validation", "model", "coefficients by labelled validation users", True, optional=True),
     Row("cocktail", "model", "the default: `delta`, one pair, by entropy", seeded=True),
+    Row(
+        "cocktail_calibrated",
+        "model",
+        "`delta`, one pair, by entropy at the temperature that fits labelled validation users",
+        seeded=True,
+        optional=True,
+    ),
     Row("cocktail_factor", "model", "Eq. 7, one pair, by entropy", seeded=True),
     Row("cocktail_layer", "model", "`delta`, a pair a layer, by entropy", seeded=True),
     Row("second_round", "model", "the base spirit trained on the target", seeded=True),
@@ -55,7 +62,15 @@ ROWS: tuple[Row, ...] = (
 BY_NAME: Mapping[str, Row] = {row.name: row for row in ROWS}
 WORK = (
     *("popularity", "text-similarity", "backbone", BASE, INGREDIENT, "average", "cocktail"),
-    *("validation", "item-knn", "bpr", "backbone-similarity", "random_average", "random"),
+    *(
+        "validation",
+        "cocktail_calibrated",
+        "item-knn",
+        "bpr",
+        "backbone-similarity",
+        "random_average",
+        "random",
+    ),
     *("second_round", "ensemble", "cocktail_factor", "linear", "ties", "dare", "oracle"),
     *("sasrec", "gru4rec", "sentence-encoder", "cocktail_layer", "joint"),
 )

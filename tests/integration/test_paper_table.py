@@ -142,7 +142,11 @@ def test_cocktails_and_their_coefficients(done):
         chosen = {name: cells[name][number]["chosen"] for name in ("cocktail", "random", "oracle")}
         assert chosen["random"]["coefficients"] == chosen["cocktail"]["coefficients"]
         assert chosen["oracle"]["uses_test_labels"] is True
-        assert cells["validation"][number]["chosen"]["coefficients"][0] in (0, 0.25, 0.5, 0.75, 1)
+        sheet = json.loads((out / "tastes" / f"seed-{number}" / "cocktail_warm.json").read_text())
+        grid = [p for p in sheet["curve"] if p["coefficients"][0] in (0, 0.25, 0.5, 0.75, 1)]
+        for name, by in (("validation", "log_loss"), ("cocktail_calibrated", "calibrated_entropy")):
+            best = min(grid, key=lambda point, by=by: point[by])
+            assert cells[name][number]["chosen"]["coefficients"] == best["coefficients"]
         assert cells["cocktail_layer"][number]["chosen"]["groups"] == 2
         steps = [cells[name][number]["chosen"]["steps"] for name in ("ingredient", "second_round")]
         assert steps == [4, 4]
