@@ -39,11 +39,9 @@ def rendered(result: Mapping[str, Any]) -> str:
     """The README's part: one table a target, with the prior, and how to read them."""
     blocks = []
     for name, target in result["targets"].items():
-        users = ", ".join(
-            f"{SHORT[table]} n = {target['tables'][table]['users']:,}"
-            for table in tables_of(target)
-        )
-        blocks.append(f"**{name}** ({users}):")
+        sizes = [(SHORT[table], target["tables"][table]) for table in tables_of(target)]
+        said = (f"{t} n = {f['users']:,}, {f['candidates']} candidates" for t, f in sizes)
+        blocks.append(f"**{name}** ({'; '.join(said)}):")
         blocks.append(overview(target, PRIOR, ROWS))
         blocks.append(better_adapters(target))
     blocks.append(READING)

@@ -86,6 +86,7 @@ def compare(grid: Grid) -> dict[str, Any]:
             c.name: {
                 **{m: float(values[c.name][m].mean()) for m in SHOWN},
                 **{name: rule.of(known[c.name]) for name, rule in OBJECTIVES.items()},
+                "minus_better_adapter": _paired(values[c.name], values[better.name]),
             }
             for c in cells
         },
