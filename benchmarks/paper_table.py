@@ -28,7 +28,7 @@ from reccocktail.data.tables import read_table
 from reccocktail.errors import RecCocktailError, RunError
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.progress import say
-from reccocktail.schema import CANDIDATES, SPLIT
+from reccocktail.schema import CANDIDATES, SPLIT, TARGET
 from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
@@ -122,7 +122,7 @@ class Report:
         for of_target in self._benches:
             target = of_target[0].target
             tables = {
-                table: summary(cells)
+                table: summary(cells, target.rows[table][TARGET].to_list())
                 for table in target.rows
                 if (cells := self._cells(of_target, table))
             }

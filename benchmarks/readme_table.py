@@ -30,8 +30,9 @@ ROWS = (
 READING = """With the popularity prior; 95 % intervals over users and seeds; bold is the highest
 mean of a column. *Cold*: negatives of the whole catalogue, as in the paper; *cold among cold*:
 all candidates are new, so that telling new from old is worth nothing. ↑ ↓: above or below a, the
-better single adapter, or b, the best baseline (paired bootstrap, Holm over the rows, p < 0.05).
-All rows, metrics and costs, with the paper's figures: [docs/tables.md](docs/tables.md)."""
+better single adapter, or b, the best baseline (paired bootstrap over users and over target
+items, Holm over the rows, both p < 0.05). All rows, metrics and costs, with the paper's figures:
+[docs/tables.md](docs/tables.md)."""
 _ROOT = Path(__file__).parents[1]
 
 
@@ -40,7 +41,11 @@ def rendered(result: Mapping[str, Any]) -> str:
     blocks = []
     for name, target in result["targets"].items():
         sizes = [(SHORT[table], target["tables"][table]) for table in tables_of(target)]
-        said = (f"{t} n = {f['users']:,}, {f['candidates']} candidates" for t, f in sizes)
+        said = (
+            f"{t} n = {f['users']:,} users with {f['target_items']:,} different targets, "
+            f"{f['candidates']} candidates"
+            for t, f in sizes
+        )
         blocks.append(f"**{name}** ({'; '.join(said)}):")
         blocks.append(overview(target, PRIOR, ROWS))
         blocks.append(better_adapters(target))

@@ -38,18 +38,20 @@ def read_cell(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
     return read_json(folder / "cell.json"), pl.read_parquet(folder / RANKS_FILE)
 
 
-def summary(cells: Cells) -> dict[str, Any]:
+def summary(cells: Cells, targets: Sequence[str]) -> dict[str, Any]:
     """One table of one target: means and intervals, comparisons, costs.
 
     Args:
         cells: finished cells of the table, in any order of rows.
+        targets: each user's target item, in the order of the cells.
     """
     ordered = {row.name: cells[row.name] for row in ROWS if cells.get(row.name)}
-    views = {view: _view(ordered, column) for view, column in VIEWS.items()}
+    views = {view: _view(ordered, column, targets) for view, column in VIEWS.items()}
     sheets = {name: [sheet for sheet, _ in found] for name, found in ordered.items()}
     first = next(iter(sheets.values()))[0]
     return {
         "users": first["users"],
+        "target_items": len(set(targets)),
         "candidates": first["candidates"],
         "views": views,
         "costs": {name: _costs(found) for name, found in sheets.items()},
@@ -57,7 +59,7 @@ def summary(cells: Cells) -> dict[str, Any]:
     }
 
 
-def _view(cells: Cells, column: str) -> dict[str, Any]:
+def _view(cells: Cells, column: str, targets: Sequence[str]) -> dict[str, Any]:
     values = {
         name: np.stack([_metrics(ranks[column].to_numpy()) for _, ranks in found], axis=1)
         for name, found in cells.items()
@@ -74,7 +76,7 @@ def _view(cells: Cells, column: str) -> dict[str, Any]:
     paired = [
         entry
         for kind, against in references.items()
-        for entry in compare({n: v.mean(axis=1) for n, v in values.items()}, against, kind)
+        for entry in compare({n: v.mean(axis=1) for n, v in values.items()}, against, kind, targets)
     ]
     return {"references": references, "rows": rows, "best": best_of(rows), "paired": paired}
 
@@ -94,13 +96,19 @@ def best_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     }
 
 
-def compare(values: Mapping[str, FloatArray], against: str, kind: str) -> list[dict[str, Any]]:
+def compare(
+    values: Mapping[str, FloatArray], against: str, kind: str, targets: Sequence[str]
+) -> list[dict[str, Any]]:
     """Every row's paired difference from one reference, p-values corrected over the rows (Holm).
+
+    Users are drawn anew, and in a second bootstrap target items (`ci95_items`), because many users
+    share the few cold items. `p_holm` is of the larger p of the two.
 
     Args:
         values: row -> (users, metrics), means over seeds; the same users in all rows.
         against: the reference row.
         kind: what the reference is.
+        targets: (users,) target items.
     """
     others = [n for n in values if n != against and BY_NAME[n].kind != "oracle"]
     if not others:
@@ -111,13 +119,16 @@ def compare(values: Mapping[str, FloatArray], against: str, kind: str) -> list[d
         for of in (values.__getitem__, lambda _: values[against])
     )
     found = paired_bootstrap(mine, theirs, resamples=RESAMPLES)
+    items = paired_bootstrap(mine, theirs, groups=targets, resamples=RESAMPLES)
+    for name, of_items in items.items():
+        found[name] |= {"ci95_items": of_items["ci95"], "p_items": of_items["p"]}
     entries = [
         {"row": name, "against": against, "kind": kind, "n": len(values[name])}
         | {metric: found[f"{name} {metric}"] for metric in SHOWN}
         for name in others
     ]
     for metric in SHOWN:
-        adjusted = holm([entry[metric]["p"] for entry in entries])
+        adjusted = holm([max(entry[metric]["p"], entry[metric]["p_items"]) for entry in entries])
         for entry, p in zip(entries, adjusted, strict=True):
             entry[metric] |= {"p_holm": p}
     return entries
@@ -249,12 +260,13 @@ def _figure(value: float, ci95: Sequence[float], mark: str, best: bool) -> str:
 def note(found: Mapping[str, Any], view: Mapping[str, Any], target: str, table: str) -> str:
     """What stands in a table, in plain words."""
     parts = [
-        f"n = {found['users']:,} users, {found['candidates']} candidates each; brackets are 95 % "
-        "intervals over users and seeds; bold is the highest mean of a column."
+        f"n = {found['users']:,} users with {found['target_items']:,} different targets, "
+        f"{found['candidates']} candidates each; brackets are 95 % intervals over users and seeds; "
+        "bold is the highest mean of a column."
     ]
     parts += [
         f"↑{LETTERS[kind]} ↓{LETTERS[kind]}: above or below {row}, the {kind} by NDCG@10 here "
-        "(paired bootstrap, Holm over the rows, p < 0.05)."
+        "(paired bootstrap over users and over target items, Holm over the rows, both p < 0.05)."
         for kind, row in view["references"].items()
     ]
     if table != WARM:

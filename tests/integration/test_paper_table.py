@@ -348,7 +348,7 @@ def test_marks_and_bold_of_a_constructed_case():
         "ties": np.clip(own + 10, 0, 29),  # worse for all
         "oracle": np.zeros(400, dtype=np.int64),
     }
-    found = report.summary(_cells(placed))
+    found = report.summary(_cells(placed), [str(n) for n in range(400)])
     view = found["views"]["text alone"]
     assert view["references"] == {
         "better single adapter": "ingredient",
@@ -383,7 +383,7 @@ def test_a_small_difference_among_many_rows_is_not_marked():
 
     noisy = {name: moved(30, 40) for name in names} | {names[0]: moved(48, 38)}
     values = {n: report._metrics(r) for n, r in (noisy | {"ingredient": own}).items()}
-    entries = report.compare(values, "ingredient", report.SINGLE)
+    entries = report.compare(values, "ingredient", report.SINGLE, [str(n) for n in range(400)])
     raw = [e["ndcg@10"]["p"] for e in entries]
     assert 0.005 < min(raw) < 0.05
     assert all(e["ndcg@10"]["p_holm"] >= e["ndcg@10"]["p"] for e in entries)

@@ -80,3 +80,34 @@ def test_holm_corrects_upwards_and_keeps_the_order(pvalues: list[float]) -> None
     assert max(adjusted) <= min(1.0, len(pvalues) * max(pvalues)) + 1e-12
     by_p = [q for _, q in sorted(zip(pvalues, adjusted, strict=True))]
     assert by_p == sorted(by_p)
+
+
+# -- groups of users --------------------------------------------------------------------------
+
+
+def test_groups_of_one_are_users():
+    rng = np.random.default_rng(0)
+    a, b = {"m": rng.random(300)}, {"m": rng.random(300)}
+    users = paired_bootstrap(a, b)["m"]
+    alone = paired_bootstrap(a, b, groups=list(range(300)))["m"]
+    assert alone["difference"] == users["difference"]
+    assert alone["ci95"] == pytest.approx(users["ci95"], abs=5e-3)
+    assert alone["p"] == pytest.approx(users["p"], abs=0.02)
+
+
+def test_users_who_share_an_item_are_no_independent_witnesses():
+    """20 items of 50 users each, all users of an item alike: the interval is that of 20 values."""
+    rng = np.random.default_rng(1)
+    per_item = rng.normal(0.1, 1.0, 20)
+    a, b = {"m": per_item.repeat(50)}, {"m": np.zeros(1000)}
+    items = np.arange(20).repeat(50).tolist()
+    by_users = paired_bootstrap(a, b)["m"]["ci95"]
+    by_items = paired_bootstrap(a, b, groups=items)["m"]["ci95"]
+    of_items = paired_bootstrap({"m": per_item}, {"m": np.zeros(20)})["m"]["ci95"]
+    assert by_items == pytest.approx(of_items, abs=0.05)
+    assert np.diff(by_items) > 5 * np.diff(by_users)
+
+
+def test_every_user_needs_a_group():
+    with pytest.raises(ValueError, match="3 users against 2 of the groups"):
+        paired_bootstrap({"m": np.ones(3)}, {"m": np.zeros(3)}, groups=["a", "b"])

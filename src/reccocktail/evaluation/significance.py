@@ -1,6 +1,6 @@
 """Is a difference between two models more than the luck of which users were drawn?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ def paired_bootstrap(
     a: Mapping[str, FloatArray],
     b: Mapping[str, FloatArray],
     *,
+    groups: Sequence[Hashable] | None = None,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
@@ -28,6 +29,8 @@ def paired_bootstrap(
     Args:
         a: metric -> (users,), as from `metrics.per_user`.
         b: the same metrics of the same users in the same order.
+        groups: (users,) what users share, such as their target item. Groups are resampled in place
+            of users, so that the interval holds for other items too; cold items are few.
         resamples: bootstrap resamples.
         seed: of the resampling.
 
@@ -42,9 +45,15 @@ def paired_bootstrap(
     for name in a:
         if len(a[name]) != len(b[name]):
             raise ValueError(f"{name}: {len(a[name])} users against {len(b[name])}")
-    values, counts = distinct_rows({name: a[name] - b[name] for name in a})
+    differences = {name: a[name] - b[name] for name in a}
+    values, counts = distinct_rows(differences)
     observed = counts @ values / counts.sum()
-    draws = np.concatenate(list(resampled_means(values, counts, resamples, seed)))
+    if groups is None:
+        draws = np.concatenate(list(resampled_means(values, counts, resamples, seed)))
+    else:
+        draws = _means_of_groups(
+            np.column_stack(list(differences.values())), groups, resamples, seed
+        )
     low, high = np.quantile(draws, (0.025, 0.975), axis=0)
     below = ((draws <= _ZERO).sum(axis=0) + 1) / (resamples + 1)
     above = ((draws >= -_ZERO).sum(axis=0) + 1) / (resamples + 1)
@@ -57,6 +66,23 @@ def paired_bootstrap(
         }
         for j, name in enumerate(a)
     }
+
+
+def _means_of_groups(
+    values: FloatArray, groups: Sequence[Hashable], resamples: int, seed: int
+) -> FloatArray:
+    """Means (resamples, metrics) of values (users, metrics), whole groups of users drawn anew."""
+    if len(groups) != len(values):
+        raise ValueError(f"{len(values)} users against {len(groups)} of the groups")
+    number: dict[Hashable, int] = {}
+    of = np.array([number.setdefault(group, len(number)) for group in groups])
+    sums = np.zeros((len(number), values.shape[1]))
+    np.add.at(sums, of, values)
+    sizes = np.bincount(of).astype(np.float64)
+    even = np.full(len(number), 1 / len(number))
+    drawn = np.random.default_rng(seed).multinomial(len(number), even, size=resamples)
+    means: FloatArray = (drawn @ sums) / (drawn @ sizes)[:, None]
+    return means
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
