@@ -54,7 +54,7 @@ from reccocktail.training.batches import DomainWindows
 from reccocktail.training.log import read_log
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
-from study import kept_sheet, without_validation
+from study import best_of_curve, kept_sheet, without_validation
 
 _CLOCK_STEPS = 6
 
@@ -158,11 +158,9 @@ def _cocktail(
 
 def _coefficients(sheet: dict[str, Any]) -> dict[str, Any]:
     """What entropy chose, what labelled validation rows choose of the same mixes, and the curve."""
-    labelled = [point for point in sheet["curve"] if point["log_loss"] is not None]
-    best = min(labelled, key=lambda point: float(point["log_loss"]), default=None)
     return {
         "entropy": sheet["coefficients"]["all"],
-        "validation": best["coefficients"] if best else None,
+        "validation": best_of_curve(sheet, "log_loss"),
         "collapse": sheet["collapse"],
         "curve": sheet["curve"],
     }

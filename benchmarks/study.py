@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from common import PeakMemory
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
+from reccocktail.evaluation.controls import GRID
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.mixing.sheet import COCKTAIL_FILE
@@ -88,3 +89,14 @@ def kept_sheet(
             f"give the same --precision, or another --out."
         )
     return found
+
+
+def best_of_curve(sheet: Mapping[str, Any], value: str) -> list[float] | None:
+    """Coefficients of the measured mix with the least `value`, by its name in a sheet's curve.
+
+    Only of the grid that controls choose from; None where it was measured of no mix.
+    """
+    points = [p for p in sheet["curve"] if p["coefficients"] and p["coefficients"][0] in GRID]
+    judged = [point for point in points if point[value] is not None]
+    best = min(judged, key=lambda point: float(point[value]), default=None)
+    return best["coefficients"] if best else None

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from common import PeakMemory
 from reccocktail.baselines import make_baseline
@@ -25,7 +24,7 @@ from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
-from study import kept_sheet, without_validation
+from study import best_of_curve, kept_sheet, without_validation
 from table_rows import BASE, BY_NAME, INGREDIENT
 from table_target import SCENARIO, VIEWS, WEIGHTS, Board, Target
 
@@ -135,8 +134,12 @@ class Bench:
         pair = [adapter.lora for adapter in self.pair]
         sheet = self.sheet("cocktail" if row in _CHOSEN_BY else row, scenario)
         if row in _CHOSEN_BY:
-            weights = _of_the_grid(sheet, row)
-            return combine(pair, weights), {"coefficients": weights.tolist()}
+            chosen = best_of_curve(sheet, _CHOSEN_BY[row])
+            if chosen is None:
+                raise RunError(
+                    f"There are no labelled validation users; leave the row '{row}' out."
+                )
+            return combine(pair, torch.tensor(chosen)), {"coefficients": chosen}
         rows = np.array(list(sheet["coefficients"].values()))
         said = {"coefficients": rows.mean(axis=0).round(6).tolist(), "groups": len(rows)}
         said |= {"collapse": sheet["collapse"], "agreement": sheet["agreement"]}
@@ -250,14 +253,3 @@ def _steps(adapter: Adapter) -> int:
     if not adapter.card.steps:
         raise RunError(f"The card of '{adapter.name}' does not say its steps; leave joint out.")
     return adapter.card.steps
-
-
-def _of_the_grid(sheet: Mapping[str, Any], row: str) -> Tensor:
-    """Of the grid's mixes that the cocktail's search measured, the one by the row's rule."""
-    value = _CHOSEN_BY[row]
-    points = [p for p in sheet["curve"] if p["coefficients"] and p["coefficients"][0] in GRID]
-    judged = [point for point in points if point[value] is not None]
-    if not judged:
-        raise RunError(f"There are no labelled validation users; leave the row '{row}' out.")
-    best = min(judged, key=lambda point: float(point[value]))
-    return torch.tensor(best["coefficients"])

@@ -106,7 +106,7 @@ def page(result: Mapping[str, Any]) -> str:
                         "says": SAYS[view],
                         "metrics": [metric.upper() for metric in SHOWN],
                         "paper": bool(paper),
-                        "lines": cells_of(kept, paper[1] if paper else {}, SHOWN),
+                        "lines": cells_of(kept, paper[1] if paper else {}),
                         "note": note(found, kept, name, table),
                     }
                 )

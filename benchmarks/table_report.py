@@ -171,32 +171,19 @@ def marks(view: Mapping[str, Any], row: str, metric: str) -> str:
     for entry in view["paired"]:
         if entry["row"] == row and entry[metric]["p_holm"] < 0.05:
             arrow = "↑" if entry[metric]["difference"] > 0 else "↓"
-            found.append(arrow + ("a" if entry["kind"] == SINGLE else "b"))
+            found.append(arrow + LETTERS[entry["kind"]])
     return " ".join(found)
 
 
 def cells_of(
-    view: Mapping[str, Any],
-    paper: Mapping[str, tuple[float, float]],
-    metrics: Sequence[str],
-    rows: Sequence[str] | None = None,
+    view: Mapping[str, Any], paper: Mapping[str, tuple[float, float]]
 ) -> list[dict[str, Any]]:
     """What each line of a table shows: ours first, then the paper's rows that we do not have."""
     lines = []
     for name, row in view["rows"].items():
-        if rows is not None and name not in rows:
-            continue
-        shown = [
-            {
-                "value": row[m],
-                "ci95": row["ci95"][m],
-                "mark": marks(view, name, m),
-                "best": name in view["best"][m],
-            }
-            for m in metrics
-        ]
         lines.append({"row": name, "says": BY_NAME[name].says, "seeds": row["seeds"],
-                      "oracle": BY_NAME[name].kind == "oracle", "cells": shown,
+                      "oracle": BY_NAME[name].kind == "oracle",
+                      "cells": [_cell(view, name, metric) for metric in SHOWN],
                       "paper": paper.get(name)})  # fmt: skip
     for name, figures in paper.items():
         if name not in BY_NAME:
@@ -205,24 +192,37 @@ def cells_of(
     return lines
 
 
-def markdown_table(
-    target: str,
-    table: str,
-    view: Mapping[str, Any],
-    metrics: Sequence[str] = SHOWN,
-    rows: Sequence[str] | None = None,
-) -> str:
+def _cell(view: Mapping[str, Any], row: str, metric: str) -> dict[str, Any]:
+    return {
+        "value": view["rows"][row][metric],
+        "ci95": view["rows"][row]["ci95"][metric],
+        "mark": marks(view, row, metric),
+        "best": row in view["best"][metric],
+    }
+
+
+def _in_markdown(cell: Mapping[str, Any]) -> str:
+    low, high = cell["ci95"]
+    value = f"**{cell['value']:.3f}**" if cell["best"] else f"{cell['value']:.3f}"
+    return f"{value} [{low:.3f}, {high:.3f}] {cell['mark']}".rstrip()
+
+
+def _label(row: str) -> str:
+    """A row's name in Markdown; the paper's own rows are none of ours."""
+    oracle = row in BY_NAME and BY_NAME[row].kind == "oracle"
+    return (f"{row} (uses test labels)" if oracle else row).replace("_", "\\_")
+
+
+def markdown_table(target: str, table: str, view: Mapping[str, Any]) -> str:
     """One table; bold is the best of a column."""
     paper = paper_figures(target, table)
-    heads = ["row", "seeds", *(m.upper() for m in metrics)]
+    heads = ["row", "seeds", *(m.upper() for m in SHOWN)]
     heads += ["paper NDCG@1", "paper NDCG@3"] if paper else []
     lines = ["| " + " | ".join(heads) + " |", "|---|--:|" + "---|" * (len(heads) - 2)]
-    for line in cells_of(view, paper[1] if paper else {}, metrics, rows):
-        name = f"{line['row']} (uses test labels)" if line["oracle"] else line["row"]
-        texts = [name.replace("_", "\\_"), str(line["seeds"] or "")]
-        for cell in line["cells"] or []:
-            texts.append(_figure(cell["value"], cell["ci95"], cell["mark"], cell["best"]))
-        texts += [""] * (2 + len(metrics) - len(texts))
+    for line in cells_of(view, paper[1] if paper else {}):
+        texts = [_label(line["row"]), str(line["seeds"] or "")]
+        texts += [_in_markdown(cell) for cell in line["cells"] or []]
+        texts += [""] * (2 + len(SHOWN) - len(texts))
         if paper:
             texts += [f"{v:.3f}" for v in line["paper"]] if line["paper"] else ["", ""]
         lines.append("| " + " | ".join(texts) + " |")
@@ -232,29 +232,16 @@ def markdown_table(
 def overview(target: Mapping[str, Any], view: str, rows: Sequence[str]) -> str:
     """One Markdown table of a target: `HEADLINE` of all its tables side by side."""
     names = tables_of(target)
-    views = {table: target["tables"][table]["views"][view] for table in names}
+    views = [target["tables"][table]["views"][view] for table in names]
     lines = [
         "| " + " | ".join([f"{HEADLINE.upper()} of", *(SHORT[table] for table in names)]) + " |",
         "|---|" + "---|" * len(names),
     ]
     for row in rows:
-        cells = [_cell(views[table], row) for table in names]
+        cells = [_in_markdown(_cell(v, row, HEADLINE)) if row in v["rows"] else "" for v in views]
         if any(cells):
-            label = f"{row} (uses test labels)" if BY_NAME[row].kind == "oracle" else row
-            lines.append("| " + " | ".join([label.replace("_", "\\_"), *cells]) + " |")
+            lines.append("| " + " | ".join([_label(row), *cells]) + " |")
     return "\n".join(lines)
-
-
-def _cell(view: Mapping[str, Any], row: str) -> str:
-    if row not in view["rows"]:
-        return ""
-    value, ci95 = view["rows"][row][HEADLINE], view["rows"][row]["ci95"][HEADLINE]
-    return _figure(value, ci95, marks(view, row, HEADLINE), row in view["best"][HEADLINE])
-
-
-def _figure(value: float, ci95: Sequence[float], mark: str, best: bool) -> str:
-    shown = f"**{value:.3f}**" if best else f"{value:.3f}"
-    return f"{shown} [{ci95[0]:.3f}, {ci95[1]:.3f}] {mark}".rstrip()
 
 
 def note(found: Mapping[str, Any], view: Mapping[str, Any], target: str, table: str) -> str:

@@ -64,7 +64,7 @@ def mix(
         loras, groups.spread(found.coefficients), settings.method, settings.options
     )
     cocktail = Adapter(out.name, lora, _card(mixer))
-    sheet = sheet_of(mixer, groups, found, cocktail) | {"lost_energy": lost_energy}
+    sheet = sheet_of(mixer, groups, found, cocktail, lost_energy)
     words = found.in_words(adapters)
     body = f"\nCoefficients: {words}\n\n{sheet['agreement']}\n"
     cocktail.save(out, adapter_readme(out.name, cocktail.card, body), {COCKTAIL_FILE: sheet})

@@ -53,7 +53,9 @@ class Found:
         return parts if groups == 1 else f"{parts} (means over {groups} groups)"
 
 
-def sheet_of(mixer: Mixer, groups: Groups, found: Found, cocktail: Adapter) -> dict[str, Any]:
+def sheet_of(
+    mixer: Mixer, groups: Groups, found: Found, cocktail: Adapter, lost_energy: float | None
+) -> dict[str, Any]:
     """The sheet of a mix; the same call gives the same sheet, so it holds no time."""
     settings, fixed = mixer.settings, found.fixed
     return {
@@ -61,6 +63,7 @@ def sheet_of(mixer: Mixer, groups: Groups, found: Found, cocktail: Adapter) -> d
         "name": cocktail.name,
         "method": settings.method,
         "options": _options(settings),
+        "lost_energy": lost_energy,
         "search": "fixed" if fixed else settings.search,
         "granularity": settings.granularity,
         "objective": "fixed" if fixed else settings.objective,
