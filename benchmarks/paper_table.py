@@ -6,7 +6,8 @@
 Warm, cold with the paper's negatives, and cold with cold negatives alone; baselines, both adapters,
 cocktails, controls and the oracle, all on the same users. A cell is a target, a row, a seed and a
 table, in RUN/TARGET/ROW/SEED/TABLE; finished cells are taken as they are, and the same command goes
-on after a stop. A cell of other settings is refused. Nothing is chosen by test labels but the
+on after a stop, or with `--published results/paper_table` on another machine. A cell of other
+settings is refused. Nothing is chosen by test labels but the
 oracle. Writes paper_table.json, paper_table.md, paper_table.html and a picture a target.
 """
 
@@ -28,15 +29,16 @@ from reccocktail.data.tables import read_table
 from reccocktail.errors import RecCocktailError, RunError
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.progress import say
-from reccocktail.schema import CANDIDATES, SPLIT, TARGET
+from reccocktail.schema import CANDIDATES, SPLIT, TARGET, USER
 from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
 from table_bench import Bench
+from table_cells import SHEET_FILE, cell_folder, published_cells, read_cell, write_cell
 from table_page import write_all
-from table_report import Cells, read_cell, summary
+from table_report import Cells, summary
 from table_rows import BASE, BY_NAME, ROWS, WORK, Row
-from table_target import COLD_ONLY, NEGATIVES, Sizes, Target, write_cell
+from table_target import COLD_ONLY, NEGATIVES, Sizes, Target, cell_of
 
 REPORT_SECONDS = 600.0  # between two writings of the tables while cells are made
 
@@ -58,7 +60,7 @@ def make(bench: Bench, row: Row, report: "Report") -> None:
     missing = [
         table
         for table, facts in identities.items()
-        if not finished(place(target, row, bench.seed, table) / "cell.json", facts)
+        if not finished(place(target, row, bench.seed, table) / SHEET_FILE, facts)
     ]
     if not missing or row.name in report.skipped[target.domain.name]:
         return
@@ -80,13 +82,13 @@ def make(bench: Bench, row: Row, report: "Report") -> None:
             "chosen": found[table]["chosen"],
             "cost": found[table]["cost"],
         }
-        folder = place(target, row, bench.seed, table)
-        write_cell(target, folder, table, found[table], sheet)
+        ranks, sheet = cell_of(target, table, found[table], sheet)
+        write_cell(place(target, row, bench.seed, table), ranks, sheet)
 
 
 def place(target: Target, row: Row, seed: int, table: str) -> Path:
     """Folder of a cell."""
-    return target.out / row.name / (f"seed-{seed}" if row.seeded else "every-seed") / table
+    return cell_folder(target.out, row.name, seed if row.seeded else None, table)
 
 
 def identity(bench: Bench, row: Row, table: str) -> dict[str, Any]:
@@ -143,14 +145,29 @@ class Report:
         for row in ROWS:
             for bench in of_target if row.seeded else of_target[:1]:
                 folder = place(bench.target, row, bench.seed, table)
-                if not (folder / "cell.json").exists():
+                if not (folder / SHEET_FILE).exists():
                     continue
                 sheet, ranks = read_cell(folder)
-                facts = bench.target.facts(table)
-                facts.setdefault("precision", None)  # where it is that of the weights
-                if all(sheet["identity"].get(name) == value for name, value in facts.items()):
+                if bench.target.made_alike(sheet, table):
                     found.setdefault(row.name, []).append((sheet, ranks))
         return found
+
+
+def take_published(target: Target, file: Path) -> None:
+    """Put the published cells of these settings where this run has none, to go on from there."""
+    users = {table: rows[USER] for table, rows in target.rows.items()}
+    cells = [
+        (cell_folder(target.out, sheet["row"], sheet["seed"], sheet["table"]), sheet, ranks)
+        for sheet, ranks in published_cells(file, users)
+        if target.made_alike(sheet, sheet["table"])
+    ]
+    missing = [cell for cell in cells if not (cell[0] / SHEET_FILE).exists()]
+    for folder, sheet, ranks in missing:
+        write_cell(folder, ranks, sheet)
+    say(
+        f"{target.domain.name}: {len(cells)} cells of these settings are published, "
+        f"{len(missing)} of them are taken."
+    )
 
 
 def cold_only_facts(target: Target) -> dict[str, Any] | None:
@@ -235,6 +252,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="a target's raw interactions, for exact cold negatives")  # fmt: skip
     parser.add_argument("--source", type=Path, action="append", default=[],
                         help="a domain of the base spirit, for the row 'joint'")  # fmt: skip
+    parser.add_argument("--published", type=Path,
+                        help="folder of published tables to go on from")  # fmt: skip
     parser.add_argument("--backbone", help="where the backbone is, if not where it was")
     parser.add_argument("--device")
     precision_argument(parser)
@@ -255,6 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raw, out = raw_interactions(files, domain), args.out / domain.name
         tables = NEGATIVES[args.cold_negatives]
         target = Target(domain, base, backbone, sizes, tables, raw, out)
+        if args.published and (file := args.published / f"{domain.name}.parquet").exists():
+            take_published(target, file)
         benches.append([Bench(target, seed, sources) for seed in range(args.seeds)])
     names = [domain.name for domain in domains]
     if len(set(names)) < len(names):

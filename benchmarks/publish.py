@@ -1,22 +1,35 @@
-"""Put a run into results/: one JSON file without user ids; its Markdown table is printed.
+"""Put a run into results/, without user ids; its Markdown table is printed.
 
     python benchmarks/publish.py RUN --command "make quickstart" --out results/quickstart.json
+    python benchmarks/publish.py RUN --command "..." --out results/paper_table
 
-RUN holds `evaluation/` and the cocktails beside it, or it is a run of `paper_table.py`, whose
-figures are taken as they are.
+RUN holds `evaluation/` and the cocktails beside it, and becomes one JSON file; or it is a run of
+`paper_table.py`, and `--out` is a folder: each target's figures become a JSON file there, and its
+cells (every user's ranks) a Parquet file from which others can go on.
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from reccocktail.evaluation.results import metrics_table, read_metrics
 from reccocktail.storage import read_json, write_json
+from table_cells import publish_cells
 from table_page import markdown
 
 PAPER_TABLE = "paper_table.json"
+
+
+def publish_tables(run: Path, command: str, out: Path) -> dict[str, Any]:
+    """Put each target of a run of `paper_table.py` into a folder of results; other targets stay."""
+    result: dict[str, Any] = read_json(run / PAPER_TABLE) | {"command": command}
+    for name, target in result["targets"].items():
+        publish_cells(run / name, list(target["tables"]), out / f"{name}.parquet")
+        write_json(out / f"{name}.json", result | {"targets": {name: target}})
+    return result
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,9 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(arguments)
     if (args.run / PAPER_TABLE).exists():
-        result = read_json(args.run / PAPER_TABLE) | {"command": args.command}
-        write_json(args.out, result)
-        table = markdown(result)
+        table = markdown(publish_tables(args.run, args.command, args.out))
     else:
         folder = args.run / "evaluation"
         metrics = read_metrics(folder)

@@ -1,6 +1,6 @@
-"""Write what `results/paper_table.json` says into README and `docs/tables.md`, or check it.
+"""Write what `results/paper_table/` says into README and `docs/tables.md`, or check it.
 
-    python benchmarks/publish.py RUN --command "..." --out results/paper_table.json
+    python benchmarks/publish.py RUN --command "..." --out results/paper_table
     python benchmarks/readme_table.py
 
 The markers are `<!-- paper_table:start -->` and `<!-- paper_table:end -->`; what stands between
@@ -36,6 +36,14 @@ items, Holm over the rows, both p < 0.05). All rows, metrics and costs, with the
 _ROOT = Path(__file__).parents[1]
 
 
+def read_results(folder: Path) -> dict[str, Any]:
+    """The published targets in one: `targets` by name, and the `commands` that made each."""
+    found = [read_json(file) for file in sorted(folder.glob("*.json"))]
+    targets = {name: target for one in found for name, target in one["targets"].items()}
+    commands = {name: one["command"] for one in found for name in one["targets"]}
+    return {"targets": targets, "commands": commands}
+
+
 def rendered(result: Mapping[str, Any]) -> str:
     """The README's part: one table a target, with the prior, and how to read them."""
     blocks = []
@@ -66,8 +74,8 @@ def better_adapters(target: Mapping[str, Any]) -> str:
 
 def full_page(result: Mapping[str, Any]) -> str:
     """`docs/tables.md`: all tables, views, metrics and costs, with the paper's figures."""
-    made = f"\nMade by `{result['command']}`.\n" if result.get("command") else ""
-    return markdown(result) + made
+    made = (f"\n{name} was made by `{how}`.\n" for name, how in result["commands"].items())
+    return markdown(result) + "".join(made)
 
 
 def inserted(readme: str, text: str) -> str:
@@ -87,12 +95,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=_ROOT / "results" / "paper_table.json")
+    parser.add_argument("--results", type=Path, default=_ROOT / "results" / "paper_table")
     parser.add_argument("--readme", type=Path, default=_ROOT / "README.md")
     parser.add_argument("--page", type=Path, default=_ROOT / "docs" / "tables.md")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(arguments)
-    result = read_json(args.results)
+    result = read_results(args.results)
     former = args.readme.read_text(encoding="utf-8")
     wanted = {args.readme: inserted(former, rendered(result)), args.page: full_page(result)}
     for file, text in wanted.items():

@@ -8,11 +8,10 @@ import numpy as np
 import polars as pl
 import yaml
 
-from few_shot_report import RANKS_FILE, described
+from few_shot_report import described
 from reccocktail.evaluation.metrics import FloatArray, per_user
 from reccocktail.evaluation.report import duration, size
 from reccocktail.evaluation.significance import holm, paired_bootstrap
-from reccocktail.storage import read_json
 from table_rows import BY_NAME, ROWS
 from table_target import COLD, COLD_ONLY, TABLES, VIEWS, WARM, WEIGHTS
 
@@ -31,11 +30,6 @@ SHORT = {WARM: "warm", COLD: "cold", COLD_ONLY: "cold among cold"}
 
 Cells = Mapping[str, Sequence[tuple[dict[str, Any], pl.DataFrame]]]
 """Row -> sheet and ranks of each seed that is finished."""
-
-
-def read_cell(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
-    """Sheet and ranks of a finished cell."""
-    return read_json(folder / "cell.json"), pl.read_parquet(folder / RANKS_FILE)
 
 
 def summary(cells: Cells, targets: Sequence[str]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import polars as pl
 import torch
 
 from common import precision_facts
-from few_shot_report import RANKS_FILE, cell_metrics
 from few_shot_report import VIEWS as TWO_VIEWS
+from few_shot_report import cell_metrics
 from reccocktail.backbone import Backbone
 from reccocktail.baselines.base import Baseline
 from reccocktail.data.candidates import cold_candidates
@@ -29,7 +29,7 @@ from reccocktail.progress import say
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, score
 from reccocktail.schema import CANDIDATES, USER, Scenario
-from reccocktail.storage import atomic_file, sha256_json, write_json
+from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, ranker_of, scoring
 from study import judged_rows
@@ -201,6 +201,11 @@ class Target:
         }
         return found | ({"interactions": self.interactions} if table == COLD_ONLY else {})
 
+    def made_alike(self, sheet: Mapping[str, Any], table: str) -> bool:
+        """Whether a cell was made with this target's data, adapters and settings."""
+        facts = {"precision": None} | self.facts(table)  # None where it is that of the weights
+        return all(sheet["identity"].get(name) == value for name, value in facts.items())
+
     def baseline(self, made: Baseline) -> dict[str, dict[str, IntArray]]:
         """Ranks of a fitted baseline by table."""
         found = {}
@@ -255,15 +260,12 @@ def joint(rows: Mapping[str, pl.DataFrame], names: Sequence[str]) -> pl.DataFram
     return first.with_columns(lists.alias(CANDIDATES))
 
 
-def write_cell(
-    target: Target, folder: Path, table: str, found: Mapping[str, Any], sheet: dict[str, Any]
-) -> None:
-    """Write the ranks of every user, and last the sheet, which makes the cell whole."""
+def cell_of(
+    target: Target, table: str, found: Mapping[str, Any], sheet: dict[str, Any]
+) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Ranks of every user, and the sheet with metrics and where they were made, of one cell."""
     users = {USER: target.rows[table][USER]}
     frame = pl.DataFrame({**users, **{name: found[name] for name in VIEWS.values()}})
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / RANKS_FILE) as temporary:
-        frame.write_parquet(temporary)
     labelled = frame.with_columns(model=pl.lit("row"), scenario=pl.lit(table))
     more = {
         "metrics": cell_metrics(labelled, VIEWS)["row"][table],
@@ -272,4 +274,4 @@ def write_cell(
         **{name: found.get(name) for name in WEIGHTS},
         **target.made_with,
     }
-    write_json(folder / "cell.json", sheet | more)
+    return frame, sheet | more

@@ -396,11 +396,14 @@ def test_a_small_difference_among_many_rows_is_not_marked():
 def test_a_run_is_published_and_the_readme_filled(done, tmp_path):
     out, _, result = done
     readme_table = bench("readme_table")
-    file = tmp_path / "paper_table.json"
-    bench("publish").main([str(out), "--command", "python it", "--out", str(file)])
+    results = tmp_path / "results"
+    bench("publish").main([str(out), "--command", "python it", "--out", str(results)])
+    file = results / "tastes.json"
     assert json.loads(file.read_text()) == result | {"command": "python it"}
+    other = json.loads(file.read_text().replace("tastes", "wishes"))
+    (results / "wishes.json").write_text(json.dumps(other))
     readme, page = tmp_path / "README.md", tmp_path / "tables.md"
-    flags = ["--results", str(file), "--readme", str(readme), "--page", str(page)]
+    flags = ["--results", str(results), "--readme", str(readme), "--page", str(page)]
     readme.write_text("# Title\n\nNo markers.\n")
     with pytest.raises(RunError, match="paper_table:start") as error:
         readme_table.main(flags)
@@ -416,7 +419,9 @@ def test_a_run_is_published_and_the_readme_filled(done, tmp_path):
     line = next(line for line in text.splitlines() if line.startswith("| cocktail |"))
     assert "\nold\n" not in text and f"{row['ndcg@10']:.3f}" in line.split("|")[3]
     assert "| warm | cold | cold among cold |" in text and "(uses test labels)" in text
-    assert "Made by `python it`." in page.read_text() and f"{row['ndcg@3']:.3f}" in page.read_text()
+    full = page.read_text()
+    assert "wishes was made by `python it`." in full and f"{row['ndcg@3']:.3f}" in full
+    assert text.index("**tastes**") < text.index("**wishes**")
     readme_table.main([*flags, "--check"])
     page.write_text("something else")
     with pytest.raises(RunError, match=r"tables\.md says something else"):
@@ -425,9 +430,29 @@ def test_a_run_is_published_and_the_readme_filled(done, tmp_path):
     assert readme.read_text() == text
 
 
+def test_a_published_run_goes_on_elsewhere(done, folder, tmp_path, monkeypatch, capsys):
+    """From the published cells alone: the same tables, and nothing is judged again."""
+    out, more, result = done
+    results = tmp_path / "results"
+    bench("publish").main([str(out), "--command", "python it", "--out", str(results)])
+    kept = pl.read_parquet(results / "tastes.parquet")
+    assert "user_id" not in kept.columns and kept.height == len(list(out.glob("*/*/*/*/cell.json")))
+    more = [*more, "--published", str(results)]
+    paper_table = bench("paper_table")
+    with monkeypatch.context() as patch:
+        patch.setattr(bench("table_bench").Bench, "judge", None)
+        paper_table.main(arguments(folder, tmp_path / "run", *more))
+    again = json.loads((tmp_path / "run" / "paper_table.json").read_text())
+    assert again["targets"] == result["targets"]
+    capsys.readouterr()
+    short = ["--rows", "popularity", "--users", "20", "--published", str(results)]
+    paper_table.main(arguments(folder, tmp_path / "smaller", *short))
+    assert "0 cells of these settings are published" in capsys.readouterr().err
+    (found,) = (tmp_path / "smaller" / "tastes" / "popularity").glob("*/warm/ranks.parquet")
+    assert pl.read_parquet(found).height == 20
+
+
 def test_the_readme_says_what_the_results_say():
-    if not (ROOT / "results" / "paper_table.json").exists():
-        pytest.skip("the paper's tables have not been measured yet")
     bench("readme_table").main(["--check"])
 
 
