@@ -93,7 +93,7 @@ def place(target: Target, row: Row, seed: int, table: str) -> Path:
 
 def identity(bench: Bench, row: Row, table: str) -> dict[str, Any]:
     """All that decides a cell, by name."""
-    facts = bench.target.facts(table) | {"row": row.name, "table": table}
+    facts = bench.target.facts(table, row.name)
     facts |= {"seed": bench.seed} if row.seeded else {}
     return facts | ({"sources": [s.sha256 for s in bench.sources]} if row.name == "joint" else {})
 
@@ -148,7 +148,7 @@ class Report:
                 if not (folder / SHEET_FILE).exists():
                     continue
                 sheet, ranks = read_cell(folder)
-                if bench.target.made_alike(sheet, table):
+                if bench.target.made_alike(sheet):
                     found.setdefault(row.name, []).append((sheet, ranks))
         return found
 
@@ -159,7 +159,7 @@ def take_published(target: Target, file: Path) -> None:
     cells = [
         (cell_folder(target.out, sheet["row"], sheet["seed"], sheet["table"]), sheet, ranks)
         for sheet, ranks in published_cells(file, users)
-        if target.made_alike(sheet, sheet["table"])
+        if target.made_alike(sheet)
     ]
     missing = [cell for cell in cells if not (cell[0] / SHEET_FILE).exists()]
     for folder, sheet, ranks in missing:

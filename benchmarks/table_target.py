@@ -33,6 +33,7 @@ from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, ranker_of, scoring
 from study import judged_rows
+from table_rows import BY_NAME
 
 WARM, COLD, COLD_ONLY = "warm", "cold", "cold-only"
 TABLES = (WARM, COLD, COLD_ONLY)
@@ -188,22 +189,34 @@ class Target:
                 )
             )
 
-    def facts(self, table: str | None = None) -> dict[str, Any]:
-        """All that decides a cell, beside its row and seed, by the name of the setting."""
+    def facts(self, table: str, row: str) -> dict[str, Any]:
+        """All that decides a cell, beside its seed, by the name of the setting.
+
+        Baselines know nothing of adapters, so theirs serve any base spirit, budget and precision.
+        """
         found = {
             "data": self.domain.sha256,
-            "base spirit": self.base.sha256,
-            "backbone": self.backbone.fingerprint.sha256,
-            "recipe": self.recipe.sha256,
             **{name.replace("_", "-"): value for name, value in asdict(self.sizes).items()},
-            **precision_facts(self.backbone),
             "views": list(VIEWS),
+            "row": row,
+            "table": table,
         }
+        if BY_NAME[row].kind == "baseline":
+            del found["minutes"], found["steps"]
+        else:
+            found |= {
+                "base spirit": self.base.sha256,
+                "recipe": self.recipe.sha256,
+                **precision_facts(self.backbone),
+            }
+        if BY_NAME[row].kind != "baseline" or row == "backbone-similarity":
+            found["backbone"] = self.backbone.fingerprint.sha256
         return found | ({"interactions": self.interactions} if table == COLD_ONLY else {})
 
-    def made_alike(self, sheet: Mapping[str, Any], table: str) -> bool:
+    def made_alike(self, sheet: Mapping[str, Any]) -> bool:
         """Whether a cell was made with this target's data, adapters and settings."""
-        facts = {"precision": None} | self.facts(table)  # None where it is that of the weights
+        facts = self.facts(sheet["table"], sheet["row"])
+        facts.setdefault("precision", None)  # where it is that of the weights
         return all(sheet["identity"].get(name) == value for name, value in facts.items())
 
     def baseline(self, made: Baseline) -> dict[str, dict[str, IntArray]]:

@@ -56,22 +56,32 @@ TOKENS_PER_SECOND = 1000
 FIXED_SECONDS = 30.0  # loading, validation, drawing the report
 MODELS = 4  # backbone, base spirit, ingredient, average; a cocktail is often one of these
 CANDIDATES = 30  # of one user, as `prepare` draws them
-ITEM_WORDS = 4  # tokens of the template around a title
 
 
-def sizes(
-    budget: float, items: int, title_tokens: float, max_history: int
-) -> tuple[MixSettings, EvaluationSettings]:
+@dataclass(frozen=True)
+class Texts:
+    """What there is to read of a domain.
+
+    Attributes:
+        items: size of the catalogue.
+        item_tokens: tokens read of an item, with what titles share counted once.
+        user_tokens: tokens read of a user.
+    """
+
+    items: int
+    item_tokens: float
+    user_tokens: float
+
+
+def sizes(budget: float, texts: Texts) -> tuple[MixSettings, EvaluationSettings]:
     """The most thorough level that a budget pays for, and how many users it leaves to be scored.
 
     Args:
         budget: tokens that may be read for two cocktails and their evaluation.
-        items: size of the catalogue.
-        title_tokens: mean tokens of a title.
-        max_history: titles read of a history.
+        texts: the domain's.
     """
     for level in LEVELS:
-        scored = _affordable(budget, level, items, title_tokens, max_history)
+        scored = _affordable(budget, level, texts)
         if scored >= level.least:
             break
     return (
@@ -89,21 +99,19 @@ def sizes(
     )
 
 
-def _affordable(
-    budget: float, level: Level, items: int, title_tokens: float, max_history: int
-) -> int:
+def _affordable(budget: float, level: Level, texts: Texts) -> int:
     """The most scored users a scenario that the budget pays for at a level."""
     low, high = 0, 100_000
     while low < high:
         middle = (low + high + 1) // 2
-        fits = _cost(middle, level, items, title_tokens, max_history) <= budget
+        fits = _cost(middle, level, texts) <= budget
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
 
 
-def _cost(scored: int, level: Level, items: int, title_tokens: float, max_history: int) -> float:
+def _cost(scored: int, level: Level, texts: Texts) -> float:
     """Tokens that are read; each item is read once by each model, whoever asks for it."""
-    item, user = title_tokens + ITEM_WORDS, max_history * (title_tokens + 1)
+    items, item, user = texts.items, texts.item_tokens, texts.user_tokens
     mixed_rows = len(SCENARIOS) * (level.users + level.validation_users)
     judged_rows = len(SCENARIOS) * (scored + level.validation_users)
     mixed = _covered(mixed_rows * CANDIDATES, items)

@@ -16,6 +16,7 @@ from reccocktail.budget import (
     SHARE_WITHOUT,
     TOKENS_PER_SECOND,
     Share,
+    Texts,
     sizes,
 )
 from reccocktail.data.domain import Domain
@@ -25,7 +26,9 @@ from reccocktail.errors import DataError, RecipeError
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.progress import say
 from reccocktail.prompting.encoding import DenseEncoder
+from reccocktail.prompting.prefixes import forests
 from reccocktail.prompting.template import load_template
+from reccocktail.ranking.dense import INFERENCE_TOKENS, DenseRanker
 from reccocktail.recipe import PromptSettings, Recipe
 from reccocktail.training.adapter import Adapter
 
@@ -119,12 +122,7 @@ def quickstart(
     )
     prompt = Adapter.load(spirit).card.recipe.prompt if spirit else recipe.prompt
     seconds = 60 * minutes * (1 - share.base - share.ingredient) - FIXED_SECONDS
-    mixing, evaluation = sizes(
-        seconds * TOKENS_PER_SECOND,
-        len(target.item_ids),
-        _title_tokens(target, backbone, prompt),
-        prompt.max_history,
-    )
+    mixing, evaluation = sizes(seconds * TOKENS_PER_SECOND, _texts(target, backbone, prompt))
     plan = Plan(
         base={} if spirit else {"minutes": share.base * minutes},
         ingredient={"minutes": share.ingredient * minutes},
@@ -148,10 +146,15 @@ def page_command(out: Path, domain: str) -> str:
     return f"reccocktail serve --domain {name}={data}:{out / 'cocktail_warm'}"
 
 
-def _title_tokens(domain: Domain, backbone: Backbone, prompt: PromptSettings) -> float:
+def _texts(domain: Domain, backbone: Backbone, prompt: PromptSettings) -> Texts:
     encoder = DenseEncoder(backbone.tokenizer, load_template(prompt.template), prompt.title_tokens)
-    lengths = [len(title) for title in encoder.titles(domain.titles)]
-    return sum(lengths) / len(lengths)
+    titles = encoder.titles(domain.titles)
+    items = [encoder.item(title) for title in titles]
+    read = sum(
+        f.input_ids.numel() for f in forests(items, DenseRanker.tree_tokens, INFERENCE_TOKENS)
+    )
+    user = prompt.max_history * (1 + sum(map(len, titles)) / len(titles))
+    return Texts(len(items), read / len(items), user)
 
 
 def _introduce(

@@ -442,6 +442,13 @@ def test_a_published_run_goes_on_elsewhere(done, folder, tmp_path, monkeypatch, 
     with monkeypatch.context() as patch:
         patch.setattr(bench("table_bench").Bench, "judge", None)
         paper_table.main(arguments(folder, tmp_path / "run", *more))
+        # Of another budget only what knows no adapter: the baselines.
+        names = ["--rows", "popularity", "text-similarity", "--steps", "6"]
+        longer = arguments(folder, tmp_path / "longer", *names, "--published", str(results))
+        paper_table.main(longer)
+    shown = json.loads((tmp_path / "longer" / "paper_table.json").read_text())["targets"]["tastes"]
+    assert "ingredient" not in shown["tables"]["warm"]["costs"]
+    assert "popularity" in shown["tables"]["warm"]["costs"]
     again = json.loads((tmp_path / "run" / "paper_table.json").read_text())
     assert again["targets"] == result["targets"]
     capsys.readouterr()

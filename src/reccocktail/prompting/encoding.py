@@ -82,7 +82,10 @@ class DenseEncoder:
 
     def items_batch(self, titles: Sequence[TokenIds]) -> Encoded:
         """Pad items to one batch; positions are (items, 1)."""
-        sequences = [self.item(title) for title in titles]
+        return self.pad_items([self.item(title) for title in titles])
+
+    def pad_items(self, sequences: Sequence[TokenIds]) -> Encoded:
+        """The same from the items' sequences."""
         return self._pad_batch(sequences, [[len(ids) - 1] for ids in sequences])
 
     def histories_batch(self, histories: Sequence[Sequence[TokenIds]], *, every: bool) -> Encoded:

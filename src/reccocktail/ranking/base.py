@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reccocktail.prompting.encoding import TokenIds
+from reccocktail.prompting.prefixes import Forest
 from reccocktail.recipe import PromptSettings
 
 Batch = dict[str, Tensor]
@@ -125,6 +126,22 @@ def hidden_states(model: Model, input_ids: Tensor, depth: int | None = None) -> 
     """
     decoder = first_layers(model.get_decoder(), depth)
     output: Tensor = decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+    return output
+
+
+def tree_states(model: Model, forest: Forest, depth: int | None = None) -> Tensor:
+    """Last hidden states (rows, tokens, width) of trees of tokens.
+
+    The decoder is given positions and a mask (rows, 1, tokens, tokens). Some decoders heed neither,
+    or raise TypeError, ValueError or RuntimeError.
+    """
+    decoder = first_layers(model.get_decoder(), depth)
+    output: Tensor = decoder(
+        input_ids=forest.input_ids,
+        position_ids=forest.depths,
+        attention_mask=forest.follows[:, None],
+        use_cache=False,
+    ).last_hidden_state
     return output
 
 

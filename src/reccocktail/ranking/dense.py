@@ -6,6 +6,7 @@ example, and the whole catalogue is ranked with one matrix product.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,8 +16,16 @@ from transformers import PreTrainedTokenizerBase
 
 from reccocktail.processes import gather_rows
 from reccocktail.prompting.encoding import DenseEncoder, TokenIds, length_batches, pad
+from reccocktail.prompting.prefixes import Forest, forests
 from reccocktail.prompting.template import DenseTemplate, load_template
-from reccocktail.ranking.base import Batch, Model, embeddings, entropy_of, hidden_states
+from reccocktail.ranking.base import (
+    Batch,
+    Model,
+    embeddings,
+    entropy_of,
+    hidden_states,
+    tree_states,
+)
 from reccocktail.ranking.readout import Readout, Side
 from reccocktail.recipe import DenseSettings, PromptSettings
 
@@ -24,13 +33,22 @@ PLAIN_TEMPERATURE = 0.05  # of cosines of states as they are
 INFERENCE_TOKENS = (
     4096  # padded tokens in one forward pass: large enough for full cores, small in memory
 )
+_TRIAL, _TRIAL_DISTANCE = 8, 0.03  # titles read in trees and one by one, and how alike they must be
 
 
 class DenseRanker:
-    """Cosine of history and item states over a temperature."""
+    """Cosine of history and item states over a temperature.
+
+    Attributes:
+        tree_tokens: tokens of a tree of titles; larger ones share little more.
+        tree_titles: fewer titles are read one by one, because the trial of trees costs more than
+            they bring.
+    """
 
     packed = True
     gradient_users = 8
+    tree_tokens = 192
+    tree_titles: float = 64
 
     def __init__(
         self,
@@ -207,7 +225,13 @@ class DenseRanker:
         device: torch.device,
         tick: Callable[[int], object] = int,
     ) -> Tensor:
-        """Unit vectors (items, d) of titles; `tick(n)` is told of every n items done."""
+        """Unit vectors (items, d) of titles; `tick(n)` is told of every n items done.
+
+        Of many titles, the tokens that several begin with are read once, where the model can do so.
+        """
+        sequences = [self.encoder.item(title) for title in titles]
+        if len(titles) >= self.tree_titles and self._reads_trees(model, sequences[:_TRIAL], device):
+            return self._from_trees(model, sequences, device, tick)
         rows = [[title] for title in titles]
 
         def run(some: Sequence[Sequence[TokenIds]]) -> Tensor:
@@ -232,6 +256,37 @@ class DenseRanker:
             return self._users(model, batch.input_ids.to(device), batch.positions.to(device))[:, 0]
 
         return self._vectors(model, recent, run, tick)
+
+    def _from_trees(
+        self,
+        model: Model,
+        sequences: Sequence[TokenIds],
+        device: torch.device,
+        tick: Callable[[int], object] = int,
+    ) -> Tensor:
+        out = torch.empty(len(sequences), self._width(model), dtype=torch.float32)
+        for forest in forests(sequences, self.tree_tokens, INFERENCE_TOKENS):
+            placed, start = forest.to(device), self.encoder.item_start
+            states = pool_tree(
+                tree_states(model, placed, self.dense.depth), placed, start, self.dense.pooling
+            )
+            words = partial(pool_tree, forest=placed, start=start, pooling="mean")
+            found = self._read(model, states, placed.input_ids, words, "items")
+            out[torch.tensor(forest.sequences)] = found.cpu()
+            tick(len(forest.sequences))
+        return out
+
+    def _reads_trees(
+        self, model: Model, sequences: Sequence[TokenIds], device: torch.device
+    ) -> bool:
+        """Whether the decoder heeds a mask and positions: a few titles must come out the same."""
+        texts = self.encoder.pad_items(sequences)
+        plain = self._items(model, texts.input_ids.to(device), texts.positions.to(device))
+        try:
+            found = self._from_trees(model, sequences, device)
+        except (TypeError, ValueError, RuntimeError):  # it takes no such mask
+            return False
+        return bool((found - plain.cpu()).norm(dim=-1).max() < _TRIAL_DISTANCE)
 
     def _vectors(
         self,
@@ -268,14 +323,27 @@ class DenseRanker:
 
         `start` is the end of the prefix. With a readout they are (sequences, states, 2 d).
         """
-        hidden = hidden_states(model, input_ids, self.dense.depth)
-        states = pool(hidden, positions, start, self.dense.pooling)
+        states = pool(
+            hidden_states(model, input_ids, self.dense.depth), positions, start, self.dense.pooling
+        )
+        words = partial(pool, positions=positions, start=start, pooling="mean")
+        return self._read(model, states, input_ids, words, side)
+
+    def _read(
+        self,
+        model: Model,
+        states: Tensor,
+        input_ids: Tensor,
+        words: Callable[[Tensor], Tensor],
+        side: Side,
+    ) -> Tensor:
+        """Vectors from pooled states; a readout joins them to the embeddings, pooled by `words`."""
         if self.readout is None:
             return states
         with torch.no_grad():  # no adapter changes the embeddings
-            words = pool(embeddings(model, input_ids), positions, start, "mean")
+            means = words(embeddings(model, input_ids))
         self.readout = self.readout.to(states.device)
-        return self.readout(states, words, side)
+        return self.readout(states, means, side)
 
 
 def pool(hidden: Tensor, positions: Tensor, start: int, pooling: str) -> Tensor:
@@ -286,3 +354,13 @@ def pool(hidden: Tensor, positions: Tensor, start: int, pooling: str) -> Tensor:
         hidden = normalize(hidden.float(), dim=-1)[:, start:].cumsum(dim=1)
         index = (index - start).clamp(min=0)
     return normalize(hidden.gather(1, index).float(), dim=-1)
+
+
+def pool_tree(hidden: Tensor, forest: Forest, start: int, pooling: str) -> Tensor:
+    """`pool` for the sequences that end in a forest: (sequences, d), in the order of its `ends`."""
+    rows, places = forest.ends.T
+    if pooling == "last":
+        return normalize(hidden[rows, places].float(), dim=-1)
+    counted = forest.follows & (forest.depths >= start)[:, None]
+    sums = counted.float() @ normalize(hidden.float(), dim=-1)
+    return normalize(sums[rows, places], dim=-1)

@@ -1,0 +1,128 @@
+"""What does reading the shared beginnings of titles once save when a catalogue becomes vectors?
+
+    python benchmarks/prefixes.py --data PREPARED [--data ...] [--items 800] [--rounds 3] \
+        [--out results/prefixes.json]
+
+Tokens are counted over every catalogue, one by one and in trees of several sizes. Time is measured
+on stretches of each catalogue, sorted as the trees are: titles one by one and in trees of the
+product's size take the same stretch in turns. The ratios are of a stretch's seconds; the vectors'
+largest difference stands beside them. Bare backbone, no cache.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from common import environment, program, ratio_of_pairs, seconds, spread
+from reccocktail.backbone import Backbone, load_backbone
+from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
+from reccocktail.progress import bar
+from reccocktail.prompting.encoding import TokenIds, length_batches
+from reccocktail.prompting.prefixes import forests
+from reccocktail.ranking import build
+from reccocktail.ranking.dense import INFERENCE_TOKENS, DenseRanker
+from reccocktail.recipe import Recipe
+from reccocktail.storage import write_json
+
+SIZES = (64, 128, DenseRanker.tree_tokens, 256, 512)
+ONE_BY_ONE = float("inf")  # more titles than any catalogue has
+
+
+def counted(ranker: DenseRanker, titles: Sequence[TokenIds]) -> dict[str, Any]:
+    """Tokens that a whole catalogue costs, with padding: one by one, and in trees of each size."""
+    sequences = [ranker.encoder.item(title) for title in titles]
+    lengths = [len(sequence) for sequence in sequences]
+    plain = sum(
+        len(batch) * lengths[batch[-1]] for batch in length_batches(lengths, INFERENCE_TOKENS)
+    )
+    trees = {
+        str(size): sum(f.input_ids.numel() for f in forests(sequences, size, INFERENCE_TOKENS))
+        for size in SIZES
+    }
+    return {"items": len(titles), "one_by_one": plain, "trees": trees}
+
+
+def timed(
+    backbone: Backbone, ranker: DenseRanker, titles: Sequence[TokenIds], items: int, rounds: int
+) -> dict[str, Any]:
+    """Seconds of stretches of a catalogue read one by one and in trees, in turns."""
+    ordered = sorted(titles)
+    items = min(items, len(ordered))
+    starts = np.random.default_rng(0).integers(0, len(ordered) - items + 1, rounds)
+    model, device = backbone.model, backbone.device
+    sides: dict[str, list[float]] = {"one_by_one": [], "trees": []}
+    furthest = 0.0
+    ranker.item_vectors(model, ordered[:items][:100], device)  # what only the first pass pays for
+    with bar("Stretches", rounds) as advance:
+        for number, start in enumerate(starts.tolist()):
+            stretch = ordered[start : start + items]
+            found = {}
+
+            def read(side: str, of: Sequence[TokenIds] = stretch, into: Any = found) -> None:
+                ranker.tree_titles = 0 if side == "trees" else ONE_BY_ONE
+                into[side] = ranker.item_vectors(model, of, device)
+
+            for side in sorted(sides, reverse=bool(number % 2)):
+                sides[side].append(seconds(lambda side=side: read(side), device))
+            furthest = max(furthest, float((found["trees"] - found["one_by_one"]).abs().max()))
+            advance(1)
+    return {
+        "items": items,
+        "seconds": {side: spread(values) for side, values in sides.items()},
+        "speedup": ratio_of_pairs(sides["one_by_one"], sides["trees"]),
+        "largest_difference": furthest,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--backbone", default=Recipe().backbone)
+    parser.add_argument("--items", type=int, default=800, help="of a stretch")
+    parser.add_argument("--rounds", type=int, default=3, help="stretches a catalogue")
+    parser.add_argument("--device")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(arguments)
+    if args.items < 1 or args.rounds < 1:
+        raise RunError("--items and --rounds must be at least 1; raise them.")
+    domains = [Domain.load(path) for path in args.data]
+    recipe = Recipe(backbone=args.backbone)
+    backbone = load_backbone(recipe.backbone, device=args.device)
+    result: dict[str, Any] = {
+        "benchmark": "prefixes",
+        "settings": {"items": args.items, "rounds": args.rounds},
+        "domains": {},
+        **environment(backbone, domains[0]),
+    }
+    del result["data"]
+    table = Table("domain", "items", "tokens one by one", "in trees", "time, one by one / trees")
+    for domain in domains:
+        ranker = build(backbone, recipe)
+        assert isinstance(ranker, DenseRanker)
+        titles = ranker.titles(domain.titles)
+        tokens = counted(ranker, titles)
+        found = timed(backbone, ranker, titles, args.items, args.rounds)
+        result["domains"][domain.name] = {"sha256": domain.sha256, "tokens": tokens, "time": found}
+        trees, speed = tokens["trees"][str(DenseRanker.tree_tokens)], found["speedup"]
+        table.add_row(
+            domain.name,
+            f"{tokens['items']:,}",
+            f"{tokens['one_by_one']:,}",
+            f"{trees:,} ({trees / tokens['one_by_one']:.0%})",
+            f"{speed['median']:.2f} [{speed['low']:.2f}, {speed['high']:.2f}]",
+        )
+        if args.out:
+            write_json(args.out, result)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    program(main)
