@@ -37,13 +37,14 @@ TABLES = ("unlabelled", "valid", "test")
 
 @dataclass(frozen=True)
 class Sizes:
-    """Users of each table, the seed that draws them, and the grid's fineness."""
+    """Users of each table, the seed that draws them, the grid's fineness and its spaces."""
 
     unlabelled: int = 200
     valid: int = 500
     test: int = 2000
     grid: tuple[float, ...] = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     scales: tuple[float, ...] = (0.5, 1.5, 2.0)
+    spaces: tuple[str, ...] = SPACES
     seed: int = 0
 
 
@@ -98,16 +99,17 @@ class Grid:
         Raises:
             RunError: `out` holds a grid of other settings, data or adapters.
         """
-        found: list[Cell] = []
-        for first in self.sizes.grid:
-            found.append(self._cell("simplex", [first, 1 - first]))
+        grid = self.sizes.grid
+        pairs: list[tuple[str, list[float] | None]] = []
+        for first in grid:
+            pairs.append(("simplex", [first, 1 - first]))
             if 0 < first < 1:
-                found.append(self._cell("norm-matched", [first, 1 - first]))
+                pairs.append(("norm-matched", [first, 1 - first]))
         for scale in self.sizes.scales:
-            for first in self.sizes.grid[:: max(1, len(self.sizes.grid) // 4)]:
-                found.append(self._cell("off-simplex", [scale * first, scale * (1 - first)]))
-        found.append(self._cell("per-layer", None))
-        return found
+            for first in grid[:: max(1, len(grid) // 4)]:
+                pairs.append(("off-simplex", [scale * first, scale * (1 - first)]))
+        pairs.append(("per-layer", None))
+        return [self._cell(space, pair) for space, pair in pairs if space in self.sizes.spaces]
 
     def _lora(self, space: str, coefficients: list[float] | None) -> Lora:
         if coefficients is None:

@@ -63,7 +63,9 @@ def compare(grid: Grid) -> dict[str, Any]:
             }
         )
 
-    for space in (*SPACES[:3], EVERYWHERE):
+    layers = [c for c in cells if c.space == "per-layer"]
+    measured = [s for s in SPACES if any(c.space == s for c in cells if c not in layers)]
+    for space in (*measured, EVERYWHERE):
         inside = [c for c in cells if space == EVERYWHERE or c.space == space]
         if space == "norm-matched":
             inside += ends  # a lone adapter has its own norm
@@ -75,8 +77,8 @@ def compare(grid: Grid) -> dict[str, Any]:
         if space == "simplex":
             add(space, "fixed average", cell_at(cells, [0.5, 0.5]), best)
         add(space, ORACLE, best, best)
-    layers = next(c for c in cells if c.space == "per-layer")
-    add("per-layer", "entropy, by gradient", layers, max(cells, key=of))
+    for cell in layers:
+        add("per-layer", "entropy, by gradient", cell, max(cells, key=of))
     return {
         "users": {name: rows.height for name, rows in grid.rows.items()},
         "better_adapter": better.name,
@@ -148,6 +150,8 @@ def grid_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", type=int, default=sizes.test, help="users")
     parser.add_argument("--grid", type=float, nargs="+", default=sizes.grid)
     parser.add_argument("--scales", type=float, nargs="+", default=sizes.scales)
+    parser.add_argument("--spaces", choices=SPACES, nargs="+", default=SPACES,
+                        help="of mixes; the simplex always")  # fmt: skip
     parser.add_argument("--backbone")
     precision_argument(parser)
     parser.add_argument("--out", type=Path, required=True)
@@ -158,7 +162,8 @@ def grids_of(args: argparse.Namespace) -> tuple[list[Grid], dict[str, Any]]:
     points = tuple(sorted(set(args.grid)))
     if not {0.0, 0.5, 1.0} <= set(points) or not 0 <= points[0] <= points[-1] <= 1:
         raise RunError("The grid needs 0, 0.5 and 1, and nothing beyond; change --grid.")
-    sizes = Sizes(args.unlabelled, args.valid, args.test, points, tuple(args.scales))
+    spaces = tuple(space for space in SPACES if space in {SPACES[0], *args.spaces})
+    sizes = Sizes(args.unlabelled, args.valid, args.test, points, tuple(args.scales), spaces)
     pair = [Adapter.load(resolve(path)) for path in (args.base, args.ingredient)]
     name = args.backbone or pair[0].card.recipe.backbone
     backbone = load_backbone(name, precision=args.precision)
