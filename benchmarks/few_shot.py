@@ -10,8 +10,9 @@ beside them the base spirit alone, the bare backbone and text similarity. Warm a
 ranked by text alone and with the popularity prior of the share's own counts.
 
 A cell is a target, seed and share, in RUN/TARGET/SEED/SHARE; finished cells are taken as they are,
-and a cell that was stopped goes on. Writes few_shot.json, few_shot.png, few_shot_prior.png and
-coefficients.png into RUN after every cell.
+and a cell that was stopped goes on. With `--published results/few_shot` so do those of another
+machine, if `--steps` and not the clock says how long is trained. Writes few_shot.json,
+few_shot.png, few_shot_prior.png and coefficients.png into RUN after every cell.
 """
 
 import shutil
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cells import SHEET_FILE, published_cells, write_cell
 from common import environment, finished, precision_argument, program, study_parser
 from few_shot_report import (
     AVERAGE,
@@ -38,14 +40,15 @@ from few_shot_report import (
     SIMILARITY,
     write_report,
 )
-from few_shot_target import Scores, Sizes, Target, read_scores, write_cell
+from few_shot_target import Scores, Sizes, Target, keep_cell, read_scores
 from reccocktail.backbone import load_backbone
 from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
+from reccocktail.evaluation.results import PREDICTIONS_FILE
 from reccocktail.mixing.arithmetic import combine
 from reccocktail.mixing.measure import MixSettings
-from reccocktail.progress import bar
+from reccocktail.progress import bar, say
 from reccocktail.schema import USER, Scenario
 from reccocktail.spirits import resolve
 from reccocktail.storage import read_json, write_json
@@ -59,11 +62,30 @@ from study import best_of_curve, kept_sheet, without_validation
 _CLOCK_STEPS = 6
 
 
+def place(out: Path, share: float, seed: int | None) -> Path:
+    """Folder of a cell of the target whose folder is `out`."""
+    return out / "zero" if share == 0 else out / f"seed-{seed}" / f"{share:g}"
+
+
+def take_published(target: Target, file: Path, out: Path) -> None:
+    """Put the published cells of these settings where this run has none, to go on from there."""
+    taken = 0
+    for sheet, ranks in published_cells(file):
+        share, seed = sheet["share"], sheet.get("seed")
+        identity = target.identity(share, seed) if share else target.identity("zero")
+        folder = place(out, share, seed)
+        if sheet["identity"] == identity and not (folder / SHEET_FILE).exists():
+            write_cell(folder, target.with_users(ranks), sheet)
+            taken += 1
+    say(f"{target.domain.name}: took {taken} published cells of these settings.")
+
+
 def zero_cell(target: Target, out: Path) -> dict[str, Scores]:
     """Scores of the models that see no target data: computed once, kept, used by every cell."""
     models = {BACKBONE: None, BASE: target.base.lora}
     identity = target.identity("zero")
-    if not finished(out / "cell.json", identity):
+    # Of a published cell there are the ranks alone.
+    if not finished(out / SHEET_FILE, identity) or not (out / PREDICTIONS_FILE).exists():
         scores = {
             name: target.scores(lora, target.scenarios, name) for name, lora in models.items()
         }
@@ -71,14 +93,14 @@ def zero_cell(target: Target, out: Path) -> dict[str, Scores]:
         scores[SIMILARITY] = {name: similarity.scores(rows) for name, rows in target.rows.items()}
         # Nobody has bought anything yet, so the prior is 0 for every item.
         counts = np.zeros(len(target.domain.item_ids), dtype=np.int64)
-        write_cell(target, out, scores, counts, {"identity": identity, "share": 0.0})
+        keep_cell(target, out, scores, counts, {"identity": identity, "share": 0.0})
     return {name: read_scores(out, name) for name in (SIMILARITY, *models)}
 
 
 def cell(target: Target, zero: dict[str, Scores], share: float, seed: int, out: Path) -> bool:
     """Train, mix and judge one share of one seed; False if it was done before."""
     identity = target.identity(share, seed)
-    if finished(out / "cell.json", identity):
+    if finished(out / SHEET_FILE, identity):
         return False
     seconds: dict[str, float] = {}
     domain = subset(target.domain, share, out / "data", seed)
@@ -122,7 +144,7 @@ def cell(target: Target, zero: dict[str, Scores], share: float, seed: int, out: 
                 memory |= target.scores(lora, [scenario], f"{name} ({scenario})")
             tables = (f"test_{scenario}", f"valid_{scenario}")
             scores.setdefault(name, {}).update({t: memory[t] for t in tables})
-    write_cell(
+    keep_cell(
         target,
         out,
         scores,
@@ -211,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=int, default=500, help="scored users a scenario")
     parser.add_argument("--validation-users", type=int, default=100)
     parser.add_argument("--adaptation-users", type=int, default=50)
+    parser.add_argument("--published", type=Path, help="folder of published cells to go on from")
     parser.add_argument("--backbone", help="where the backbone is, if not where it was")
     parser.add_argument("--device")
     precision_argument(parser)
@@ -237,13 +260,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             domain = Domain.load(path)
             target = Target(domain, base, backbone, base.card.recipe, sizes)
             out = args.out / domain.name
-            zero = zero_cell(target, out / "zero")
+            if args.published and (file := args.published / f"{domain.name}.parquet").exists():
+                take_published(target, file, out)
+            zero = zero_cell(target, place(out, 0, None))
             data = {"sha256": domain.sha256, "training_users": domain.train().height}
-            done[domain.name] = (data, [out / "zero"])
+            done[domain.name] = (data, [place(out, 0, None)])
             advance(1, f"Few-shot cells ({domain.name})")
             for seed in args.seeds:
                 for share in shares:
-                    folder = out / f"seed-{seed}" / f"{share:g}"
+                    folder = place(out, share, seed)
                     new = cell(target, zero, share, seed, folder)
                     done[domain.name][1].append(folder)
                     if new:  # so that a long study can be looked at while it runs

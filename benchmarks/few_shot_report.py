@@ -10,10 +10,11 @@ import polars as pl
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from cells import read_cell
 from reccocktail.evaluation.metrics import FloatArray, per_user, summarise
 from reccocktail.evaluation.plots import ACCENT, COOL, INK, LINE, MUTED
 from reccocktail.schema import USER
-from reccocktail.storage import atomic_file, read_json, write_json
+from reccocktail.storage import atomic_file, write_json
 
 SIMILARITY, BACKBONE, BASE = "text-similarity", "backbone", "base_spirit"
 INGREDIENT, SECOND_ROUND, AVERAGE = "ingredient", "second_round", "average"
@@ -24,7 +25,6 @@ METHODS = (*UNTRAINED, INGREDIENT, SECOND_ROUND, AVERAGE, COCKTAIL, COCKTAIL_VAL
 OPPONENTS = (SIMILARITY, BASE, INGREDIENT, SECOND_ROUND, AVERAGE)
 METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@1", "mrr")
 VIEWS = {"text alone": "rank", "with prior": "rank_with_prior"}
-RANKS_FILE = "ranks.parquet"
 
 _STYLE: dict[Any, Any] = {
     "font.size": 8.0,
@@ -137,7 +137,7 @@ def write_report(
     """
     found: dict[str, Any] = {}
     for name, (data, folders) in targets.items():
-        cells = [(read_json(f / "cell.json"), pl.read_parquet(f / RANKS_FILE)) for f in folders]
+        cells = [read_cell(folder) for folder in folders]
         sheets = [sheet for sheet, _ in cells]
         found[name] = {"data": data, "cells": sheets} | summary(cells)
     write_json(out / "few_shot.json", {"targets": found, **more})
@@ -145,6 +145,24 @@ def write_report(
         _save(quality_figure(found, "text alone"), out / "few_shot.png")
         _save(quality_figure(found, "with prior"), out / "few_shot_prior.png")
         _save(coefficients_figure(found), out / "coefficients.png")
+
+
+def gains(result: Mapping[str, Any], metric: str = "ndcg@10") -> str:
+    """Markdown: what the cocktail gains over each other way at each share, by text alone."""
+    lines = [
+        "| target | share | scenario | against | n | seeds | difference, NDCG@10 |",
+        "|---|--:|---|---|--:|--:|---|",
+    ]
+    for name, found in result["targets"].items():
+        for entry in found["differences"]:
+            if (entry["model"], entry["view"]) != (COCKTAIL, "text alone"):
+                continue
+            low, high = entry["ci95"][metric]
+            texts = [name, _percent(entry["share"]), entry["scenario"], entry["against"]]
+            texts += [f"{entry['n']:,}", str(entry["seeds"])]
+            texts += [f"{entry[metric]:+.3f} [{low:+.3f}, {high:+.3f}]"]
+            lines.append("| " + " | ".join(texts).replace("_", "\\_") + " |")
+    return "\n".join(lines)
 
 
 def quality_figure(targets: Mapping[str, Any], view: str, metric: str = "ndcg@10") -> Figure:

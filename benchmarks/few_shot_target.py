@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from cells import write_cell
 from common import precision_facts
-from few_shot_report import RANKS_FILE, cell_metrics
+from few_shot_report import cell_metrics
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, ranks
@@ -21,7 +22,7 @@ from reccocktail.ranking.prior import popularity_prior, with_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
-from reccocktail.storage import atomic_file, sha256_json, write_json
+from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, scoring
 from study import judged_rows
@@ -73,6 +74,14 @@ class Target:
             ]
         )
 
+    def with_users(self, ranks: pl.DataFrame) -> pl.DataFrame:
+        """Ranks that lack the users, who stand in the order of the test rows, with them."""
+        parts = [
+            part.insert_column(0, self.rows[f"test_{scenario}"][USER])
+            for (_, scenario), part in ranks.group_by("model", "scenario", maintain_order=True)
+        ]
+        return pl.concat(parts)
+
     def scores(self, lora: Lora | None, scenarios: Sequence[Scenario], label: str) -> Scores:
         """Text scores of one model on the test and validation rows of the scenarios."""
         items = ItemVectors(self.catalogue, model_sha256(self.backbone, lora))
@@ -104,14 +113,14 @@ class Target:
         return weight, {USER: test[USER], **found}
 
 
-def write_cell(
+def keep_cell(
     target: Target,
     out: Path,
     scores: dict[str, Scores],
     counts: NDArray[np.int64],
     sheet: dict[str, Any],
 ) -> None:
-    """Write predictions by text alone, ranks, and last the sheet, which makes the cell whole.
+    """Write predictions by text alone, and then the cell with ranks and metrics.
 
     `counts` are the training interactions of each item that the prior may know.
     """
@@ -125,9 +134,8 @@ def write_cell(
                 labels = {"model": pl.lit(name), "scenario": pl.lit(scenario)}
                 placed.append(pl.DataFrame(found).with_columns(**labels))
     out.mkdir(parents=True, exist_ok=True)
-    files = {RANKS_FILE: pl.concat(placed)}
     for part, file in FILES.items():
-        files[file] = pl.concat(
+        frame = pl.concat(
             prediction_rows(
                 name, scenario, target.rows[f"{part}_{scenario}"], tables[f"{part}_{scenario}"]
             )
@@ -135,12 +143,15 @@ def write_cell(
             for scenario in target.scenarios
             if f"{part}_{scenario}" in tables
         )
-    for file, frame in files.items():
         with atomic_file(out / file) as temporary:
             frame.write_parquet(temporary)
-    metrics = cell_metrics(files[RANKS_FILE])
-    more = {"precision": target.backbone.precision, "prior_weight": weights, "models": metrics}
-    write_json(out / "cell.json", sheet | more)
+    ranked = pl.concat(placed)
+    more = {
+        "precision": target.backbone.precision,
+        "prior_weight": weights,
+        "models": cell_metrics(ranked),
+    }
+    write_cell(out, ranked, sheet | more)
 
 
 def read_scores(folder: Path, model: str) -> Scores:

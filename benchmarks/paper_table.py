@@ -21,6 +21,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
+from cells import SHEET_FILE, published_cells, read_cell, write_cell
 from common import environment, finished, precision_argument, program, study_parser
 from reccocktail.backbone import load_backbone
 from reccocktail.data.columns import as_interactions
@@ -34,7 +35,6 @@ from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
 from table_bench import Bench
-from table_cells import SHEET_FILE, cell_folder, published_cells, read_cell, write_cell
 from table_page import write_all
 from table_report import Cells, summary
 from table_rows import BASE, BY_NAME, ROWS, WORK, Row
@@ -88,7 +88,7 @@ def make(bench: Bench, row: Row, report: "Report") -> None:
 
 def place(target: Target, row: Row, seed: int, table: str) -> Path:
     """Folder of a cell."""
-    return cell_folder(target.out, row.name, seed if row.seeded else None, table)
+    return target.out / row.name / (f"seed-{seed}" if row.seeded else "every-seed") / table
 
 
 def identity(bench: Bench, row: Row, table: str) -> dict[str, Any]:
@@ -155,15 +155,14 @@ class Report:
 
 def take_published(target: Target, file: Path) -> None:
     """Put the published cells of these settings where this run has none, to go on from there."""
-    users = {table: rows[USER] for table, rows in target.rows.items()}
     cells = [
-        (cell_folder(target.out, sheet["row"], sheet["seed"], sheet["table"]), sheet, ranks)
-        for sheet, ranks in published_cells(file, users)
-        if target.made_alike(sheet)
+        (place(target, BY_NAME[sheet["row"]], sheet["seed"], sheet["table"]), sheet, ranks)
+        for sheet, ranks in published_cells(file)
+        if sheet["table"] in target.rows and target.made_alike(sheet)
     ]
     missing = [cell for cell in cells if not (cell[0] / SHEET_FILE).exists()]
     for folder, sheet, ranks in missing:
-        write_cell(folder, ranks, sheet)
+        write_cell(folder, ranks.insert_column(0, target.rows[sheet["table"]][USER]), sheet)
     say(
         f"{target.domain.name}: {len(cells)} cells of these settings are published, "
         f"{len(missing)} of them are taken."

@@ -4,8 +4,8 @@
     python benchmarks/publish.py RUN --command "..." --out results/paper_table
 
 RUN holds `evaluation/` and the cocktails beside it, and becomes one JSON file; or it is a run of
-`paper_table.py`, and `--out` is a folder: each target's figures become a JSON file there, and its
-cells (every user's ranks) a Parquet file from which others can go on.
+`paper_table.py` or `few_shot.py`, and `--out` is a folder: each target's figures become a JSON file
+there, and its cells (every user's ranks) a Parquet file from which others can go on.
 """
 
 import argparse
@@ -15,19 +15,22 @@ from typing import Any
 
 from rich.console import Console
 
+from cells import SHEET_FILE, publish_cells
+from few_shot_report import gains
 from reccocktail.evaluation.results import metrics_table, read_metrics
 from reccocktail.storage import read_json, write_json
-from table_cells import publish_cells
 from table_page import markdown
 
-PAPER_TABLE = "paper_table.json"
+STUDIES = {"paper_table.json": markdown, "few_shot.json": gains}
+"""What a study writes, and the Markdown of it."""
 
 
-def publish_tables(run: Path, command: str, out: Path) -> dict[str, Any]:
-    """Put each target of a run of `paper_table.py` into a folder of results; other targets stay."""
-    result: dict[str, Any] = read_json(run / PAPER_TABLE) | {"command": command}
+def publish_study(run: Path, file: str, command: str, out: Path) -> dict[str, Any]:
+    """Put each target of a study's run into a folder of results; other targets stay."""
+    result: dict[str, Any] = read_json(run / file) | {"command": command}
     for name, target in result["targets"].items():
-        publish_cells(run / name, list(target["tables"]), out / f"{name}.parquet")
+        cells = sorted(sheet.parent for sheet in (run / name).rglob(SHEET_FILE))
+        publish_cells(cells, out / f"{name}.parquet")
         write_json(out / f"{name}.json", result | {"targets": {name: target}})
     return result
 
@@ -40,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--command", required=True, help="the command that made the run")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args(arguments)
-    if (args.run / PAPER_TABLE).exists():
-        table = markdown(publish_tables(args.run, args.command, args.out))
+    study = next((file for file in STUDIES if (args.run / file).exists()), None)
+    if study:
+        table = STUDIES[study](publish_study(args.run, study, args.command, args.out))
     else:
         folder = args.run / "evaluation"
         metrics = read_metrics(folder)

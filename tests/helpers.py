@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -52,3 +53,14 @@ def one_sentence(text: BaseException | str) -> str:
     assert text.endswith((".", "?")) and "\n" not in text and "Traceback" not in text, text
     assert 15 < len(text) < 500, text
     return text
+
+
+def nearly(one: Any, other: Any, tolerance: float = 1e-5) -> bool:
+    """Whether two JSON values are the same but for the last digits of their numbers."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(nearly(one[k], other[k], tolerance) for k in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(nearly, one, other))
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= tolerance
+    return bool(one == other)

@@ -1,0 +1,55 @@
+"""Cells of resumable studies: every user's ranks with a sheet, in folders or published.
+
+The published file of a target holds all its cells without user ids: whoever prepares the same data
+has the same users in the same order.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from reccocktail.schema import USER
+from reccocktail.storage import atomic_file, read_json, write_json
+
+SHEET_FILE, RANKS_FILE = "cell.json", "ranks.parquet"
+_COMPRESSION_LEVEL = 19  # the files are read for years and written once
+
+
+def write_cell(folder: Path, ranks: pl.DataFrame, sheet: Mapping[str, Any]) -> None:
+    """Write a cell: last the sheet, which makes it whole.
+
+    Args:
+        folder: of the cell.
+        ranks: `user_id`, columns of ranks, and of what tells several ranks of a user apart.
+        sheet: what the cell says of itself, with all that decides it as `identity`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / RANKS_FILE) as temporary:
+        ranks.write_parquet(temporary)
+    write_json(folder / SHEET_FILE, dict(sheet))
+
+
+def read_cell(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Sheet and ranks of a finished cell."""
+    return read_json(folder / SHEET_FILE), pl.read_parquet(folder / RANKS_FILE)
+
+
+def publish_cells(folders: Sequence[Path], file: Path) -> None:
+    """Write cells into one file: a row each, the sheet as JSON and lists of all but the users."""
+    lines = []
+    for sheet, ranks in map(read_cell, folders):
+        lists = ranks.drop(USER).select(pl.col(pl.Int64).cast(pl.UInt16), pl.col(pl.String))
+        line = pl.DataFrame({"sheet": json.dumps(sheet, sort_keys=True)})
+        lines.append(line.hstack(lists.select(pl.all().implode())))
+    with atomic_file(file) as temporary:
+        pl.concat(lines).write_parquet(temporary, compression_level=_COMPRESSION_LEVEL)
+
+
+def published_cells(file: Path) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:
+    """Sheet and ranks, which lack the users, of each published cell."""
+    for line in pl.read_parquet(file).iter_rows(named=True):
+        sheet = json.loads(line.pop("sheet"))
+        yield sheet, pl.DataFrame(line)
