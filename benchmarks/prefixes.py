@@ -26,11 +26,12 @@ from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds, length_batches
 from reccocktail.prompting.prefixes import forests
 from reccocktail.ranking import build
-from reccocktail.ranking.dense import INFERENCE_TOKENS, DenseRanker
+from reccocktail.ranking.base import LARGE_PASS
+from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json
 
-SIZES = (64, 128, DenseRanker.tree_tokens, 256, 512)
+SIZES = (64, DenseRanker.tree_tokens, 192, 256, 512)
 ONE_BY_ONE = float("inf")  # more titles than any catalogue has
 
 
@@ -38,11 +39,9 @@ def counted(ranker: DenseRanker, titles: Sequence[TokenIds]) -> dict[str, Any]:
     """Tokens that a whole catalogue costs, with padding: one by one, and in trees of each size."""
     sequences = [ranker.encoder.item(title) for title in titles]
     lengths = [len(sequence) for sequence in sequences]
-    plain = sum(
-        len(batch) * lengths[batch[-1]] for batch in length_batches(lengths, INFERENCE_TOKENS)
-    )
+    plain = sum(len(batch) * lengths[batch[-1]] for batch in length_batches(lengths, LARGE_PASS))
     trees = {
-        str(size): sum(f.input_ids.numel() for f in forests(sequences, size, INFERENCE_TOKENS))
+        str(size): sum(f.input_ids.numel() for f in forests(sequences, size, LARGE_PASS))
         for size in SIZES
     }
     return {"items": len(titles), "one_by_one": plain, "trees": trees}

@@ -18,6 +18,8 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # As `torch.cpu.get_capabilities` names them: AVX-512 and AMX of x86, and Arm's.
 _FAST = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
+_PRODUCTS = "_products_dtype"  # attribute of a decoder's class that rounds
+
 
 def bfloat16_is_fast() -> bool:
     """Whether this machine's CPU multiplies bfloat16 in hardware."""
@@ -78,6 +80,12 @@ def in_precision(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
         decoder.__class__ = exact
 
 
+def products_dtype(model: Any) -> torch.dtype:
+    """What a decoder multiplies in: see `in_precision`; else the dtype of its weights."""
+    rounded: torch.dtype | None = getattr(model.get_decoder(), _PRODUCTS, None)
+    return rounded or next(iter(model.parameters())).dtype
+
+
 def _autocast(exact: type[nn.Module], dtype: torch.dtype) -> type[nn.Module]:
     """A decoder's class whose `forward` multiplies in `dtype`."""
 
@@ -87,4 +95,5 @@ def _autocast(exact: type[nn.Module], dtype: torch.dtype) -> type[nn.Module]:
         output.last_hidden_state = output.last_hidden_state.float()
         return output
 
-    return type(exact.__name__, (exact,), {"forward": forward, "__module__": exact.__module__})
+    names = {"forward": forward, "__module__": exact.__module__, _PRODUCTS: dtype}
+    return type(exact.__name__, (exact,), names)

@@ -28,7 +28,8 @@ from reccocktail.progress import say
 from reccocktail.prompting.encoding import DenseEncoder
 from reccocktail.prompting.prefixes import forests
 from reccocktail.prompting.template import load_template
-from reccocktail.ranking.dense import INFERENCE_TOKENS, DenseRanker
+from reccocktail.ranking.base import LARGE_PASS
+from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import PromptSettings, Recipe
 from reccocktail.training.adapter import Adapter
 
@@ -150,9 +151,7 @@ def _texts(domain: Domain, backbone: Backbone, prompt: PromptSettings) -> Texts:
     encoder = DenseEncoder(backbone.tokenizer, load_template(prompt.template), prompt.title_tokens)
     titles = encoder.titles(domain.titles)
     items = [encoder.item(title) for title in titles]
-    read = sum(
-        f.input_ids.numel() for f in forests(items, DenseRanker.tree_tokens, INFERENCE_TOKENS)
-    )
+    read = sum(f.input_ids.numel() for f in forests(items, DenseRanker.tree_tokens, LARGE_PASS))
     user = prompt.max_history * (1 + sum(map(len, titles)) / len(titles))
     return Texts(len(items), read / len(items), user)
 

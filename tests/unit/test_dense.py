@@ -200,7 +200,7 @@ def test_vectors_give_the_scores_of_a_batch(ranker, tokens, model):
 def test_many_vectors_are_those_of_each_alone(ranker, tokens, llama, monkeypatch):
     device = torch.device("cpu")
     alone = torch.cat([ranker.item_vectors(llama, [title], device) for title in tokens])
-    monkeypatch.setattr("reccocktail.ranking.dense.INFERENCE_TOKENS", 16)
+    monkeypatch.setattr("reccocktail.ranking.dense.pass_tokens", lambda model: 16)
     ticks = []
     found = ranker.item_vectors(llama, tokens, device, ticks.append)
     torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)

@@ -244,7 +244,7 @@ def test_scores_of_a_table_do_not_depend_on_its_batches(backbone, domain, name, 
     rows = domain.rows("test_warm").head(5)
     (together,) = score(backbone.model, catalogue, [rows], "Test")
     assert together.catalogue is None and together.common.shape == (5, 30)
-    monkeypatch.setattr("reccocktail.ranking.scoring.INFERENCE_TOKENS", 1)
+    monkeypatch.setattr("reccocktail.ranking.scoring.pass_tokens", lambda model: 1)
     (alone,) = score(backbone.model, catalogue, [rows], "Test")
     for one, two in zip(together.scores, alone.scores, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-4)

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reccocktail.precision import products_dtype
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.prompting.prefixes import Forest
 from reccocktail.recipe import PromptSettings
 
 Batch = dict[str, Tensor]
+
+LARGE_PASS, SMALL_PASS = 4096, 512  # padded tokens of one forward pass
 
 
 class Model(Protocol):
@@ -116,6 +119,17 @@ class Ranker(Protocol):
     def scores_and_entropy(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """Both, for the price of what they share."""
         ...
+
+
+def pass_tokens(model: Model) -> int:
+    """Padded tokens that one forward pass should hold.
+
+    A CPU in float32 is fastest where the states of a pass stay in its caches
+    (benchmarks/pass_tokens.py). In bfloat16 every pass rounds all weights anew, and a GPU wants to
+    be full: there passes are large.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    return SMALL_PASS if on_cpu and products_dtype(model) == torch.float32 else LARGE_PASS
 
 
 def hidden_states(model: Model, input_ids: Tensor, depth: int | None = None) -> Tensor:

@@ -24,15 +24,13 @@ from reccocktail.ranking.base import (
     embeddings,
     entropy_of,
     hidden_states,
+    pass_tokens,
     tree_states,
 )
 from reccocktail.ranking.readout import Readout, Side
 from reccocktail.recipe import DenseSettings, PromptSettings
 
 PLAIN_TEMPERATURE = 0.05  # of cosines of states as they are
-INFERENCE_TOKENS = (
-    4096  # padded tokens in one forward pass: large enough for full cores, small in memory
-)
 _TRIAL, _TRIAL_DISTANCE = 8, 0.03  # titles read in trees and one by one, and how alike they must be
 
 
@@ -47,7 +45,7 @@ class DenseRanker:
 
     packed = True
     gradient_users = 8
-    tree_tokens = 192
+    tree_tokens = 128
     tree_titles: float = 64
 
     def __init__(
@@ -265,7 +263,7 @@ class DenseRanker:
         tick: Callable[[int], object] = int,
     ) -> Tensor:
         out = torch.empty(len(sequences), self._width(model), dtype=torch.float32)
-        for forest in forests(sequences, self.tree_tokens, INFERENCE_TOKENS):
+        for forest in forests(sequences, self.tree_tokens, pass_tokens(model)):
             placed, start = forest.to(device), self.encoder.item_start
             states = pool_tree(
                 tree_states(model, placed, self.dense.depth), placed, start, self.dense.pooling
@@ -297,7 +295,7 @@ class DenseRanker:
     ) -> Tensor:
         lengths = [sum(len(title) + 1 for title in row) + 2 for row in rows]
         out: Tensor | None = None
-        for batch in length_batches(lengths, INFERENCE_TOKENS):
+        for batch in length_batches(lengths, pass_tokens(model)):
             found = run([rows[index] for index in batch])
             if out is None:
                 out = torch.empty(len(rows), found.shape[-1], dtype=torch.float32)

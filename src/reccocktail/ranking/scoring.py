@@ -21,8 +21,8 @@ from torch import Tensor
 from reccocktail.data.domain import Domain
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds, length_batches
-from reccocktail.ranking.base import Model, Ranker, entropy_of
-from reccocktail.ranking.dense import INFERENCE_TOKENS, DenseRanker
+from reccocktail.ranking.base import Model, Ranker, entropy_of, pass_tokens
+from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.lexical import Words, words_of
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET
 from reccocktail.storage import atomic_file, cache_dir, sha256_json
@@ -296,7 +296,7 @@ def _from_prompts(
     ]
     scores: list[NDArray[np.float64]] = [np.empty(0)] * len(candidates)
     entropies = torch.full((len(candidates),), float("nan"))
-    for numbers in length_batches(lengths, INFERENCE_TOKENS):
+    for numbers in length_batches(lengths, pass_tokens(model)):
         batch = ranker.ranking_batch(
             [histories[row] for row in numbers], [candidates[row] for row in numbers], tokens
         )
