@@ -37,7 +37,7 @@ def test_a_shared_beginning_is_read_once():
 
 
 def many_titles(ranker):
-    """Over 64 titles that share their first words, some of them whole."""
+    """Many titles that share their first words, some of them whole."""
     words = ["red", "dark", "old"]
     texts = [f"{a} {b} {c}" for a in words for b in words for c in ["apple", "film", "book", "tea"]]
     return ranker.titles([*texts, *texts[:30], "milk", "the king", "red"])
@@ -79,11 +79,31 @@ def test_a_decoder_that_takes_no_mask_reads_titles_one_by_one(fault, monkeypatch
             raise TypeError("no such argument")
         return forward(self, input_ids=input_ids, use_cache=use_cache)
 
-    ranker = make_ranker()
-    titles = many_titles(ranker)
-    expected = ranker.item_vectors(model, titles, CPU)
+    titles = many_titles(make_ranker())
+    expected = make_ranker().item_vectors(model, titles, CPU)
     monkeypatch.setattr(type(decoder), "forward", other)
     ticks = []
-    found = ranker.item_vectors(model, titles, CPU, ticks.append)
+    found = make_ranker().item_vectors(model, titles, CPU, ticks.append)
     assert torch.allclose(found, expected, atol=1e-5)
     assert sum(ticks) == len(titles)
+
+
+@pytest.mark.parametrize("settings", [{}, {"pooling": "mean"}, {"readout": "any"}], ids=str)
+def test_a_batch_has_the_loss_and_gradients_of_titles_read_one_by_one(settings):
+    """Items of a training batch are read in trees too, and gradients reach the weights."""
+    model = pico_backbone().model.requires_grad_(True)
+    ranker = make_ranker(**settings)
+    titles = many_titles(ranker)
+    rng = torch.Generator().manual_seed(0)
+    windows = torch.randint(len(titles), (12, 4), generator=rng).tolist()
+    known = [set(window) for window in windows]
+    batch = ranker.training_batch(windows, known, titles, torch.zeros(len(titles)))
+    found = []
+    for least in (0, float("inf")):
+        ranker.tree_titles = least
+        loss = ranker.loss(model, batch)
+        (gradient,) = torch.autograd.grad(loss, [model.get_decoder().layers[0].mlp.up_proj.weight])
+        found.append((loss, gradient))
+    (loss, gradient), (expected, other) = found
+    assert torch.allclose(loss, expected, atol=1e-5)
+    assert gradient.abs().max() > 1e-3 and torch.allclose(gradient, other, atol=1e-5)

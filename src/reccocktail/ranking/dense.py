@@ -7,6 +7,7 @@ example, and the whole catalogue is ranked with one matrix product.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedTokenizerBase
 
 from reccocktail.processes import gather_rows
-from reccocktail.prompting.encoding import DenseEncoder, TokenIds, length_batches, pad
+from reccocktail.prompting.encoding import DenseEncoder, Encoded, TokenIds, length_batches, pad
 from reccocktail.prompting.prefixes import Forest, forests
 from reccocktail.prompting.template import DenseTemplate, load_template
 from reccocktail.ranking.base import (
@@ -31,6 +32,7 @@ from reccocktail.ranking.readout import Readout, Side
 from reccocktail.recipe import DenseSettings, PromptSettings
 
 PLAIN_TEMPERATURE = 0.05  # of cosines of states as they are
+_ALL = 2**31  # tokens of one pass, for batches that must stay whole
 _TRIAL, _TRIAL_DISTANCE = 8, 0.03  # titles read in trees and one by one, and how alike they must be
 
 
@@ -39,14 +41,13 @@ class DenseRanker:
 
     Attributes:
         tree_tokens: tokens of a tree of titles; larger ones share little more.
-        tree_titles: fewer titles are read one by one, because the trial of trees costs more than
-            they bring.
+        tree_titles: fewer titles are read one by one.
     """
 
     packed = True
     gradient_users = 8
     tree_tokens = 128
-    tree_titles: float = 64
+    tree_titles: float = 16
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class DenseRanker:
         self.temperature = own if dense.temperature is None else dense.temperature
         self.template: DenseTemplate = load_template(prompt.template)
         self.encoder = DenseEncoder(tokenizer, self.template, prompt.title_tokens)
+        self._tried: dict[type, bool] = {}  # kind of model -> whether it reads trees
 
     @property
     def template_sha256(self) -> str:
@@ -228,15 +230,18 @@ class DenseRanker:
         Of many titles, the tokens that several begin with are read once, where the model can do so.
         """
         sequences = [self.encoder.item(title) for title in titles]
-        if len(titles) >= self.tree_titles and self._reads_trees(model, sequences[:_TRIAL], device):
-            return self._from_trees(model, sequences, device, tick)
-        rows = [[title] for title in titles]
-
-        def run(some: Sequence[Sequence[TokenIds]]) -> Tensor:
-            batch = self.encoder.items_batch([row[0] for row in some])
-            return self._items(model, batch.input_ids.to(device), batch.positions.to(device))
-
-        return self._vectors(model, rows, run, tick)
+        if not self._reads_trees(model, sequences, device):
+            return self._vectors(
+                sequences,
+                lambda some: self._one_by_one(model, self.encoder.pad_items(some), device),
+                model,
+                tick,
+            )
+        out = torch.empty(len(sequences), self._width(model), dtype=torch.float32)
+        for forest in forests(sequences, self.tree_tokens, pass_tokens(model)):
+            out[torch.tensor(forest.sequences)] = self._in_trees(model, forest.to(device)).cpu()
+            tick(len(forest.sequences))
+        return out
 
     @torch.no_grad()
     def user_vectors(
@@ -253,47 +258,19 @@ class DenseRanker:
             batch = self.encoder.histories_batch(some, every=False)
             return self._users(model, batch.input_ids.to(device), batch.positions.to(device))[:, 0]
 
-        return self._vectors(model, recent, run, tick)
-
-    def _from_trees(
-        self,
-        model: Model,
-        sequences: Sequence[TokenIds],
-        device: torch.device,
-        tick: Callable[[int], object] = int,
-    ) -> Tensor:
-        out = torch.empty(len(sequences), self._width(model), dtype=torch.float32)
-        for forest in forests(sequences, self.tree_tokens, pass_tokens(model)):
-            placed, start = forest.to(device), self.encoder.item_start
-            states = pool_tree(
-                tree_states(model, placed, self.dense.depth), placed, start, self.dense.pooling
-            )
-            words = partial(pool_tree, forest=placed, start=start, pooling="mean")
-            found = self._read(model, states, placed.input_ids, words, "items")
-            out[torch.tensor(forest.sequences)] = found.cpu()
-            tick(len(forest.sequences))
-        return out
-
-    def _reads_trees(
-        self, model: Model, sequences: Sequence[TokenIds], device: torch.device
-    ) -> bool:
-        """Whether the decoder heeds a mask and positions: a few titles must come out the same."""
-        texts = self.encoder.pad_items(sequences)
-        plain = self._items(model, texts.input_ids.to(device), texts.positions.to(device))
-        try:
-            found = self._from_trees(model, sequences, device)
-        except (TypeError, ValueError, RuntimeError):  # it takes no such mask
-            return False
-        return bool((found - plain.cpu()).norm(dim=-1).max() < _TRIAL_DISTANCE)
+        return self._vectors(recent, run, model, tick)
 
     def _vectors(
         self,
+        rows: Sequence[Sequence[Any]],
+        run: Callable[[Sequence[Any]], Tensor],
         model: Model,
-        rows: Sequence[Sequence[TokenIds]],
-        run: Callable[[Sequence[Sequence[TokenIds]]], Tensor],
         tick: Callable[[int], object],
     ) -> Tensor:
-        lengths = [sum(len(title) + 1 for title in row) + 2 for row in rows]
+        """What `run` makes of all rows, sequences or lists of titles, in passes of one length."""
+        lengths = [
+            2 + sum(len(part) + 1 if isinstance(part, list) else 1 for part in row) for row in rows
+        ]
         out: Tensor | None = None
         for batch in length_batches(lengths, pass_tokens(model)):
             found = run([rows[index] for index in batch])
@@ -312,7 +289,53 @@ class DenseRanker:
         return self._states(model, input_ids, positions, self.encoder.history_start, "users")
 
     def _items(self, model: Model, input_ids: Tensor, positions: Tensor) -> Tensor:
-        return self._states(model, input_ids, positions, self.encoder.item_start, "items")[:, 0]
+        """Unit vectors (items, d) of padded items, with gradient; in trees if the model reads them.
+
+        There trees save more than shared beginnings: a batch's items are of all lengths, and in
+        trees next to nothing is padding.
+        """
+        device = input_ids.device
+        ends = positions[:, 0].tolist()
+        sequences = [ids[: end + 1] for ids, end in zip(input_ids.tolist(), ends, strict=True)]
+        if not self._reads_trees(model, sequences, device):
+            return self._one_by_one(model, Encoded(input_ids, positions), device)
+        (forest,) = forests(sequences, self.tree_tokens, _ALL)
+        order = torch.tensor(forest.sequences).argsort().to(device)
+        return self._in_trees(model, forest.to(device))[order]
+
+    def _one_by_one(self, model: Model, items: Encoded, device: torch.device) -> Tensor:
+        ids, positions = items.input_ids.to(device), items.positions.to(device)
+        return self._states(model, ids, positions, self.encoder.item_start, "items")[:, 0]
+
+    def _in_trees(self, model: Model, forest: Forest) -> Tensor:
+        """Unit vectors of a forest's items, in the order of its `ends`."""
+        start = self.encoder.item_start
+        states = tree_states(model, forest, self.dense.depth)
+        pooled = pool_tree(states, forest, start, self.dense.pooling)
+        words = partial(pool_tree, forest=forest, start=start, pooling="mean")
+        return self._read(model, pooled, forest.input_ids, words, "items")
+
+    def _reads_trees(
+        self, model: Model, sequences: Sequence[TokenIds], device: torch.device
+    ) -> bool:
+        """Whether the decoder heeds a mask and positions: a few items must come out the same.
+
+        Tried once for each kind of model. Dropout in a LoRA fails the trial.
+        """
+        if len(sequences) < self.tree_titles:
+            return False
+        kind = type(model)
+        if kind not in self._tried:
+            some = sequences[:_TRIAL]
+            plain = self._one_by_one(model, self.encoder.pad_items(some), device)
+            (forest,) = forests(some, _ALL, _ALL)
+            try:
+                found = self._in_trees(model, forest.to(device))
+            except (TypeError, ValueError, RuntimeError):  # it takes no such mask
+                found = torch.full_like(plain, float("inf"))
+            apart = (found - plain[torch.tensor(forest.sequences)]).norm(dim=-1).max()
+            self._tried[kind] = bool(apart < _TRIAL_DISTANCE)
+        return self._tried[kind]
 
     def _states(
         self, model: Model, input_ids: Tensor, positions: Tensor, start: int, side: Side
