@@ -443,8 +443,9 @@ def test_a_published_run_goes_on_elsewhere(done, folder, tmp_path, monkeypatch, 
         patch.setattr(bench("table_bench").Bench, "judge", None)
         paper_table.main(arguments(folder, tmp_path / "run", *more))
         # Of another budget only what knows no adapter: the baselines.
-        names = ["--rows", "popularity", "text-similarity", "--steps", "6"]
-        longer = arguments(folder, tmp_path / "longer", *names, "--published", str(results))
+        names = [*more[more.index("--interactions") :], "--steps", "6"]
+        names += ["--rows", "popularity", "text-similarity"]
+        longer = arguments(folder, tmp_path / "longer", *names)
         paper_table.main(longer)
     shown = json.loads((tmp_path / "longer" / "paper_table.json").read_text())["targets"]["tastes"]
     assert "ingredient" not in shown["tables"]["warm"]["costs"]

@@ -7,6 +7,8 @@ from reccocktail.prompting.prefixes import forests
 from reccocktail.ranking import dense
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import DenseSettings, PromptSettings
+from reccocktail.training.model import base_model, new_peft_model
+from tests.adapters import pico_recipe
 from tests.pico import FAMILIES, pico_backbone, pico_tokenizer
 from tests.readouts import a_readout
 
@@ -86,6 +88,21 @@ def test_a_decoder_that_takes_no_mask_reads_titles_one_by_one(fault, monkeypatch
     found = make_ranker().item_vectors(model, titles, CPU, ticks.append)
     assert torch.allclose(found, expected, atol=1e-5)
     assert sum(ticks) == len(titles)
+
+
+def test_the_trial_draws_nothing_and_leaves_dropout_on():
+    """Else a resumed run, whose trial comes later, would not be the run that went through."""
+    recipe = pico_recipe()
+    dropout = recipe.lora.model_copy(update={"dropout": 0.5})
+    model = new_peft_model(pico_backbone(), recipe.model_copy(update={"lora": dropout}))
+    model.train()
+    ranker = make_ranker()
+    sequences = [ranker.encoder.item(title) for title in many_titles(ranker)]
+    state = torch.get_rng_state()
+    assert ranker._reads_trees(base_model(model), sequences, CPU)
+    assert torch.equal(torch.get_rng_state(), state)
+    dropouts = [m for m in model.modules() if isinstance(m, torch.nn.Dropout)]
+    assert dropouts and all(module.training for module in dropouts)
 
 
 @pytest.mark.parametrize("settings", [{}, {"pooling": "mean"}, {"readout": "any"}], ids=str)

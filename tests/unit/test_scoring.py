@@ -67,7 +67,8 @@ def test_rows_of_different_lengths_are_scored(catalogue, rows, backbone):
         np.testing.assert_allclose(scores, whole[place][: 2 + place], atol=1e-5)
 
 
-def test_every_item_is_read_once(catalogue, rows, backbone):
+def test_every_item_is_read_once(catalogue, rows, backbone, monkeypatch):
+    monkeypatch.setattr(catalogue.ranker, "tree_titles", float("inf"))  # one sequence an item
     model = Counting(backbone.model)
     items = ItemVectors(catalogue)
     needed = len({item for row in catalogue.candidates(rows) for item in row})

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -157,6 +158,23 @@ def tree_states(model: Model, forest: Forest, depth: int | None = None) -> Tenso
         use_cache=False,
     ).last_hidden_state
     return output
+
+
+@contextmanager
+def without_dropout(model: Model) -> Iterator[None]:
+    """Let a model that is trained drop nothing for the time of the block.
+
+    Nothing but dropout is put into evaluation mode, or compiled layers would be compiled anew.
+    """
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    dropping = [m for m in modules if isinstance(m, nn.Dropout) and m.training and m.p > 0]
+    for module in dropping:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in dropping:
+            module.training = True
 
 
 def embeddings(model: Model, input_ids: Tensor) -> Tensor:

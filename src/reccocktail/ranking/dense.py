@@ -27,6 +27,7 @@ from reccocktail.ranking.base import (
     hidden_states,
     pass_tokens,
     tree_states,
+    without_dropout,
 )
 from reccocktail.ranking.readout import Readout, Side
 from reccocktail.recipe import DenseSettings, PromptSettings
@@ -320,20 +321,21 @@ class DenseRanker:
     ) -> bool:
         """Whether the decoder heeds a mask and positions: a few items must come out the same.
 
-        Tried once for each kind of model. Dropout in a LoRA fails the trial.
+        Tried once for each kind of model.
         """
         if len(sequences) < self.tree_titles:
             return False
         kind = type(model)
         if kind not in self._tried:
             some = sequences[:_TRIAL]
-            plain = self._one_by_one(model, self.encoder.pad_items(some), device)
             (forest,) = forests(some, _ALL, _ALL)
-            try:
-                found = self._in_trees(model, forest.to(device))
-            except (TypeError, ValueError, RuntimeError):  # it takes no such mask
-                found = torch.full_like(plain, float("inf"))
-            apart = (found - plain[torch.tensor(forest.sequences)]).norm(dim=-1).max()
+            with without_dropout(model):  # the trial must draw nothing, and nothing may differ
+                plain = self._one_by_one(model, self.encoder.pad_items(some), device)
+                try:
+                    found = self._in_trees(model, forest.to(device))
+                except (TypeError, ValueError, RuntimeError):  # it takes no such mask
+                    found = torch.full_like(plain, float("inf"))
+            apart = (found - plain[forest.sequences]).norm(dim=-1).max()
             self._tried[kind] = bool(apart < _TRIAL_DISTANCE)
         return self._tried[kind]
 
