@@ -96,7 +96,7 @@ def stepped(backbone: Backbone, domain: Domain, recipe: Recipe, rounds: int) -> 
         loss = ranker.loss(base_model(model), batch)
         loss.backward()
         model.zero_grad()
-        losses[side].append(float(loss))
+        losses[side].append(loss.item())
 
     try:
         with bar("Steps", rounds + 1) as advance:

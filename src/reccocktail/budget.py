@@ -88,6 +88,9 @@ def sizes(budget: float, texts: Texts) -> tuple[MixSettings, EvaluationSettings]
         MixSettings(
             users=level.users,
             validation_users=level.validation_users,
+            # A few minutes leave an ingredient that is right but not sure; plain entropy then takes
+            # the sure base spirit (results/remedies_short.json).
+            objective="calibrated",
             grid=level.grid,
             refinements=0,
         ),

@@ -108,7 +108,10 @@ def run_pipeline(
         folder = out / f"cocktail_{scenario}"
         if not folder.exists():
             with state.step(f"mix {scenario}"):
-                mix(pair, backbone, target, scenario, folder, plan.mix)
+                # Without labelled validation users there is nothing to calibrate by.
+                known = target.rows(f"valid_{scenario}").height > 0
+                settings = plan.mix if known else replace(plan.mix, objective="entropy")
+                mix(pair, backbone, target, scenario, folder, settings)
     average = out / AVERAGE
     if not average.exists():
         with state.step("average"):

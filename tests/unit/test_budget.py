@@ -12,6 +12,7 @@ def test_more_tokens_buy_a_more_thorough_level_and_more_users():
     found = [sizes(budget, Texts(3000, 14.0, 110.0)) for budget in (0, 2e5, 4e5, 1e6, 4e6)]
     grids = [len(mixing.grid) for mixing, _ in found]
     assert grids == sorted(grids) and (grids[0], grids[-1]) == (3, 5)
+    assert all(mixing.objective == "calibrated" for mixing, _ in found)
     whole = [evaluation.full_catalogue for _, evaluation in found]
     assert whole == sorted(whole) and whole[-1] and not whole[0]
     assert found[0][1].users == LEVELS[-1].least  # somebody is always scored

@@ -12,11 +12,12 @@ from reccocktail.evaluation.results import read_metrics
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe
+from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.loop import AdapterTrainer
 from tests.adapters import pico_recipe, random_adapter, save
 from tests.domains import taste_domain
-from tests.helpers import one_sentence
+from tests.helpers import changed, one_sentence
 from tests.pico import pico_backbone
 
 PLAN = Plan(
@@ -112,6 +113,15 @@ def test_shared_titles_are_left_out_of_the_base_spirit(run, sources, target, bac
     shared = {item for item, title in titles.items() if title in set(target.titles)}
     assert seen["base"] == {"wide": frozenset(shared)}
     assert 0 < len(shared) < len(titles)
+
+
+def test_without_validation_users_entropy_is_not_calibrated(run, target, sources, tmp_path):
+    """A small domain may have no labelled cold users; its cold cocktail is mixed all the same."""
+    bare = changed(target, tmp_path / "bare", valid_cold=lambda rows: rows.head(0))
+    plan = replace(PLAN, mix=replace(PLAN.mix, objective="calibrated"))
+    run_pipeline(sources, bare, pico_backbone(), pico_recipe(), plan, run.out)
+    sheets = {s: read_json(run.out / f"cocktail_{s}" / "cocktail.json") for s in ("warm", "cold")}
+    assert sheets["warm"]["objective"] == "calibrated" and sheets["cold"]["objective"] == "entropy"
 
 
 def test_a_second_call_does_nothing(run, no_work):
