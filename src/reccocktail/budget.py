@@ -50,8 +50,8 @@ LEVELS = (
     Level(COARSE, 50, 20, False, least=40),
     Level(COARSE, 25, 10, False, least=20),
 )
-# What is left for these levels is counted in tokens. The rate is SmolLM2-135M's on 2 cores, by the
-# seconds of mixing and evaluation in results/quickstart.json.
+# What is left for these levels is counted in tokens. The rate is SmolLM2-135M's on 2 cores with
+# AVX-512, by the seconds of mixing and evaluation in results/quickstart_entropy.json.
 TOKENS_PER_SECOND = 1000
 FIXED_SECONDS = 30.0  # loading, validation, drawing the report
 MODELS = 4  # backbone, base spirit, ingredient, average; a cocktail is often one of these
