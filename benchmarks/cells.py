@@ -5,12 +5,13 @@ has the same users in the same order.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from reccocktail.progress import say
 from reccocktail.schema import USER
 from reccocktail.storage import atomic_file, read_json, write_json
 
@@ -46,6 +47,19 @@ def publish_cells(folders: Sequence[Path], file: Path) -> None:
         lines.append(line.hstack(lists.select(pl.all().implode())))
     with atomic_file(file) as temporary:
         pl.concat(lines).write_parquet(temporary, compression_level=_COMPRESSION_LEVEL)
+
+
+def take_cells(name: str, cells: Iterable[tuple[Path, dict[str, Any], pl.DataFrame]]) -> None:
+    """Put published cells of a target where a run has none, to go on from there, and say so.
+
+    Args:
+        name: of the target.
+        cells: folder, sheet and ranks, with users, of each cell of the run's settings.
+    """
+    missing = [cell for cell in cells if not (cell[0] / SHEET_FILE).exists()]
+    for folder, sheet, ranks in missing:
+        write_cell(folder, ranks, sheet)
+    say(f"{name}: took {len(missing)} published cells of these settings.")
 
 
 def published_cells(file: Path) -> Iterator[tuple[dict[str, Any], pl.DataFrame]]:

@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 
-from cells import SHEET_FILE, published_cells, write_cell
+from cells import SHEET_FILE, published_cells, take_cells
 from common import environment, finished, precision_argument, program, study_parser
 from few_shot_report import (
     AVERAGE,
@@ -48,7 +49,7 @@ from reccocktail.data.subset import subset
 from reccocktail.evaluation.results import PREDICTIONS_FILE
 from reccocktail.mixing.arithmetic import combine
 from reccocktail.mixing.measure import MixSettings
-from reccocktail.progress import bar, say
+from reccocktail.progress import bar
 from reccocktail.schema import USER, Scenario
 from reccocktail.spirits import resolve
 from reccocktail.storage import read_json, write_json
@@ -67,17 +68,15 @@ def place(out: Path, share: float, seed: int | None) -> Path:
     return out / "zero" if share == 0 else out / f"seed-{seed}" / f"{share:g}"
 
 
-def take_published(target: Target, file: Path, out: Path) -> None:
-    """Put the published cells of these settings where this run has none, to go on from there."""
-    taken = 0
+def published(
+    target: Target, file: Path, out: Path
+) -> Iterator[tuple[Path, dict[str, Any], pl.DataFrame]]:
+    """Folder, sheet and ranks of the published cells that were made with these settings."""
     for sheet, ranks in published_cells(file):
         share, seed = sheet["share"], sheet.get("seed")
         identity = target.identity(share, seed) if share else target.identity("zero")
-        folder = place(out, share, seed)
-        if sheet["identity"] == identity and not (folder / SHEET_FILE).exists():
-            write_cell(folder, target.with_users(ranks), sheet)
-            taken += 1
-    say(f"{target.domain.name}: took {taken} published cells of these settings.")
+        if sheet["identity"] == identity:
+            yield place(out, share, seed), sheet, target.with_users(ranks)
 
 
 def zero_cell(target: Target, out: Path) -> dict[str, Scores]:
@@ -261,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             target = Target(domain, base, backbone, base.card.recipe, sizes)
             out = args.out / domain.name
             if args.published and (file := args.published / f"{domain.name}.parquet").exists():
-                take_published(target, file, out)
+                take_cells(domain.name, published(target, file, out))
             zero = zero_cell(target, place(out, 0, None))
             data = {"sha256": domain.sha256, "training_users": domain.train().height}
             done[domain.name] = (data, [place(out, 0, None)])

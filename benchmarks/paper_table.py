@@ -7,13 +7,13 @@ Warm, cold with the paper's negatives, and cold with cold negatives alone; basel
 cocktails, controls and the oracle, all on the same users. A cell is a target, a row, a seed and a
 table, in RUN/TARGET/ROW/SEED/TABLE; finished cells are taken as they are, and the same command goes
 on after a stop, or with `--published results/paper_table` on another machine. A cell of other
-settings is refused. Nothing is chosen by test labels but the
-oracle. Writes paper_table.json, paper_table.md, paper_table.html and a picture a target.
+settings is refused. Nothing is chosen by test labels but the oracle. Writes paper_table.json,
+paper_table.md, paper_table.html and a picture a target.
 """
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from cells import SHEET_FILE, published_cells, read_cell, write_cell
+from cells import SHEET_FILE, published_cells, read_cell, take_cells, write_cell
 from common import environment, finished, precision_argument, program, study_parser
 from reccocktail.backbone import load_backbone
 from reccocktail.data.columns import as_interactions
@@ -153,20 +153,13 @@ class Report:
         return found
 
 
-def take_published(target: Target, file: Path) -> None:
-    """Put the published cells of these settings where this run has none, to go on from there."""
-    cells = [
-        (place(target, BY_NAME[sheet["row"]], sheet["seed"], sheet["table"]), sheet, ranks)
-        for sheet, ranks in published_cells(file)
-        if sheet["table"] in target.rows and target.made_alike(sheet)
-    ]
-    missing = [cell for cell in cells if not (cell[0] / SHEET_FILE).exists()]
-    for folder, sheet, ranks in missing:
-        write_cell(folder, ranks.insert_column(0, target.rows[sheet["table"]][USER]), sheet)
-    say(
-        f"{target.domain.name}: {len(cells)} cells of these settings are published, "
-        f"{len(missing)} of them are taken."
-    )
+def published(target: Target, file: Path) -> Iterator[tuple[Path, dict[str, Any], pl.DataFrame]]:
+    """Folder, sheet and ranks of the published cells that were made with these settings."""
+    for sheet, ranks in published_cells(file):
+        table = sheet["table"]
+        if table in target.rows and target.made_alike(sheet):
+            folder = place(target, BY_NAME[sheet["row"]], sheet["seed"], table)
+            yield folder, sheet, ranks.insert_column(0, target.rows[table][USER])
 
 
 def cold_only_facts(target: Target) -> dict[str, Any] | None:
@@ -274,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tables = NEGATIVES[args.cold_negatives]
         target = Target(domain, base, backbone, sizes, tables, raw, out)
         if args.published and (file := args.published / f"{domain.name}.parquet").exists():
-            take_published(target, file)
+            take_cells(domain.name, published(target, file))
         benches.append([Bench(target, seed, sources) for seed in range(args.seeds)])
     names = [domain.name for domain in domains]
     if len(set(names)) < len(names):

@@ -10,6 +10,7 @@ size. Bare backbone.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for _ in range(args.rounds):
                 for size in order.permutation(SIZES).tolist():
                     dense.pass_tokens = lambda _, size=size: size
-                    read = lambda: ranker.user_vectors(model, users, backbone.device)  # noqa: E731
+                    read = partial(ranker.user_vectors, model, users, backbone.device)
                     spent[size].append(seconds(read, backbone.device))
                     advance(1, f"Passes of {size}")
         finally:

@@ -64,7 +64,7 @@ def compare(grid: Grid) -> dict[str, Any]:
         )
 
     layers = [c for c in cells if c.space == "per-layer"]
-    measured = [s for s in SPACES if any(c.space == s for c in cells if c not in layers)]
+    measured = [space for space in SPACES[:3] if any(c.space == space for c in cells)]
     for space in (*measured, EVERYWHERE):
         inside = [c for c in cells if space == EVERYWHERE or c.space == space]
         if space == "norm-matched":

@@ -557,8 +557,11 @@ def test_few_shot_goes_on_and_takes_what_is_finished(
     assert mixed == ["cold"]  # the rest of the cell was there
     again = json.loads((cell / "cell.json").read_text())
     former = json.loads((whole / "tastes" / "seed-1" / "1" / "cell.json").read_text())
-    # Which items a batch of titles holds depends on what was kept, and the last digits on that.
-    assert nearly({**again, "seconds": None}, {**former, "seconds": None})
+    # Which items a batch of titles holds depends on what was kept, and the last digits of the
+    # re-measured mixes on that.
+    assert nearly(again["coefficients"], former["coefficients"])
+    left = {"seconds": None, "coefficients": None}
+    assert again | left == former | left
     monkeypatch.setattr(study_module, "mix", None)
     few_shot.main(study(folder, base, out, *FEW_SHOT))
     with pytest.raises(RunError, match="other settings"):
@@ -658,6 +661,47 @@ def test_step_speed_gives_every_variant_the_same_batches(
     # Rounding moves the loss a little; on a CPU without it both are the same.
     assert found["int8"]["largest_loss_difference"] < 0.1
     assert found["float32"]["largest_loss_difference"] == 0
+
+
+def test_trees_and_single_titles_take_the_same_stretches_and_steps(
+    folder: Path, tmp_path: Path, benchmark: Any
+) -> None:
+    out = tmp_path / "prefixes.json"
+    data = ["--data", str(folder / "tastes"), "--backbone", str(folder / "backbone")]
+    benchmark("prefixes").main([*data, "--items", "20", "--rounds", "2", "--out", str(out)])
+    found = json.loads(out.read_text())["domains"]["tastes"]
+    tokens = found["tokens"]
+    assert all(0 < trees < tokens["one_by_one"] for trees in tokens["trees"].values())
+    for part in ("time", "steps"):
+        assert all(side["n"] == 2 and side["min"] > 0 for side in found[part]["seconds"].values())
+    assert found["time"]["largest_difference"] < 1e-5
+    assert found["steps"]["largest_difference_of_loss"] < 1e-4
+    with pytest.raises(RunError, match="at least 1"):
+        benchmark("prefixes").main([*data, "--rounds", "0"])
+
+
+def test_every_size_of_a_pass_reads_the_same_histories(
+    folder: Path, tmp_path: Path, benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "passes.json"
+    data = ["--data", str(folder / "tastes"), "--backbone", str(folder / "backbone")]
+    passes = benchmark("pass_tokens")
+    read = []
+    of = DenseRanker.user_vectors
+    monkeypatch.setattr(
+        DenseRanker,
+        "user_vectors",
+        lambda self, model, users, device: (
+            read.append(len(users)) or of(self, model, users, device)
+        ),
+    )
+    before = passes.dense.pass_tokens
+    passes.main([*data, "--tokens", "200", "--rounds", "2", "--out", str(out)])
+    assert passes.dense.pass_tokens is before
+    found = json.loads(out.read_text())
+    assert read[1:] == [found["users"]] * 2 * len(passes.SIZES)
+    assert set(found["sizes"]) == set(map(str, passes.SIZES)) and found["ours"] == 512
+    assert found["sizes"]["4096"]["speedup"]["median"] == 1 and found["tokens"] >= 200
 
 
 def test_a_fitted_readout_is_judged_on_the_same_places_and_can_be_trained_with(

@@ -455,7 +455,7 @@ def test_a_published_run_goes_on_elsewhere(done, folder, tmp_path, monkeypatch, 
     capsys.readouterr()
     short = ["--rows", "popularity", "--users", "20", "--published", str(results)]
     paper_table.main(arguments(folder, tmp_path / "smaller", *short))
-    assert "0 cells of these settings are published" in capsys.readouterr().err
+    assert "took 0 published cells" in capsys.readouterr().err
     (found,) = (tmp_path / "smaller" / "tastes" / "popularity").glob("*/warm/ranks.parquet")
     assert pl.read_parquet(found).height == 20
 

@@ -7,7 +7,6 @@ example, and the whole catalogue is ranked with one matrix product.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -232,12 +231,12 @@ class DenseRanker:
         """
         sequences = [self.encoder.item(title) for title in titles]
         if not self._reads_trees(model, sequences, device):
-            return self._vectors(
-                sequences,
-                lambda some: self._one_by_one(model, self.encoder.pad_items(some), device),
-                model,
-                tick,
-            )
+
+            def run(numbers: Sequence[int]) -> Tensor:
+                some = self.encoder.pad_items([sequences[number] for number in numbers])
+                return self._one_by_one(model, some, device)
+
+            return self._vectors(model, [len(ids) for ids in sequences], run, tick)
         out = torch.empty(len(sequences), self._width(model), dtype=torch.float32)
         for forest in forests(sequences, self.tree_tokens, pass_tokens(model)):
             out[torch.tensor(forest.sequences)] = self._in_trees(model, forest.to(device)).cpu()
@@ -255,30 +254,28 @@ class DenseRanker:
         """Unit vectors (users, d) of histories (at least one item each)."""
         recent = [self.recent(history) for history in histories]
 
-        def run(some: Sequence[Sequence[TokenIds]]) -> Tensor:
-            batch = self.encoder.histories_batch(some, every=False)
+        def run(numbers: Sequence[int]) -> Tensor:
+            batch = self.encoder.histories_batch([recent[n] for n in numbers], every=False)
             return self._users(model, batch.input_ids.to(device), batch.positions.to(device))[:, 0]
 
-        return self._vectors(recent, run, model, tick)
+        lengths = [sum(len(title) + 1 for title in history) + 2 for history in recent]
+        return self._vectors(model, lengths, run, tick)
 
     def _vectors(
         self,
-        rows: Sequence[Sequence[Any]],
-        run: Callable[[Sequence[Any]], Tensor],
         model: Model,
+        lengths: Sequence[int],
+        run: Callable[[Sequence[int]], Tensor],
         tick: Callable[[int], object],
     ) -> Tensor:
-        """What `run` makes of all rows, sequences or lists of titles, in passes of one length."""
-        lengths = [
-            2 + sum(len(part) + 1 if isinstance(part, list) else 1 for part in row) for row in rows
-        ]
+        """What `run` makes of texts of these lengths, by their numbers, in passes of one length."""
         out: Tensor | None = None
-        for batch in length_batches(lengths, pass_tokens(model)):
-            found = run([rows[index] for index in batch])
+        for numbers in length_batches(lengths, pass_tokens(model)):
+            found = run(numbers)
             if out is None:
-                out = torch.empty(len(rows), found.shape[-1], dtype=torch.float32)
-            out[torch.tensor(batch)] = found.cpu()
-            tick(len(batch))
+                out = torch.empty(len(lengths), found.shape[-1], dtype=torch.float32)
+            out[torch.tensor(numbers)] = found.cpu()
+            tick(len(numbers))
         return out if out is not None else torch.empty(0, self._width(model))
 
     def _width(self, model: Model) -> int:
