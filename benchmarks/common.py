@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from reccocktail.backbone import Backbone
+from reccocktail.backbone import DTYPES, Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, versions
 from reccocktail.errors import RecCocktailError, RunError
@@ -189,13 +189,33 @@ def study_parser(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def recipe_argument(parser: argparse.ArgumentParser) -> None:
+    """`--recipe`, for studies that train a target's adapters."""
+    parser.add_argument(
+        "--recipe", type=Path, help="how they are trained, if not as the base spirit was"
+    )
+
+
 def precision_argument(parser: argparse.ArgumentParser) -> None:
-    """`--precision`, for studies that score on a CPU; trainings take no notice of it."""
+    """`--precision` of scores; trainings on a CPU take no notice of it."""
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="float32",
-        help="of the scores; auto takes bfloat16 where the CPU multiplies it",
+        help="of the scores; auto takes bfloat16 where the hardware multiplies it",
+    )
+
+
+def dtype_argument(parser: argparse.ArgumentParser) -> None:
+    """`--dtype`, for studies that train and score on a GPU.
+
+    Mixes of near coefficients differ by less than bfloat16 weights can hold.
+    """
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(DTYPES),
+        help="of the weights; chosen by hardware if left out. float32 with --precision auto keeps "
+        "merged weights exact on a GPU",
     )
 
 

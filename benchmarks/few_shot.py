@@ -29,7 +29,15 @@ import polars as pl
 import torch
 
 from cells import SHEET_FILE, published_cells, take_cells
-from common import environment, finished, precision_argument, program, study_parser
+from common import (
+    dtype_argument,
+    environment,
+    finished,
+    precision_argument,
+    program,
+    recipe_argument,
+    study_parser,
+)
 from few_shot_report import (
     AVERAGE,
     BACKBONE,
@@ -58,7 +66,7 @@ from reccocktail.training.batches import DomainWindows
 from reccocktail.training.log import read_log
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
-from study import best_of_curve, kept_sheet, without_validation
+from study import best_of_curve, kept_sheet, target_recipe, without_validation
 
 _CLOCK_STEPS = 6
 
@@ -235,13 +243,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--published", type=Path, help="folder of published cells to go on from")
     parser.add_argument("--backbone", help="where the backbone is, if not where it was")
     parser.add_argument("--device")
+    recipe_argument(parser)
+    dtype_argument(parser)
     precision_argument(parser)
     args = parser.parse_args(arguments)
     if not all(0 <= share <= 1 for share in args.fractions):
         parser.error("--fractions must lie in [0, 1]")
     base = Adapter.load(resolve(args.base))
-    name = args.backbone or base.card.recipe.backbone
-    backbone = load_backbone(name, device=args.device, precision=args.precision)
+    recipe = target_recipe(base, args.recipe)
+    name = args.backbone or recipe.backbone
+    backbone = load_backbone(name, device=args.device, dtype=args.dtype, precision=args.precision)
     names = ("epochs", "minutes", "steps", "users", "validation_users", "adaptation_users")
     sizes = Sizes(**{name: getattr(args, name) for name in names})
     machine = environment(backbone, Domain.load(args.target[0]))
@@ -257,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with bar("Few-shot cells", cells) as advance:
         for path in args.target:
             domain = Domain.load(path)
-            target = Target(domain, base, backbone, base.card.recipe, sizes)
+            target = Target(domain, base, backbone, recipe, sizes)
             out = args.out / domain.name
             if args.published and (file := args.published / f"{domain.name}.parquet").exists():
                 take_cells(domain.name, published(target, file, out))

@@ -22,7 +22,15 @@ import polars as pl
 from rich.console import Console
 
 from cells import SHEET_FILE, published_cells, read_cell, take_cells, write_cell
-from common import environment, finished, precision_argument, program, study_parser
+from common import (
+    dtype_argument,
+    environment,
+    finished,
+    precision_argument,
+    program,
+    recipe_argument,
+    study_parser,
+)
 from reccocktail.backbone import load_backbone
 from reccocktail.data.columns import as_interactions
 from reccocktail.data.domain import Domain
@@ -34,6 +42,7 @@ from reccocktail.schema import CANDIDATES, SPLIT, TARGET, USER
 from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
+from study import target_recipe
 from table_bench import Bench
 from table_page import write_all
 from table_report import Cells, summary
@@ -234,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     length.add_argument("--minutes", type=float, help="of each training; 60 if left out")
     length.add_argument("--steps", type=int, help="of each training; repeats exactly")
     parser.add_argument("--seeds", type=int, default=3, help="how many: 0, 1, ...")
+    parser.add_argument("--first-seed", type=int, default=0,
+                        help="another start, so that seeds can be made side by side")  # fmt: skip
     parser.add_argument("--users", type=int, default=2000, help="scored users a scenario")
     parser.add_argument("--validation-users", type=int, default=200)
     parser.add_argument("--adaptation-users", type=int, default=50)
@@ -248,12 +259,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="folder of published tables to go on from")  # fmt: skip
     parser.add_argument("--backbone", help="where the backbone is, if not where it was")
     parser.add_argument("--device")
+    recipe_argument(parser)
+    dtype_argument(parser)
     precision_argument(parser)
     args = parser.parse_args(arguments)
     base = replace(Adapter.load(resolve(args.base)), name=BASE)
     check(args, base)
-    name = args.backbone or base.card.recipe.backbone
-    backbone = load_backbone(name, device=args.device, precision=args.precision)
+    recipe = target_recipe(base, args.recipe)
+    name = args.backbone or recipe.backbone
+    backbone = load_backbone(name, device=args.device, dtype=args.dtype, precision=args.precision)
     check_compatible([base], backbone)
     minutes = args.minutes if args.steps or args.minutes else 60.0
     sizes = Sizes(minutes, args.steps, args.users, args.validation_users, args.adaptation_users)
@@ -265,26 +279,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for domain in domains:
         raw, out = raw_interactions(files, domain), args.out / domain.name
         tables = NEGATIVES[args.cold_negatives]
-        target = Target(domain, base, backbone, sizes, tables, raw, out)
+        target = Target(domain, base, recipe, backbone, sizes, tables, raw, out)
         if args.published and (file := args.published / f"{domain.name}.parquet").exists():
             take_cells(domain.name, published(target, file))
-        benches.append([Bench(target, seed, sources) for seed in range(args.seeds)])
+        benches.append(
+            [Bench(target, args.first_seed + number, sources) for number in range(args.seeds)]
+        )
     names = [domain.name for domain in domains]
     if len(set(names)) < len(names):
         raise RunError(
             f"Two targets have one name ({', '.join(names)}); prepare one under another."
         )
     machine = environment(backbone, domains[0])
-    recipe = base.card.recipe.relevant()
-    del machine["data"], recipe["backbone"]  # which may be a path; its hash stands in the machine
+    settings = recipe.relevant()
+    del machine["data"], settings["backbone"]  # which may be a path; its hash stands in the machine
     more = {
         "base_spirit": {"sha256": base.sha256, "steps": base.card.steps},
         "settings": {
             **asdict(sizes),
             "seeds": args.seeds,
-            "ranker": base.card.recipe.ranker,
-            "recipe_sha256": base.card.recipe.sha256,
-            "recipe": recipe,
+            "ranker": recipe.ranker,
+            "recipe_sha256": recipe.sha256,
+            "recipe": settings,
         },
         **machine,
     }

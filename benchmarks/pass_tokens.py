@@ -18,7 +18,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from common import environment, precision_argument, program, ratio_of_pairs, seconds, spread
+from common import (
+    dtype_argument,
+    environment,
+    precision_argument,
+    program,
+    ratio_of_pairs,
+    seconds,
+    spread,
+)
 from reccocktail.backbone import load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
@@ -33,6 +41,7 @@ from reccocktail.storage import write_json
 from reccocktail.training.model import scoring
 
 SIZES = (128, 256, 512, 1024, 2048, 4096)
+GPU_SIZES = (1024, 4096, 16384, 65536)
 
 
 def taken(
@@ -57,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=6000, help="of all histories together")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device")
+    dtype_argument(parser)
     precision_argument(parser)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
@@ -64,19 +74,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise RunError("--tokens and --rounds must be at least 1; raise them.")
     domain = Domain.load(args.data)
     recipe = Recipe(backbone=args.backbone)
-    backbone = load_backbone(recipe.backbone, device=args.device, precision=args.precision)
+    backbone = load_backbone(
+        recipe.backbone, device=args.device, dtype=args.dtype, precision=args.precision
+    )
     ranker = build(backbone, recipe)
     assert isinstance(ranker, DenseRanker)
     histories = Catalogue.of(domain, ranker).histories(domain.rows("test_warm"))
     users, tokens = taken(ranker, histories, args.tokens)
-    spent: dict[int, list[float]] = {size: [] for size in SIZES}
+    tried = SIZES if backbone.device.type == "cpu" else GPU_SIZES
+    spent: dict[int, list[float]] = {size: [] for size in tried}
     order = np.random.default_rng(0)
-    with scoring(backbone, None) as model, bar("Passes", args.rounds * len(SIZES)) as advance:
+    with scoring(backbone, None) as model, bar("Passes", args.rounds * len(tried)) as advance:
         ranker.user_vectors(model, users[:8], backbone.device)  # what only the first pass pays for
         own = pass_tokens(model)
         try:
             for _ in range(args.rounds):
-                for size in order.permutation(SIZES).tolist():
+                for size in order.permutation(tried).tolist():
                     dense.pass_tokens = lambda _, size=size: size
                     read = partial(ranker.user_vectors, model, users, backbone.device)
                     spent[size].append(seconds(read, backbone.device))
@@ -86,11 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sizes: dict[str, Any] = {
         str(size): {
             "tokens_a_second": spread([tokens / value for value in values]),
-            "speedup": ratio_of_pairs(spent[SIZES[-1]], values),
+            "speedup": ratio_of_pairs(spent[tried[-1]], values),
         }
         for size, values in spent.items()
     }
-    table = Table("tokens of a pass", "tokens a second", f"against {SIZES[-1]}")
+    table = Table("tokens of a pass", "tokens a second", f"against {tried[-1]}")
     for size, found in sizes.items():
         rate, ratio = found["tokens_a_second"], found["speedup"]
         table.add_row(

@@ -56,6 +56,26 @@ def without_validation(recipe: Recipe, seed: int) -> Recipe:
     return recipe.model_copy(update={"training": training})
 
 
+def target_recipe(base: Adapter, file: Path | None) -> Recipe:
+    """How a target's adapters are trained: as the base spirit was, or as a file's `training` says.
+
+    Raises:
+        RunError: the file would have the adapters read or shaped otherwise than the base spirit.
+    """
+    own = base.card.recipe
+    if file is None:
+        return own
+    asked = Recipe.load(file).model_copy(update={"backbone": own.backbone})
+    # What is read and how it is scored, is compared when the adapters meet.
+    others = [name for name in ("ranker", "lora") if getattr(asked, name) != getattr(own, name)]
+    if others:
+        raise RunError(
+            f"{file} differs from the base spirit's recipe in {', '.join(others)}; "
+            "only its training may be another."
+        )
+    return asked
+
+
 def kept_sheet(
     pair: Sequence[Adapter],
     backbone: Backbone,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from reccocktail.evaluation.metrics import per_user
 from reccocktail.mixing.arithmetic import combine
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.mixing.sheet import weights_of
+from reccocktail.recipe import Recipe
 from reccocktail.schema import Scenario
 from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
@@ -86,7 +88,7 @@ class Bench:
                 "base" if joint else "ingredient",
                 domains,
                 target.backbone,
-                without_validation(target.recipe, self.seed),
+                without_validation(target.base.card.recipe if joint else target.recipe, self.seed),
                 out,
                 length,
                 resume=True,
@@ -128,7 +130,7 @@ class Bench:
             found = self._trained(row, length, initial=self.target.base)
             return found.lora, {"steps": found.card.steps}
         if row == "joint":
-            length = Length(steps=_steps(self.ingredient) + _steps(self.target.base))
+            length = Length(steps=_joint_steps(self.ingredient, self.target.base))
             found = self._trained(row, length, joint=True)
             return found.lora, {"steps": found.card.steps, "sources": len(self.sources)}
         pair = [adapter.lora for adapter in self.pair]
@@ -247,6 +249,18 @@ def _said(chosen: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
     """What a control says of one scenario, with coefficients by that name."""
     found = chosen.get(scenario, chosen)
     return dict(found) if isinstance(found, Mapping) else {"coefficients": found}
+
+
+def _joint_steps(ingredient: Adapter, base: Adapter) -> int:
+    """Steps of the base spirit's recipe that show as many examples as both trainings together."""
+    own, theirs = (_examples(adapter.card.recipe) for adapter in (ingredient, base))
+    return _steps(base) + ceil(_steps(ingredient) * own / theirs)
+
+
+def _examples(recipe: Recipe) -> int:
+    """Examples of a step."""
+    training = recipe.training
+    return training.targets_per_batch if recipe.ranker == "dense" else training.prompts_per_batch
 
 
 def _steps(adapter: Adapter) -> int:

@@ -28,6 +28,7 @@ from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.progress import say
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, score
+from reccocktail.recipe import Recipe
 from reccocktail.schema import CANDIDATES, USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
@@ -113,6 +114,7 @@ class Target:
         self,
         domain: Domain,
         base: Adapter,
+        recipe: Recipe,
         backbone: Backbone,
         sizes: Sizes,
         tables: Sequence[str],
@@ -125,8 +127,9 @@ class Target:
 
         Args:
             domain: prepared domain.
-            base: the base spirit; its recipe is that of every adapter.
-            backbone: their backbone.
+            base: the base spirit.
+            recipe: how the target's adapters are trained.
+            backbone: the backbone of them all.
             sizes: see `Sizes`.
             tables: which of `TABLES` are judged.
             interactions: SHA-256 and content of the domain's raw interactions, if they are there;
@@ -137,7 +140,7 @@ class Target:
             DataError: no table has anybody.
         """
         self.domain, self.base, self.backbone, self.out = domain, base, backbone, out
-        self.recipe, self.sizes = base.card.recipe, sizes
+        self.recipe, self.sizes = recipe, sizes
         self.made_with = {
             "versions": versions(),
             "commit": commit(),

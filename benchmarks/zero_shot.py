@@ -18,6 +18,7 @@ import polars as pl
 from rich.console import Console
 
 from common import (
+    dtype_argument,
     environment,
     finished,
     precision_argument,
@@ -179,12 +180,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation-users", type=int, default=200)
     parser.add_argument("--backbone", help="where the backbone is, if not where it was")
     parser.add_argument("--device")
+    dtype_argument(parser)
     precision_argument(parser)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     base = replace(Adapter.load(resolve(args.base)), name=BASE)
     name = args.backbone or base.card.recipe.backbone
-    backbone = load_backbone(name, device=args.device, precision=args.precision)
+    backbone = load_backbone(name, device=args.device, dtype=args.dtype, precision=args.precision)
     settings = EvaluationSettings(
         users=args.users, validation_users=args.validation_users, seed=args.seed
     )

@@ -116,7 +116,7 @@ def load_backbone(
         folder, source, version, sha256 = _resolve(name, revision)
         products = f", scoring in {_name(autocast)}" if autocast else ""
         say(f"Loading backbone {name} on {place} in {_name(kind)}{products} ...")
-        if autocast and not bfloat16_is_fast():
+        if autocast and not bfloat16_is_fast(place):
             say("This CPU does not multiply bfloat16 in hardware; float32 is likely faster here.")
         model, tokenizer = _load_folder(folder, name, kind)
     try:
@@ -171,7 +171,7 @@ def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
         BackboneError: unknown dtype.
     """
     if dtype is None:
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        fast = device.type == "cuda" and bfloat16_is_fast(device)
         return torch.bfloat16 if fast else torch.float32
     if dtype not in DTYPES:
         raise BackboneError(f"Unknown dtype '{dtype}'; choose one of {', '.join(DTYPES)}.")

@@ -262,6 +262,42 @@ def test_an_interrupted_run_goes_on(done, folder, tmp_path, monkeypatch):
     one_sentence(error.value)
 
 
+def test_seeds_are_made_side_by_side_and_counted_together(done, folder, tmp_path):
+    _, _, whole = done
+    more = ["--rows", "base_spirit", "ingredient", "--cold-negatives", "all"]
+    main = bench("paper_table").main
+    for seed in ("1", "0"):
+        main(arguments(folder, tmp_path, *more, "--seeds", "1", "--first-seed", seed))
+    main(arguments(folder, tmp_path, *more))
+    found = json.loads((tmp_path / "paper_table.json").read_text())["targets"]["tastes"]["tables"]
+    for table, theirs in whole["targets"]["tastes"]["tables"].items():
+        if table in found:
+            for view, kept in found[table]["views"].items():
+                rows = theirs["views"][view]["rows"]
+                assert kept["rows"] == {name: rows[name] for name in kept["rows"]}
+
+
+def test_a_target_is_trained_as_its_own_recipe_says(folder, tmp_path):
+    base = Adapter.load(folder / "spirit")
+    file = tmp_path / "recipe.yaml"
+    own = base.card.recipe
+    training = own.training.model_copy(update={"targets_per_batch": 8})
+    own.model_copy(update={"training": training}).save(file)
+    study, table = bench("study"), bench("table_bench")
+    found = study.target_recipe(base, file)
+    assert found.training.targets_per_batch == 8
+    assert found.model_copy(update={"training": own.training}) == own
+    assert study.target_recipe(base, None) == own
+    # Joint training shows as many examples as both, in steps of the base spirit's recipe.
+    card = base.card.model_copy(update={"recipe": found, "steps": 4})
+    share = 4 * 8 / own.training.targets_per_batch
+    assert table._joint_steps(Adapter("i", base.lora, card), base) == 6 + np.ceil(share)
+    own.model_copy(update={"lora": own.lora.model_copy(update={"rank": 3})}).save(file)
+    with pytest.raises(RunError, match="in lora;") as error:
+        study.target_recipe(base, file)
+    one_sentence(error.value)
+
+
 def test_what_is_missing_is_left_out_and_said(folder, tmp_path, monkeypatch):
     """A sentence encoder is a download; asked for by name, its absence is an error."""
     paper_table, by_name = bench("paper_table"), bench("table_rows").BY_NAME

@@ -423,6 +423,15 @@ def test_adapters_that_do_not_fit_are_refused(backbone, domain, pair, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_temperature_that_is_left_open_is_the_one_that_is_named(backbone, pair):
+    """The shipped base spirit's recipe names it; the default recipe of an ingredient does not."""
+    named = pico_recipe().model_copy(update={"dense": DenseSettings(temperature=0.05)})
+    left_open = pico_recipe().model_copy(update={"dense": DenseSettings()})
+    assert left_open.dense.temperature is None
+    adapters = [with_card(a, recipe=r) for a, r in zip(pair, (named, left_open), strict=True)]
+    check_compatible(adapters, backbone)
+
+
 @pytest.mark.parametrize(
     ("settings", "what"),
     [

@@ -17,7 +17,12 @@ from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, _State
-from reccocktail.precision import PRECISIONS, choose_precision, in_precision
+from reccocktail.precision import (
+    PRECISIONS,
+    choose_precision,
+    in_precision,
+    training_precision,
+)
 from reccocktail.ranking import build
 from reccocktail.ranking.base import hidden_states
 from reccocktail.ranking.scoring import Catalogue, score
@@ -96,19 +101,43 @@ def test_an_older_torch_knows_no_hardware(monkeypatch):
     assert choose_precision("auto", CPU, F32) is None
 
 
-def test_only_float32_weights_on_a_cpu_have_a_choice(monkeypatch):
+def cuda(monkeypatch, *, bfloat16):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bfloat16)
+
+
+def test_auto_follows_the_gpu(monkeypatch):
+    hardware(monkeypatch, avx512_bf16=False)
+    cuda(monkeypatch, bfloat16=True)
+    assert choose_precision("auto", CUDA, F32) == BF16
+    assert choose_precision("auto", CPU, F32) is None
+    cuda(monkeypatch, bfloat16=False)
+    assert choose_precision("auto", CUDA, F32) is None
+
+
+def test_trainings_multiply_in_bfloat16_on_a_gpu_alone():
+    assert training_precision(CPU, F32, BF16) is None
+    assert training_precision(CPU, BF16, None) is None
+    assert training_precision(CUDA, BF16, None) == BF16
+    assert training_precision(CUDA, F32, BF16) == BF16
+    assert training_precision(CUDA, F32, None) is None
+
+
+def test_only_float32_weights_have_a_choice(monkeypatch):
     hardware(monkeypatch, avx512_bf16=True)
+    cuda(monkeypatch, bfloat16=True)
     for asked in PRECISIONS:
         assert choose_precision(asked, CPU, BF16) is None
         assert choose_precision(asked, CUDA, BF16) is None
-    for device, weights in ((CPU, F16), (CUDA, F32), (CUDA, F16)):
+    for device, weights in ((CPU, F16), (CUDA, F16), (torch.device("mps"), F32)):
         assert choose_precision("auto", device, weights) is None
         assert choose_precision("float32", device, weights) is None
         with pytest.raises(BackboneError, match="set the dtype to bfloat16") as refused:
             choose_precision("bfloat16", device, weights)
         one_sentence(refused.value)
     assert choose_precision("float32", CPU, F32) is None
+    assert choose_precision("float32", CUDA, F32) is None
     assert choose_precision("bfloat16", CPU, F32) == BF16
+    assert choose_precision("bfloat16", CUDA, F32) == BF16
     with pytest.raises(BackboneError, match="float32, bfloat16, auto") as refused:
         choose_precision("int8", CPU, F32)
     one_sentence(refused.value)
@@ -177,6 +206,14 @@ def test_a_decoder_that_ends_in_a_product_gives_float32_too():
         found, logits = states(model), model(input_ids=IDS).logits
     assert found.dtype == logits.dtype == F32
     assert not torch.equal(found, before) and torch.allclose(found, before, atol=0.05)
+
+
+def test_rounded_weights_get_what_their_head_multiplies():
+    """As trainings on a GPU do: float32 LoRA tensors beside weights in bfloat16."""
+    model = pico_model().to(BF16)
+    with in_precision(model, BF16), torch.no_grad():
+        found, logits = states(model), model(input_ids=IDS).logits
+    assert found.dtype == logits.dtype == BF16
 
 
 def test_the_decoder_comes_back_after_an_error_too(exact):

@@ -11,7 +11,7 @@ from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSettings
-from reccocktail.training import loop
+from reccocktail.training import loop, trainer
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.log import read_log
 from reccocktail.training.model import merged
@@ -204,6 +204,20 @@ def test_the_same_command_gives_the_same_files(whole, domain, tmp_path):
     run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP))
     same_bytes(out, tmp_path / "mine")
     assert losses(out) == losses(tmp_path / "mine")
+
+
+def test_batches_that_workers_make_are_the_same(whole, domain, tmp_path, monkeypatch):
+    def with_workers(*given):
+        found = loop.arguments(*given)
+        assert found.dataloader_num_workers == 0  # on a CPU
+        found.dataloader_num_workers = loop.GPU_WORKERS
+        return found
+
+    monkeypatch.setattr(trainer, "arguments", with_workers)
+    out, adapter = whole
+    again = run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP))
+    assert again.sha256 == adapter.sha256
+    assert losses(tmp_path / "mine") == losses(out)
 
 
 def test_another_seed_gives_another_adapter(whole, domain, tmp_path):

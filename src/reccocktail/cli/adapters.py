@@ -48,6 +48,7 @@ def train(
     exclude_titles_of: list[Path] | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    precision: Precision = "float32",
     load_in: LoadIn | None = None,
 ) -> None:
     """Fine-tune one LoRA: a base spirit on many domains, or an ingredient on one.
@@ -69,6 +70,8 @@ def train(
         exclude_titles_of: prepared target domains whose titles are left out of the training.
         device: cpu, cuda or mps; chosen by hardware if left out.
         dtype: float32, bfloat16 or float16; chosen by hardware if left out.
+        precision: of products with float32 weights: a GPU trains in bfloat16 with auto; a CPU
+            trains in float32 and validates in it.
         load_in: 4bit trains on the backbone's weights in NF4 (QLoRA); CUDA only.
     """
     from reccocktail.backbone import choose_device, load_backbone
@@ -98,6 +101,7 @@ def train(
             dtype=dtype,
             quantization=settings.quantization,
             packed=True,
+            precision=precision,
         )
     run(
         role,

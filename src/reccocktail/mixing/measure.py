@@ -22,7 +22,9 @@ from reccocktail.mixing.search import (
     Granularity,
     Groups,
 )
+from reccocktail.ranking import build
 from reccocktail.ranking.base import Batch, Ranker, entropy_of
+from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Adapter, Lora
@@ -236,7 +238,7 @@ def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
     for adapter in adapters:
         backbone.fingerprint.require_match(adapter.card.backbone, adapter.name)
         ours, theirs = (
-            a.card.reading() | {"score temperature": a.card.recipe.dense.temperature}
+            a.card.reading() | {"score temperature": _temperature(a, backbone)}
             for a in (first, adapter)
         )
         for what, value in ours.items():
@@ -245,6 +247,13 @@ def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
                     f"'{first.name}' and '{adapter.name}' differ in their {what}; "
                     "train both with the same recipe."
                 )
+
+
+def _temperature(adapter: Adapter, backbone: Backbone) -> float | None:
+    """What an adapter's scores are divided by, whether its recipe says it or leaves it open."""
+    recipe = adapter.card.recipe
+    ranker = build(backbone, recipe) if recipe.ranker == "dense" else None
+    return ranker.temperature if isinstance(ranker, DenseRanker) else None
 
 
 def _numbers(table: pl.DataFrame, step: int, users: int) -> list[int]:

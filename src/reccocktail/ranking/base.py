@@ -16,7 +16,9 @@ from reccocktail.recipe import PromptSettings
 
 Batch = dict[str, Tensor]
 
-LARGE_PASS, SMALL_PASS = 4096, 512  # padded tokens of one forward pass
+# Padded tokens of one forward pass.
+LARGE_PASS, ROUNDED_PASS, SMALL_PASS = 4096, 1024, 512
+GPU_NUMBERS = 2**24  # of a state of every token of a pass: small models take more tokens
 
 
 class Model(Protocol):
@@ -125,12 +127,16 @@ class Ranker(Protocol):
 def pass_tokens(model: Model) -> int:
     """Padded tokens that one forward pass should hold.
 
-    A CPU in float32 is fastest where the states of a pass stay in its caches
-    (benchmarks/pass_tokens.py). In bfloat16 every pass rounds all weights anew, and a GPU wants to
-    be full: there passes are large.
+    A CPU is fastest where the states of a pass stay in its caches (benchmarks/pass_tokens.py); in
+    bfloat16 every pass rounds all weights anew, so passes are larger. A GPU wants to be full: the
+    launches of a small model's kernels take longer than they do.
     """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    return SMALL_PASS if on_cpu and products_dtype(model) == torch.float32 else LARGE_PASS
+    device = next(model.parameters()).device.type
+    if device == "cuda":
+        return max(LARGE_PASS, GPU_NUMBERS // int(model.config.hidden_size))
+    if device != "cpu":
+        return LARGE_PASS
+    return SMALL_PASS if products_dtype(model) == torch.float32 else ROUNDED_PASS
 
 
 def hidden_states(model: Model, input_ids: Tensor, depth: int | None = None) -> Tensor:

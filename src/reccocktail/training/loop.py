@@ -1,6 +1,7 @@
 """The loop itself: `transformers.Trainer` with our loss, clock, schedule and checkpoints."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.launcher import rank
 from reccocktail.processes import agree
 from reccocktail.progress import Advance
-from reccocktail.ranking.base import Ranker
+from reccocktail.ranking.base import Batch, Ranker
 from reccocktail.recipe import Recipe
 from reccocktail.storage import read_json, write_json
 from reccocktail.training.bank import ItemBank
@@ -31,6 +32,8 @@ from reccocktail.training.log import RunLog
 from reccocktail.training.model import base_model
 from reccocktail.training.schedule import Length, cosine_with_warmup
 from reccocktail.training.validation import Validation
+
+GPU_WORKERS = 2  # that make batches while a GPU trains
 
 _CLOCK_FILE = "clock.json"
 _BANK_FILE = "bank.safetensors"
@@ -196,6 +199,11 @@ class RunCallback(TrainerCallback):
         self._length.start()
 
 
+def only(examples: Sequence[Batch]) -> Batch:
+    """The data set's examples are batches already."""
+    return examples[0]
+
+
 def restore(checkpoint: Path, length: Length, bank: ItemBank | None, device: torch.device) -> None:
     """Set the clock and the bank to where a checkpoint left them; the clock stands still."""
     length.start(float(read_json(checkpoint / _CLOCK_FILE)["seconds"]))
@@ -228,6 +236,8 @@ def arguments(
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
+        # A GPU is done with a step before one process has made the next batch.
+        dataloader_num_workers=GPU_WORKERS if backbone.device.type == "cuda" else 0,
         use_cpu=backbone.device.type == "cpu",
         # A recipe may put LoRA on layers that its ranker never runs, such as the vocabulary head.
         ddp_find_unused_parameters=recipe.lora.target_modules != "all-linear",

@@ -15,6 +15,7 @@ from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.launcher import is_first, processes
+from reccocktail.precision import in_precision, training_precision
 from reccocktail.processes import from_first, start, together
 from reccocktail.progress import bar, say
 from reccocktail.ranking import build
@@ -32,6 +33,7 @@ from reccocktail.training.loop import (
     RankerModule,
     RunCallback,
     arguments,
+    only,
     restore,
 )
 from reccocktail.training.model import base_model, merged, new_peft_model, tensors_of
@@ -117,6 +119,9 @@ def train(
         stack.enter_context(merged(backbone.model, beside.lora if beside else None))
         peft_model = new_peft_model(backbone, recipe, initial)
         stack.callback(_take_off, peft_model, backbone)
+        weights = backbone.model.dtype
+        products = training_precision(backbone.device, weights, backbone.autocast)
+        stack.enter_context(in_precision(base_model(peft_model), products))
         module = RankerModule(peft_model, ranker, bank)
         log = None
         if is_first():
@@ -133,7 +138,7 @@ def train(
             model=module,
             args=arguments(run_folder, recipe, batches, backbone),
             train_dataset=batches,
-            data_collator=lambda examples: examples[0],
+            data_collator=only,
             callbacks=[RunCallback(length, log, advance, validation, module, recipe)],
         )
         trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
