@@ -13,7 +13,7 @@ from reccocktail.errors import AdapterError, DataError, RecCocktailError
 from reccocktail.mixing import cocktail as module
 from reccocktail.mixing.arithmetic import MergeOptions, combine
 from reccocktail.mixing.cocktail import _guarded, mix
-from reccocktail.mixing.measure import Mixer, MixSettings, Point
+from reccocktail.mixing.measure import Mixer, MixSettings, Point, check_compatible
 from reccocktail.mixing.search import Descent
 from reccocktail.mixing.sheet import agreement
 from reccocktail.ranking.dense import DenseRanker
