@@ -141,6 +141,12 @@ class TrainingSettings(_Settings):
         le=1,
         description="Domains are drawn in proportion to size ** this: 0 evenly, 1 by size.",
     )
+    domains_per_step: int = Field(
+        1,
+        ge=1,
+        description="Domains drawn for one step of the dense ranker, which share its targets; each "
+        "target's negatives are of its own domain.",
+    )
     int8: bool = Field(
         True, description="Multiply by the frozen weights in int8, on CPUs where that is faster."
     )
@@ -180,16 +186,20 @@ class Recipe(_Settings):
         for name in get_args(RankerName):
             if name != self.ranker:
                 del settings[name]
-        if self.quantization is None:  # as it was before there was a choice
+        # What was no choice once and is not made use of leaves a recipe what it was.
+        if self.quantization is None:
             del settings["quantization"]
         if self.ranker == "dense":
             del settings["prompt"]["cutoff"]
             del settings["training"]["prompts_per_batch"]
             del settings["training"]["prompts_per_pass"]
+            if self.training.domains_per_step == 1:
+                del settings["training"]["domains_per_step"]
         else:
             del settings["prompt"]["template"]
             del settings["training"]["targets_per_batch"]
             del settings["training"]["bank"]
+            del settings["training"]["domains_per_step"]
         return settings
 
     @property

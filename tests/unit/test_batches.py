@@ -7,7 +7,7 @@ import torch
 
 from reccocktail.errors import RunError
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.recipe import DenseSettings, PromptSettings, TrainingSettings
+from reccocktail.recipe import DenseSettings, PromptSettings, Recipe, TrainingSettings
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from tests.domains import taste_domain
 from tests.pico import pico_tokenizer
@@ -142,6 +142,31 @@ def test_draws_number_the_batches_of_each_domain(domain, small, ranker):
     for number in range(2):
         own = [b for d, b in (batches.draw(step) for step in range(3000)) if d == number]
         assert own == list(range(len(own)))
+
+
+def test_domains_share_a_step_and_its_targets(domain, small, ranker):
+    windows = [DomainWindows.build(d, ranker) for d in (domain, small)]
+    alone = TrainingSettings(targets_per_batch=16, domain_temperature=0.0)
+    settings = alone.model_copy(update={"domains_per_step": 4, "targets_per_batch": 64})
+    together = TrainingBatches(windows, ranker, settings, 20)
+    apart = TrainingBatches(windows, ranker, alone, 80)
+    assert (together.passes, together.rounds, len(together)) == (4, 4, 80)
+    domains = []
+    for number in range(80):
+        one, other = together[number], apart[number]
+        assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+        domains.append(int(one["domain"]))
+    steps = [set(domains[start : start + 4]) for start in range(0, 80, 4)]
+    assert {0, 1} in steps
+
+
+def test_a_step_of_one_domain_leaves_a_recipe_what_it_was():
+    assert "domains_per_step" not in Recipe().relevant()["training"]
+    changed = Recipe(training=TrainingSettings(domains_per_step=2))
+    assert changed.relevant()["training"]["domains_per_step"] == 2
+    assert (
+        Recipe(ranker="choice", training=changed.training).sha256 == Recipe(ranker="choice").sha256
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 1.0])

@@ -184,6 +184,20 @@ def test_shares_are_the_batch(domain):
             assert all(torch.equal(share["items"], batch["items"]) for share in shares)
 
 
+def test_each_domain_of_a_step_is_shared(domain):
+    """Three domains a step and two processes: each batch is dealt out, one after another."""
+    ranker = DenseRanker(pico_backbone().tokenizer, several.recipe().prompt, several.recipe().dense)
+    windows = [DomainWindows.build(domain, ranker)]
+    settings = TrainingSettings(targets_per_batch=48, domains_per_step=3)
+    whole = TrainingBatches(windows, ranker, settings, 2)
+    dealt = TrainingBatches(windows, ranker, settings, 2, 2)
+    assert (len(whole), len(dealt)) == (6, 12)
+    for number in range(6):
+        both = [dealt[2 * number], dealt[2 * number + 1]]
+        rows = sorted(row.tolist() for share in both for row in share["history_ids"])
+        assert rows == sorted(whole[number]["history_ids"].tolist())
+
+
 def test_only_training_runs_in_several_processes(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as stopped:

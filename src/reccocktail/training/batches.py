@@ -132,10 +132,10 @@ class DomainWindows:
 class TrainingBatches(Dataset[Batch]):
     """Batches of a run: functions of data, settings and seed, so a resumed run sees the same.
 
-    A step is `passes` batches, whose gradients are added up: one where histories are packed, as
-    many as memory asks for where each target is a prompt.
+    A step is `passes` batches, whose gradients are added up: as many as `domains_per_step` where
+    histories are packed, as many as memory asks for where each target is a prompt.
 
-    Several processes share each step: the windows and the items of a packed batch are dealt out
+    Several processes share each step: the windows and the items of each packed batch are dealt out
     among them (see `shares`), or the passes are. Batch `number` of the data set is for process
     `number` modulo their number, as Accelerate deals them out.
 
@@ -158,10 +158,16 @@ class TrainingBatches(Dataset[Batch]):
         self.steps = steps
         per_batch, per_pass = settings.prompts_per_batch, settings.prompts_per_pass
         self.processes = processes
-        self.passes = 1 if ranker.packed else math.ceil(per_batch / per_pass)
-        self.rounds = math.ceil(self.passes / processes)
+        self.passes: int
+        self.rounds: int
         """Passes of one process in a step."""
-        self._targets = settings.targets_per_batch if ranker.packed else per_batch
+        if ranker.packed:
+            self.passes = self.rounds = settings.domains_per_step
+            self._targets = max(2, round(settings.targets_per_batch / self.passes))
+        else:
+            self.passes = math.ceil(per_batch / per_pass)
+            self.rounds = math.ceil(self.passes / processes)
+            self._targets = per_batch
         sizes = np.array([len(domain.windows) for domain in domains], dtype=float)
         weights = sizes**settings.domain_temperature
         self.weights = weights / weights.sum()
@@ -178,26 +184,29 @@ class TrainingBatches(Dataset[Batch]):
         if self.processes == 1:
             return self._pass(step, place)
         if self._ranker.packed:
-            return share_of(self._pass(step, 0), place, self.processes)
+            part, process = divmod(place, self.processes)
+            return share_of(self._pass(step, part), process, self.processes)
         # Passes may not go round evenly; all processes must take part in each, some for nothing.
         weight = self.rounds * self.processes / self.passes if place < self.passes else 0.0
         return self._pass(step, place % self.passes) | {"weight": torch.tensor(weight)}
 
     def _pass(self, step: int, part: int) -> Batch:
-        domain_number, batch_number = self.draw(step)
+        packed = self._ranker.packed
+        domain_number, batch_number = self.draw(step * self.passes + part if packed else step)
         domain = self._domains[domain_number]
-        windows = domain.batch(batch_number, self._targets, self._settings.seed + domain_number)
-        # A domain of a few windows has some of them twice in a step.
-        mine = windows[part :: self.passes] or [windows[part % len(windows)]]
+        mine = domain.batch(batch_number, self._targets, self._settings.seed + domain_number)
+        if not packed:
+            # A domain of a few windows has some of them twice in a step.
+            mine = mine[part :: self.passes] or [mine[part % len(mine)]]
         rng = np.random.default_rng([self._settings.seed, 2**21, step * self.passes + part])
         batch = domain.training_batch(self._ranker, mine, rng)
         return batch | {"domain": torch.tensor(domain_number)}
 
-    def draw(self, step: int) -> tuple[int, int]:
-        """Domain number of a step, and the number of that batch within its domain."""
-        while len(self._drawn) <= step:
+    def draw(self, number: int) -> tuple[int, int]:
+        """Domain number of a draw, and the number of that batch within its domain."""
+        while len(self._drawn) <= number:
             rng = np.random.default_rng([self._settings.seed, 2**20 + len(self._drawn)])
-            for number in rng.choice(len(self._domains), size=_DRAWS, p=self.weights).tolist():
-                self._drawn.append((number, self._taken[number]))
-                self._taken[number] += 1
-        return self._drawn[step]
+            for drawn in rng.choice(len(self._domains), size=_DRAWS, p=self.weights).tolist():
+                self._drawn.append((drawn, self._taken[drawn]))
+                self._taken[drawn] += 1
+        return self._drawn[number]
