@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from reccocktail.backbone import DTYPES, Backbone
+from reccocktail.backbone import DTYPES, Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, versions
 from reccocktail.errors import RecCocktailError, RunError
 from reccocktail.evaluation.metrics import FloatArray, distinct_rows, resampled_means
 from reccocktail.precision import PRECISIONS
 from reccocktail.progress import say
+from reccocktail.recipe import Recipe
 from reccocktail.storage import read_json
 from reccocktail.training.batches import DomainWindows
 
@@ -206,16 +207,26 @@ def precision_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def dtype_argument(parser: argparse.ArgumentParser) -> None:
-    """`--dtype`, for studies that train and score on a GPU.
-
-    Mixes of near coefficients differ by less than bfloat16 weights can hold.
-    """
+def backbone_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where and how the backbone of a study is loaded, see `asked_backbone`."""
+    parser.add_argument("--backbone", help="where the backbone is, if not where it was")
+    parser.add_argument("--device")
     parser.add_argument(
         "--dtype",
         choices=tuple(DTYPES),
-        help="of the weights; chosen by hardware if left out. float32 with --precision auto keeps "
-        "merged weights exact on a GPU",
+        help="of the weights; chosen by hardware if left out. Mixes of near coefficients differ by "
+        "less than bfloat16 holds: give float32 with --precision auto on a GPU",
+    )
+    precision_argument(parser)
+
+
+def asked_backbone(args: argparse.Namespace, recipe: Recipe) -> Backbone:
+    """The backbone of a recipe, as `backbone_arguments` ask for it."""
+    return load_backbone(
+        args.backbone or recipe.backbone,
+        device=args.device,
+        dtype=args.dtype,
+        precision=args.precision,
     )
 
 

@@ -30,10 +30,10 @@ import torch
 
 from cells import SHEET_FILE, published_cells, take_cells
 from common import (
-    dtype_argument,
+    asked_backbone,
+    backbone_arguments,
     environment,
     finished,
-    precision_argument,
     program,
     recipe_argument,
     study_parser,
@@ -50,7 +50,6 @@ from few_shot_report import (
     write_report,
 )
 from few_shot_target import Scores, Sizes, Target, keep_cell, read_scores
-from reccocktail.backbone import load_backbone
 from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
@@ -241,18 +240,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation-users", type=int, default=100)
     parser.add_argument("--adaptation-users", type=int, default=50)
     parser.add_argument("--published", type=Path, help="folder of published cells to go on from")
-    parser.add_argument("--backbone", help="where the backbone is, if not where it was")
-    parser.add_argument("--device")
     recipe_argument(parser)
-    dtype_argument(parser)
-    precision_argument(parser)
+    backbone_arguments(parser)
     args = parser.parse_args(arguments)
     if not all(0 <= share <= 1 for share in args.fractions):
         parser.error("--fractions must lie in [0, 1]")
     base = Adapter.load(resolve(args.base))
     recipe = target_recipe(base, args.recipe)
-    name = args.backbone or recipe.backbone
-    backbone = load_backbone(name, device=args.device, dtype=args.dtype, precision=args.precision)
+    backbone = asked_backbone(args, recipe)
     names = ("epochs", "minutes", "steps", "users", "validation_users", "adaptation_users")
     sizes = Sizes(**{name: getattr(args, name) for name in names})
     machine = environment(backbone, Domain.load(args.target[0]))

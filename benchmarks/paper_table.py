@@ -23,15 +23,14 @@ from rich.console import Console
 
 from cells import SHEET_FILE, published_cells, read_cell, take_cells, write_cell
 from common import (
-    dtype_argument,
+    asked_backbone,
+    backbone_arguments,
     environment,
     finished,
-    precision_argument,
     program,
     recipe_argument,
     study_parser,
 )
-from reccocktail.backbone import load_backbone
 from reccocktail.data.columns import as_interactions
 from reccocktail.data.domain import Domain
 from reccocktail.data.tables import read_table
@@ -257,17 +256,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         help="a domain of the base spirit, for the row 'joint'")  # fmt: skip
     parser.add_argument("--published", type=Path,
                         help="folder of published tables to go on from")  # fmt: skip
-    parser.add_argument("--backbone", help="where the backbone is, if not where it was")
-    parser.add_argument("--device")
     recipe_argument(parser)
-    dtype_argument(parser)
-    precision_argument(parser)
+    backbone_arguments(parser)
     args = parser.parse_args(arguments)
     base = replace(Adapter.load(resolve(args.base)), name=BASE)
     check(args, base)
     recipe = target_recipe(base, args.recipe)
-    name = args.backbone or recipe.backbone
-    backbone = load_backbone(name, device=args.device, dtype=args.dtype, precision=args.precision)
+    backbone = asked_backbone(args, recipe)
     check_compatible([base], backbone)
     minutes = args.minutes if args.steps or args.minutes else 60.0
     sizes = Sizes(minutes, args.steps, args.users, args.validation_users, args.adaptation_users)

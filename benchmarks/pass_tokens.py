@@ -19,15 +19,14 @@ from rich.console import Console
 from rich.table import Table
 
 from common import (
-    dtype_argument,
+    asked_backbone,
+    backbone_arguments,
     environment,
-    precision_argument,
     program,
     ratio_of_pairs,
     seconds,
     spread,
 )
-from reccocktail.backbone import load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.progress import bar
@@ -62,21 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--backbone", default=Recipe().backbone)
     parser.add_argument("--tokens", type=int, default=6000, help="of all histories together")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device")
-    dtype_argument(parser)
-    precision_argument(parser)
+    backbone_arguments(parser)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
     if args.tokens < 1 or args.rounds < 1:
         raise RunError("--tokens and --rounds must be at least 1; raise them.")
     domain = Domain.load(args.data)
-    recipe = Recipe(backbone=args.backbone)
-    backbone = load_backbone(
-        recipe.backbone, device=args.device, dtype=args.dtype, precision=args.precision
-    )
+    recipe = Recipe()
+    backbone = asked_backbone(args, recipe)
     ranker = build(backbone, recipe)
     assert isinstance(ranker, DenseRanker)
     histories = Catalogue.of(domain, ranker).histories(domain.rows("test_warm"))

@@ -1,10 +1,12 @@
 """How much faster is a training step in int8, and compiled?
 
-    python benchmarks/step_speed.py --data PREPARED [--rounds 3] [--out results/step_speed.json]
+    python benchmarks/step_speed.py --data PREPARED [--rounds 3] [--targets 64] \
+        [--out results/step_speed.json]
 
-Variants of one training, float32, int8, and int8 with compiled layers, each with its own LoRA from
-the same start, take the same batches in turns: in every round each variant makes `--steps` steps.
-Before the clock starts each has made `--warm-up` steps, which for `compile` is the compilation.
+Variants of one training, plain, int8, and int8 with compiled layers (on a GPU plain and compiled),
+each with its own LoRA from the same start, take the same batches in turns: in every round each
+variant makes `--steps` steps. Before the clock starts each has made `--warm-up` steps, which for
+`compile` is the compilation.
 Ratios are those of a round's seconds, its median and spread over the rounds; the losses of the same
 step show what rounding changes.
 """
@@ -19,11 +21,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from common import environment, spread
-from reccocktail.backbone import Backbone, load_backbone
+from common import asked_backbone, backbone_arguments, environment, spread
+from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
+from reccocktail.precision import in_precision, training_precision
 from reccocktail.progress import bar
 from reccocktail.ranking import build
+from reccocktail.ranking.base import Batch
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json
 from reccocktail.training.batches import DomainWindows, TrainingBatches
@@ -34,14 +38,23 @@ VARIANTS = {
     "float32": {"int8": False, "compile": False},
     "int8": {"int8": True, "compile": False},
     "int8, compiled": {"int8": True, "compile": True},
+    "compiled": {"int8": False, "compile": True},
 }
+ON_CPU, ON_GPU = ("float32", "int8", "int8, compiled"), ("float32", "compiled")
 
 
 def measure(
-    backbone: Backbone, domain: Domain, names: Sequence[str], steps: int, rounds: int, warm_up: int
+    backbone: Backbone,
+    domain: Domain,
+    recipe: Recipe,
+    names: Sequence[str],
+    steps: int,
+    rounds: int,
+    warm_up: int,
 ) -> dict[str, Any]:
     """Seconds of each variant's rounds, and its losses."""
-    recipe = Recipe(backbone=backbone.name)
+    device = backbone.device
+    products = training_precision(device, backbone.model.dtype, backbone.autocast)
     ranker = build(backbone, recipe)
     windows = DomainWindows.build(domain, ranker)
     total = warm_up + rounds * steps
@@ -69,13 +82,16 @@ def measure(
                         parameter.data.copy_(former)
                     optimiser.load_state_dict(kept[name][1])
                 model = base_model(peft_model)
-                with fast_layers(model.get_decoder(), settings, backbone.device):
+                with (
+                    in_precision(model, products),
+                    fast_layers(model.get_decoder(), settings, device),
+                ):
                     if number:  # compiled code is found again, which is not a step
-                        ranker.loss(model, dict(batches[start - 1])).backward()
+                        ranker.loss(model, _on(device, batches[start - 1])).backward()
                         optimiser.zero_grad()
                     spent = 0.0
                     for step in range(start, end):
-                        batch = dict(batches[step])
+                        batch = _on(device, batches[step])
                         began = time.perf_counter()
                         loss = ranker.loss(model, batch)
                         loss.backward()
@@ -84,8 +100,8 @@ def measure(
                         )
                         optimiser.step()
                         optimiser.zero_grad()
+                        losses[name].append(float(loss.detach()))  # waits for a GPU
                         spent += time.perf_counter() - began
-                        losses[name].append(float(loss.detach()))
                         if number and name == names[0]:
                             tokens += batch["history_ids"].numel() + batch["item_ids"].numel()
                 if number:
@@ -120,22 +136,31 @@ def measure(
     }
 
 
+def _on(device: torch.device, batch: Batch) -> Batch:
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--backbone", default="smollm2-135m")
+    backbone_arguments(parser)
     parser.add_argument("--variant", action="append", choices=list(VARIANTS))
     parser.add_argument("--steps", type=int, default=5, help="of a variant in a round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--warm-up", type=int, default=3)
+    parser.add_argument("--targets", type=int, help="of a step, if not as in the default recipe")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(arguments)
-    backbone = load_backbone(args.backbone)
+    recipe = Recipe()
+    if args.targets:
+        training = recipe.training.model_copy(update={"targets_per_batch": args.targets})
+        recipe = recipe.model_copy(update={"training": training})
+    backbone = asked_backbone(args, recipe)
     domain = Domain.load(args.data)
-    names = args.variant or list(VARIANTS)
-    result = measure(backbone, domain, names, args.steps, args.rounds, args.warm_up)
+    names = args.variant or (ON_CPU if backbone.device.type == "cpu" else ON_GPU)
+    result = measure(backbone, domain, recipe, names, args.steps, args.rounds, args.warm_up)
     result |= environment(backbone, domain)
     table = Table("variant", "tokens a second", "times faster", "mean loss")
     for name, found in result["variants"].items():

@@ -18,16 +18,16 @@ import polars as pl
 from rich.console import Console
 
 from common import (
-    dtype_argument,
+    asked_backbone,
+    backbone_arguments,
     environment,
     finished,
-    precision_argument,
     precision_facts,
     program,
     ratio_of_means,
     study_parser,
 )
-from reccocktail.backbone import Backbone, load_backbone
+from reccocktail.backbone import Backbone
 from reccocktail.baselines import make_baseline
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.evaluate import BACKBONE, EvaluationSettings
@@ -178,15 +178,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = study_parser(__doc__)
     parser.add_argument("--users", type=int, default=2000, help="at most so many a scenario")
     parser.add_argument("--validation-users", type=int, default=200)
-    parser.add_argument("--backbone", help="where the backbone is, if not where it was")
-    parser.add_argument("--device")
-    dtype_argument(parser)
-    precision_argument(parser)
+    backbone_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     base = replace(Adapter.load(resolve(args.base)), name=BASE)
-    name = args.backbone or base.card.recipe.backbone
-    backbone = load_backbone(name, device=args.device, dtype=args.dtype, precision=args.precision)
+    backbone = asked_backbone(args, base.card.recipe)
     settings = EvaluationSettings(
         users=args.users, validation_users=args.validation_users, seed=args.seed
     )
