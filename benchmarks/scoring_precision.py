@@ -225,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seed": args.seed,
         "adapter": adapter.sha256,
         "ranker": adapter.card.recipe.ranker,
-        "bfloat16_in_hardware": bfloat16_is_fast(),
+        "bfloat16_in_hardware": bfloat16_is_fast(backbone.device),
         **machine,
     }
     table = Table("precision", "users a second", "NDCG@10")
