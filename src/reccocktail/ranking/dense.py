@@ -318,7 +318,8 @@ class DenseRanker:
     ) -> bool:
         """Whether the decoder heeds a mask and positions: a few items must come out the same.
 
-        Tried once for each kind of model. A GPU reads padding faster than trees are packed.
+        Tried once for each kind of model. On a GPU trees are left alone: they are
+        packed on the CPU, and padding is cheap there.
         """
         if len(sequences) < self.tree_titles or device.type == "cuda":
             return False

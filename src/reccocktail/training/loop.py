@@ -236,7 +236,7 @@ def arguments(
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
-        # A GPU is done with a step before one process has made the next batch.
+        # A GPU need not wait while the next batch is made.
         dataloader_num_workers=GPU_WORKERS if backbone.device.type == "cuda" else 0,
         use_cpu=backbone.device.type == "cpu",
         # A recipe may put LoRA on layers that its ranker never runs, such as the vocabulary head.
