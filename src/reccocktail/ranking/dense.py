@@ -5,7 +5,7 @@ tokens are the item: their mean, or the last one. Every position of a packed his
 example, and the whole catalogue is ranked with one matrix product.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -127,7 +127,7 @@ class DenseRanker:
             "targets": pad([[column[item] for item in window[1:]] for window in windows], -1),
             "item_ids": items.input_ids,
             "item_positions": items.positions,
-            "known": torch.tensor([[item in touched for item in unique] for touched in known]),
+            "known": _known(column, known),
             "log_q": log_q[torch.tensor(unique)],
             "items": torch.tensor(unique),
             "touched": pad([sorted(touched) for touched in known], -1),
@@ -293,6 +293,9 @@ class DenseRanker:
         trees next to nothing is padding.
         """
         device = input_ids.device
+        # To ask a GPU for the ids would have it wait for all that it was given.
+        if device.type == "cuda":
+            return self._one_by_one(model, Encoded(input_ids, positions), device)
         ends = positions[:, 0].tolist()
         sequences = [ids[: end + 1] for ids, end in zip(input_ids.tolist(), ends, strict=True)]
         if not self._reads_trees(model, sequences, device):
@@ -365,6 +368,14 @@ class DenseRanker:
             means = words(embeddings(model, input_ids))
         self.readout = self.readout.to(states.device)
         return self.readout(states, means, side)
+
+
+def _known(column: Mapping[int, int], known: Sequence[set[int]]) -> Tensor:
+    """Which of a batch's items each of its users has touched: (B, U)."""
+    found = np.zeros((len(known), len(column)), dtype=bool)
+    for row, touched in zip(found, known, strict=True):
+        row[[column[item] for item in touched if item in column]] = True
+    return torch.from_numpy(found)
 
 
 def pool(hidden: Tensor, positions: Tensor, start: int, pooling: str) -> Tensor:
