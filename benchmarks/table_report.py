@@ -20,6 +20,7 @@ HEADLINE = "ndcg@10"
 RESAMPLES = 2000  # of a paired difference; the least p, twice 1 in 2001, survives Holm over 24 rows
 SINGLE, BASELINE = "better single adapter", "best baseline"
 LETTERS = {SINGLE: "a", BASELINE: "b"}
+AVERAGE, NOISE = "average", "random_average"
 PAPER_FILE = Path(__file__).with_name("paper_figures.yaml")
 TITLES = {
     WARM: "warm",
@@ -67,12 +68,16 @@ def _view(cells: Cells, column: str, targets: Sequence[str]) -> dict[str, Any]:
         )
         if (best := max(names, key=lambda n: rows[n][HEADLINE], default=None))
     }
+    means = {name: found.mean(axis=1) for name, found in values.items()}
     paired = [
         entry
         for kind, against in references.items()
-        for entry in compare({n: v.mean(axis=1) for n, v in values.items()}, against, kind, targets)
+        for entry in compare(means, against, kind, targets)
     ]
-    return {"references": references, "rows": rows, "best": best_of(rows), "paired": paired}
+    found = {"references": references, "rows": rows, "best": best_of(rows), "paired": paired}
+    if AVERAGE in rows:
+        found["against_average"] = compare(means, AVERAGE, AVERAGE, targets)
+    return found
 
 
 def _metrics(ranks: Any) -> FloatArray:
@@ -250,6 +255,12 @@ def note(found: Mapping[str, Any], view: Mapping[str, Any], target: str, table: 
         "(paired bootstrap over users and over target items, Holm over the rows, both p < 0.05)."
         for kind, row in view["references"].items()
     ]
+    parts += [
+        f"What the base spirit knows, against noise in its place: {NOISE} less {AVERAGE} has "
+        f"NDCG@10 {_gap(entry[HEADLINE])}."
+        for entry in view.get("against_average", ())
+        if entry["row"] == NOISE
+    ]
     if table != WARM:
         parts.append(
             "A model of interactions knows nothing of a cold item and is 0 by construction."
@@ -260,6 +271,15 @@ def note(found: Mapping[str, Any], view: Mapping[str, Any], target: str, table: 
             "users, so no difference from them is a result."
         )
     return " ".join(parts)
+
+
+def _gap(found: Mapping[str, Any]) -> str:
+    low, high = found["ci95"]
+    from_items, to_items = found["ci95_items"]
+    return (
+        f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}], over target items "
+        f"[{from_items:+.3f}, {to_items:+.3f}]"
+    )
 
 
 def costs_table(tables: Mapping[str, Any]) -> str:

@@ -24,12 +24,14 @@ from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.arithmetic import combine
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.readout import Readout
+from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.training.adapter import Adapter, Card, Factors
 from reccocktail.training.batches import DomainWindows
-from reccocktail.training.model import merged
+from reccocktail.training.model import merged, ranker_of
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
+from reccocktail.training.validation import Validation
 from tests.adapters import pico_recipe
 from tests.domains import taste_domain
 from tests.helpers import nearly
@@ -396,6 +398,39 @@ def test_zero_shot_compares_what_needs_no_training(
     zero_shot.main(arguments)
     with pytest.raises(RunError, match="other settings"):
         zero_shot.main([*arguments, "--seed", "1"])
+
+
+def test_source_validation_is_the_validation_of_a_training(
+    folder: Path, base: Path, domain: Domain, backbone: Backbone, tmp_path: Path, benchmark: Any
+) -> None:
+    study = benchmark("source_validation")
+    out = tmp_path / "found.json"
+    data = [str(folder / name) for name in ("other", "tastes")]
+    arguments = [part for name in data for part in ("--data", name)]
+    arguments += ["--users", "20", "--device", "cpu", "--out", str(out)]
+    study.main([*arguments, "--adapter", f"spirit={base}"])
+    found = json.loads(out.read_text())
+    assert str(folder) not in out.read_text()
+    adapter = Adapter.load(base)
+    ranker = ranker_of(adapter.card, backbone)
+    with merged(backbone.model, adapter.lora) as model:
+        expected = Validation([Catalogue.of(domain, ranker)], 20, 0)(model)
+    assert found["models"]["spirit"]["ndcg@10/tastes"] == expected["ndcg@10/tastes"]
+    gaps = [
+        found["models"]["spirit"][f"ndcg@10/{name}"]
+        - found["models"]["backbone"][f"ndcg@10/{name}"]
+        for name in ("other", "tastes")
+    ]
+    assert found["minus"]["backbone"]["difference"] == pytest.approx(sum(gaps) / 2)
+    # What stands there is taken as it is, and not for other users.
+    found["models"]["spirit"]["ndcg@10/tastes"] = 0.123
+    out.write_text(json.dumps(found))
+    study.main([*arguments, "--adapter", f"spirit={base}"])
+    assert json.loads(out.read_text())["models"]["spirit"]["ndcg@10/tastes"] == 0.123
+    with pytest.raises(RunError, match="other users or data"):
+        study.main([*arguments, "--adapter", f"spirit={base}", "--seed", "1"])
+    with pytest.raises(RunError, match="NAME=FOLDER"):
+        study.main([*arguments, "--adapter", str(base)])
 
 
 def test_a_ratio_of_means_and_its_interval(benchmark: Any) -> None:

@@ -171,6 +171,20 @@ def test_the_oracle_is_the_best_of_its_grid_and_never_bold(done):
             assert all("oracle" not in (e["row"], e["against"]) for e in view["paired"])
 
 
+def test_noise_is_compared_with_what_it_stands_for(done):
+    out, _, result = done
+    for table in result["targets"]["tastes"]["tables"].values():
+        for view in table["views"].values():
+            (noise,) = (e for e in view["against_average"] if e["row"] == "random_average")
+            gap = view["rows"]["random_average"]["ndcg@10"] - view["rows"]["average"]["ndcg@10"]
+            assert noise["ndcg@10"]["difference"] == pytest.approx(gap)
+            assert noise["against"] == "average"
+    assert (
+        "against noise in its place: random_average less average has NDCG@10"
+        in (out / "paper_table.md").read_text()
+    )
+
+
 def test_cold_only_negatives_are_cold(done, folder):
     out, _, result = done
     domain = Domain.load(folder / "tastes")
