@@ -30,10 +30,11 @@ from study import best_of_curve, kept_sheet, without_validation
 from table_rows import BASE, BY_NAME, INGREDIENT
 from table_target import SCENARIO, VIEWS, WEIGHTS, Board, Target
 
-_SEARCHES: dict[str, dict[str, str]] = {
+_SEARCHES: dict[str, dict[str, Any]] = {
     "cocktail": {},
     "cocktail_factor": {"method": "factor"},
     "cocktail_layer": {"granularity": "layer"},
+    "diluted": {"objective": "validation", "dilutions": (0.75, 0.5), "refinements": 0},
 }
 _CHOSEN_BY = {"validation": "log_loss", "cocktail_calibrated": "calibrated_entropy"}
 """Rows that choose among the mixes which the cocktail's search has measured, and by what."""
@@ -112,7 +113,7 @@ class Bench:
         settings = MixSettings(
             users=sizes.adaptation_users,
             validation_users=sizes.validation_users,
-            **_SEARCHES[row],  # type: ignore[arg-type]
+            **_SEARCHES[row],
         )
         out = self.folder / f"{row}_{scenario}"
         return kept_sheet(self.pair, target.backbone, target.domain, scenario, out, settings)

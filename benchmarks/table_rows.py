@@ -47,6 +47,13 @@ ROWS: tuple[Row, ...] = (
         seeded=True,
         optional=True,
     ),
+    Row(
+        "diluted",
+        "model",
+        "`delta`, one pair, also times .75 and .5, by labelled validation users",
+        seeded=True,
+        optional=True,
+    ),
     Row("cocktail_factor", "model", "Eq. 7, one pair, by entropy", seeded=True),
     Row("cocktail_layer", "model", "`delta`, a pair a layer, by entropy", seeded=True),
     Row("second_round", "model", "the base spirit trained on the target", seeded=True),
@@ -71,7 +78,7 @@ WORK = (
         "random_average",
         "random",
     ),
-    *("second_round", "ensemble", "cocktail_factor", "linear", "ties", "dare", "oracle"),
+    *("second_round", "ensemble", "diluted", "cocktail_factor", "linear", "ties", "dare", "oracle"),
     *("sasrec", "gru4rec", "sentence-encoder", "cocktail_layer", "joint"),
 )
 """Rows in the order in which they are made: what says most for its cost first."""

@@ -244,6 +244,26 @@ def test_objectives_of_a_pair_minimise_their_own_figure(
     assert sheet["coefficients"]["all"] == pytest.approx(best["coefficients"], abs=1e-6)
 
 
+@pytest.mark.parametrize(("objective", "key"), [("validation", "log_loss"),
+                                                ("calibrated", "calibrated_entropy")])  # fmt: skip
+def test_a_diluted_cocktail_is_the_best_of_all_that_was_measured(
+    backbone, domain, pair, tmp_path, objective, key
+):
+    out = tmp_path / "diluted"
+    settings = replace(SMALL, objective=objective, dilutions=(0.5, 0.25))
+    mixed = mix(pair, backbone, domain, "cold", out, settings)
+    sheet = sheet_of(out)
+    (chosen,) = sheet["coefficients"].values()
+    sums = [round(sum(point["coefficients"]), 6) for point in sheet["curve"]]
+    assert [sums.count(share) for share in (0.5, 0.25)] == 2 * [len(SMALL.grid)]
+    least = min(sheet["curve"], key=lambda point: point[key])
+    assert chosen == pytest.approx(least["coefficients"])
+    wanted = combine([a.lora for a in pair], torch.tensor(chosen))
+    assert np.array_equal(
+        scores_of(backbone, domain, mixed.lora), scores_of(backbone, domain, wanted)
+    )
+
+
 def test_three_adapters(backbone, domain, pair, third, tmp_path):
     mixed = mix([*pair, third], backbone, domain, "warm", tmp_path / "c", SMALL)
     sheet = sheet_of(tmp_path / "c")
@@ -445,6 +465,10 @@ def test_a_temperature_that_is_left_open_is_the_one_that_is_named(backbone, pair
         ({"method": "svd", "granularity": "layer"}, "no gradient search"),
         ({"method": "ties", "search": "published"}, "no gradient search"),
         ({"objective": "information", "granularity": "layer"}, "no gradient search"),
+        ({"dilutions": (0.5,)}, "use one of calibrated, validation"),
+        ({"dilutions": (0.5,), "objective": "validation", "granularity": "layer"}, "diluted"),
+        ({"dilutions": (1.0,), "objective": "validation"}, "between 0 and 1"),
+        ({"dilutions": (0.0,), "objective": "calibrated"}, "between 0 and 1"),
         ({"options": MergeOptions(density=0)}, "density"),
         ({"descent": Descent(steps=0)}, "at least one step"),
         ({"descent": Descent(learning_rate=float("nan"))}, "learning rate"),

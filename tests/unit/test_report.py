@@ -301,6 +301,34 @@ def test_the_page_checks_who_is_scored_and_does_not_trust_the_label(tmp_path: Pa
     assert "Collapse guard: entropy fell to 0.1 of its start" in text
 
 
+def test_a_cocktail_by_layer_stands_behind_its_adapters(tmp_path: Path) -> None:
+    """Its curve, as `mix` writes it: the adapters alone, and a mix without one pair of its own."""
+    folder = make_run(tmp_path / "e", sizes={"warm": 40})
+    cocktail = _cocktail(np.random.default_rng(0), 60, granularity="layer",
+                         coefficients={"0": [0.2, 0.8], "1": [0.4, 0.6]})  # fmt: skip
+    first, *_, last = cocktail["curve"]
+    cocktail["curve"] = [last, first, first | {"coefficients": None, "entropy": 1.2345}]
+    write_json(folder / "cocktails.json", [cocktail])
+    text = parse(report([folder], tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "the cocktail 1.2345" in text
+
+
+def test_diluted_mixes_are_listed_and_not_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "e", sizes={"warm": 40})
+    cocktail = _cocktail(np.random.default_rng(0), 60)
+    diluted = [
+        point | {"coefficients": [c / 2 for c in point["coefficients"]], "entropy": 0.001}
+        for point in cocktail["curve"]
+    ]
+    plain = [line.get_xydata().tolist() for a in curve_figure(cocktail).axes for line in a.lines]
+    cocktail["curve"] += diluted
+    both = [line.get_xydata().tolist() for a in curve_figure(cocktail).axes for line in a.lines]
+    assert both == plain
+    write_json(folder / "cocktails.json", [cocktail])
+    text = parse(report([folder], tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "0.250, 0.250 0.0010" in text
+
+
 def test_many_coefficients_and_three_adapters(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "e", sizes={"warm": 40})
     rng = np.random.default_rng(0)

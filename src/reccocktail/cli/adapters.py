@@ -138,6 +138,7 @@ def mix(
     users: int = 50,
     validation_users: int = 200,
     coefficients: list[float] | None = None,
+    dilute: list[float] | None = None,
     density: float = 0.5,
     rank: int | None = None,
     norm_matched: bool = False,
@@ -170,6 +171,8 @@ def mix(
         users: unlabelled users to adapt to; they are not scored later.
         validation_users: labelled validation users of the curve.
         coefficients: fixed coefficients in place of a search, one an adapter.
+        dilute: factors below 1; the search tries its mixes times each of them as well, steps
+            towards the bare backbone. For calibrated and validation.
         density: share of the entries that ties and dare keep.
         rank: of svd and ties; the largest among the adapters, or their sum, if left out.
         norm_matched: scale the mix to the mean of the adapters' norms.
@@ -214,6 +217,7 @@ def mix(
         objective=objective,
         users=users,
         validation_users=validation_users,
+        dilutions=tuple(dilute or ()),
         transductive=transductive,
         seed=seed,
     )

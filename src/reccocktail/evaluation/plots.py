@@ -20,6 +20,8 @@ from reccocktail.storage import atomic_file
 INK, MUTED, LINE, ACCENT, COOL = "#1d1c1a", "#6b675f", "#d8d2c6", "#b4541a", "#2a6486"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent", COOL: "cool"}
 
+_ROUNDING = 1e-5  # of coefficients that sum to 1
+
 _STYLE: dict[Any, Any] = {
     "font.size": 8.0,
     "font.family": ["sans-serif"],
@@ -86,11 +88,16 @@ def lambda_1(coefficients: Mapping[str, Sequence[float]]) -> float:
     return float(np.mean([pair[0] for pair in coefficients.values()]))
 
 
+def _on_line(point: Mapping[str, Any]) -> bool:
+    """Whether a curve's mix lies between its adapters: one set of coefficients, not diluted."""
+    return point["coefficients"] is not None and abs(sum(point["coefficients"]) - 1) < _ROUNDING
+
+
 def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure:
     """Entropy (above) and validation quality (below) against lambda_1, the chosen point marked.
 
     Entropies are drawn as nats above each curve's own minimum, so that the plain and the
-    calibrated one share an axis; the minima stand in the legend.
+    calibrated one share an axis; the minima stand in the legend. Diluted mixes are not drawn.
 
     Args:
         cocktail: content of a cocktail.json with two adapters and a curve.
@@ -99,7 +106,8 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
     Raises:
         RunError: the cocktail has no curve over two adapters.
     """
-    points = sorted(cocktail.get("curve") or [], key=lambda point: float(point["coefficients"][0]))
+    curve = [point for point in cocktail.get("curve") or [] if _on_line(point)]
+    points = sorted(curve, key=lambda point: float(point["coefficients"][0]))
     if len(points) < 2 or len(points[0]["coefficients"]) != 2:
         raise RunError(f"Cocktail {cocktail.get('name')!r} has no curve over two adapters to draw.")
     x = np.array([point["coefficients"][0] for point in points], dtype=np.float64)

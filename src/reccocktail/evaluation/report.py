@@ -204,7 +204,7 @@ def _cocktail(cocktail: dict[str, Any], number: int) -> dict[str, Any]:
     coefficients = cocktail.get("coefficients") or {}
     adapters = [str(adapter["name"]) for adapter in cocktail.get("adapters", [])]
     means = [sum(column) / len(column) for column in zip(*coefficients.values(), strict=True)]
-    curve = sorted(cocktail.get("curve") or [], key=lambda point: list(point["coefficients"]))
+    curve = sorted(cocktail.get("curve") or [], key=_place)
     places = plots.coefficients_figure(cocktail)
     return {
         **cocktail,
@@ -212,10 +212,15 @@ def _cocktail(cocktail: dict[str, Any], number: int) -> dict[str, Any]:
         "single": len(coefficients) == 1,
         "points": curve,
         "plot": _drawing(plots.curve_figure(cocktail), f"curve-{number}")
-        if len(curve) > 1 and len(curve[0]["coefficients"]) == 2
+        if len(curve) > 1 and all(len(point["coefficients"] or ()) == 2 for point in curve)
         else None,
         "places": _drawing(places, f"places-{number}") if places else None,
     }
+
+
+def _place(point: Mapping[str, Any]) -> tuple[bool, list[float]]:
+    """Order of a curve's mixes: by coefficients; last a cocktail whose groups have their own."""
+    return point["coefficients"] is None, list(point["coefficients"] or ())
 
 
 def verdict(entry: Mapping[str, Any]) -> str:

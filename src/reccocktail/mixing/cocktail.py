@@ -87,7 +87,7 @@ def _given(mixer: Mixer, groups: Groups, coefficients: Sequence[float]) -> Found
 
 
 def _by_line(mixer: Mixer) -> Found:
-    """One pair of coefficients, lambda and 1 - lambda (Eq. 9 on a line)."""
+    """One pair of coefficients, lambda and 1 - lambda (Eq. 9 on a line), diluted if asked."""
     settings = mixer.settings
     _, seen = line_search(
         lambda first: mixer.pair(first).value(settings.objective),
@@ -95,6 +95,7 @@ def _by_line(mixer: Mixer) -> Found:
         settings.refinements,
     )
     curve = [mixer.pair(first) for first in sorted(seen)]
+    curve += [mixer.pair(first, share) for share in settings.dilutions for first in settings.grid]
     ends = mixer.alone()
     for measured in curve:
         measured.relate(ends)

@@ -52,6 +52,8 @@ class MixSettings:
         transductive: score the adaptation users too (the paper's way); declared, never the default.
         grid: points of lambda_1 for a pair of adapters.
         refinements: evaluations beyond the grid.
+        dilutions: factors in (0, 1) that the grid's coefficients are multiplied by as well: steps
+            from each mix towards the bare backbone. A pair with one set of coefficients only.
         descent: the gradient search of `layer`, `module` and more than two adapters; None for
             `default_descent`.
         seed: draws the users.
@@ -67,6 +69,7 @@ class MixSettings:
     transductive: bool = False
     grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     refinements: int = 2
+    dilutions: tuple[float, ...] = ()
     descent: Descent | None = None
     seed: int = 0
 
@@ -164,10 +167,11 @@ class Mixer:
             )
         return Point.of(coefficients, without, with_labels, positive_columns(self.labelled))
 
-    def pair(self, first: float) -> Point:
-        """Measure lambda_1 = `first`, lambda_2 = 1 - `first`."""
+    def pair(self, first: float, dilution: float = 1.0) -> Point:
+        """Measure lambda_1 = `first`, lambda_2 = 1 - `first`, both times `dilution`."""
+        pair = [dilution * first, dilution * (1.0 - first)]
         point = self._measured_once(
-            [first, 1.0 - first], f"Mixing ({self.scenario}), lambda {first:.2f}/{1 - first:.2f}"
+            pair, f"Mixing ({self.scenario}), lambda {pair[0]:.2f}/{pair[1]:.2f}"
         )
         if self.rule.alone:
             point.relate(self.alone())
@@ -288,6 +292,20 @@ def _check_settings(adapters: Sequence[Adapter], settings: MixSettings) -> None:
             f"Objective '{settings.objective}' has no gradient search; "
             "use another one, or two adapters with one pair."
         )
+    if settings.dilutions:
+        if gradient:
+            raise AdapterError(
+                "Only two adapters with one pair of coefficients can be diluted; "
+                "leave --dilute out, or mix them with --granularity global."
+            )
+        if not OBJECTIVES[settings.objective].scale:
+            known = ", ".join(name for name, rule in OBJECTIVES.items() if rule.scale)
+            raise AdapterError(
+                f"Objective '{settings.objective}' takes the larger update for the better one, so "
+                f"it cannot choose how far to dilute; use one of {known}."
+            )
+        if not all(0 < share < 1 for share in settings.dilutions):
+            raise AdapterError("A dilution lies between 0 and 1; change --dilute.")
     settings.options.check()
     if settings.descent:
         settings.descent.check()

@@ -157,21 +157,24 @@ class Rule:
         labels: needs labelled validation users.
         alone: needs the adapters measured alone.
         gradient: can be followed by gradients on a few users at a time.
+        scale: does not take the larger of two parallel updates for the better one, so that it may
+            choose how far a mix is diluted.
     """
 
     of: Callable[[Point], float | None]
     labels: bool = False
     alone: bool = False
     gradient: bool = True
+    scale: bool = False
 
 
 OBJECTIVES: Mapping[Objective, Rule] = {
     "entropy": Rule(lambda point: point.entropy),
-    "calibrated": Rule(lambda point: point.calibrated_entropy, labels=True),
+    "calibrated": Rule(lambda point: point.calibrated_entropy, labels=True, scale=True),
     "adapter-calibrated": Rule(
         lambda point: point.adapter_calibrated_entropy, labels=True, alone=True, gradient=False
     ),
     "divergence": Rule(lambda point: point.divergence, alone=True),
     "information": Rule(lambda point: -point.information, gradient=False),
-    "validation": Rule(lambda point: point.log_loss, labels=True),
+    "validation": Rule(lambda point: point.log_loss, labels=True, scale=True),
 }
