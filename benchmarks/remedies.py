@@ -26,7 +26,7 @@ from reccocktail.errors import RunError
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.mixing.arithmetic import combine, update_cosine, update_norm
 from reccocktail.mixing.objectives import OBJECTIVES
-from reccocktail.schema import SCENARIOS
+from reccocktail.schema import SCENARIOS, TARGET
 from reccocktail.spirits import resolve
 from reccocktail.storage import atomic_file, write_json
 from reccocktail.training.adapter import Adapter
@@ -45,6 +45,7 @@ def compare(grid: Grid) -> dict[str, Any]:
     def of(cell: Cell) -> float:
         return float(values[cell.name]["ndcg@10"].mean())
 
+    items = grid.rows["test"][TARGET].to_list()
     ends = [cell_at(cells, unit) for unit in ([1.0, 0.0], [0.0, 1.0])]
     better = max(ends, key=of)
     rows: list[dict[str, Any]] = []
@@ -58,8 +59,8 @@ def compare(grid: Grid) -> dict[str, Any]:
                 "chosen": chosen.name,
                 "coefficients": chosen.coefficients,
                 **{m: float(mine[m].mean()) for m in SHOWN},
-                "minus_better_adapter": _paired(mine, values[better.name]),
-                "regret": _paired(values[best.name], mine),
+                "minus_better_adapter": _paired(mine, values[better.name], items),
+                "regret": _paired(values[best.name], mine, items),
             }
         )
 
@@ -88,16 +89,21 @@ def compare(grid: Grid) -> dict[str, Any]:
             c.name: {
                 **{m: float(values[c.name][m].mean()) for m in SHOWN},
                 **{name: rule.of(known[c.name]) for name, rule in OBJECTIVES.items()},
-                "minus_better_adapter": _paired(values[c.name], values[better.name]),
+                "minus_better_adapter": _paired(values[c.name], values[better.name], items),
             }
             for c in cells
         },
     }
 
 
-def _paired(one: Any, other: Any) -> dict[str, Any]:
+def _paired(one: Any, other: Any, items: Sequence[str]) -> dict[str, Any]:
+    """Differences with intervals over users, and over the target items that they share."""
     found = paired_bootstrap(one, other)
-    return {m: {k: found[m][k] for k in ("difference", "ci95")} for m in SHOWN}
+    shared = paired_bootstrap(one, other, groups=items)
+    return {
+        m: {k: found[m][k] for k in ("difference", "ci95")} | {"ci95_items": shared[m]["ci95"]}
+        for m in SHOWN
+    }
 
 
 def relation(pair: Sequence[Adapter]) -> dict[str, Any]:
@@ -120,18 +126,22 @@ def markdown(updates: dict[str, Any], results: dict[str, Any]) -> str:
             f"## {scenario}, n = {found['users']['test']:,}",
             "",
             f"Differences are from {found['better_adapter']}, the better single adapter here, with"
-            " paired 95 % intervals; regret is NDCG@10 lost against the best mix of the space.",
+            " paired 95 % intervals, over users and over target items; regret is NDCG@10 lost"
+            " against the best mix of the space.",
             "",
-            "| space | rule | chosen | NDCG@1 | NDCG@3 | NDCG@10 | difference, NDCG@10 | regret |",
-            "|---|---|---|--:|--:|--:|---|--:|",
+            "| space | rule | chosen | NDCG@1 | NDCG@3 | NDCG@10 | difference, NDCG@10 "
+            "| over items | regret |",
+            "|---|---|---|--:|--:|--:|---|---|--:|",
         ]
         for row in found["rows"]:
             gap = row["minus_better_adapter"]["ndcg@10"]
             low, high = gap["ci95"]
+            from_items, to_items = gap["ci95_items"]
             figures = " | ".join(f"{row[m]:.4f}" for m in SHOWN)
             lines.append(
                 f"| {row['space']} | {row['rule']} | {row['chosen']} | {figures} | "
                 f"{gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}] | "
+                f"[{from_items:+.4f}, {to_items:+.4f}] | "
                 f"{row['regret']['ndcg@10']['difference']:.4f} |"
             )
         blocks.append("\n".join(lines))
