@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests import several
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
 from tests.pico import pico_backbone
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 EQUAL = ("dense", "int8", "narrow", "choice", "generate")
@@ -131,9 +131,7 @@ def test_the_command_line_speaks_once(two):
 
 def test_a_process_that_is_gone_ends_the_others(domain, alone, tmp_path):
     """No launcher that would end them: they notice. One process goes on from the checkpoint."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     started = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.several", str(domain.path), str(tmp_path), "dying"],
