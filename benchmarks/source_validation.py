@@ -53,14 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     backbone_arguments(parser)
     args = parser.parse_args(arguments)
-    adapters: dict[str, Adapter | None] = {}
+    adapters: dict[str, Adapter] = {}
     for given in args.adapter:
         name, separator, folder = given.partition("=")
         if not separator:
             raise RunError(f"--adapter is NAME=FOLDER, not '{given}'.")
         adapters[name] = Adapter.load(resolve(Path(folder)))
-    first = next(a for a in adapters.values() if a)
-    adapters[BARE] = None
+    first = next(iter(adapters.values()))
     backbone = asked_backbone(args, first.card.recipe)
     ranker = ranker_of(first.card, backbone)
     domains = [Domain.load(path) for path in args.data]
@@ -70,19 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if result["identity"] != identity:
         raise RunError(f"{args.out} holds figures of other users or data; give another --out.")
     found = result["models"]
-    for name, adapter in adapters.items():
+    models: dict[str, Adapter | None] = {**adapters, BARE: None}
+    for name, adapter in models.items():
         sha256 = adapter.sha256 if adapter else None
         if name not in found or found[name]["sha256"] != sha256:
             with scoring(backbone, adapter.lora if adapter else None) as model:
                 found[name] = {"sha256": sha256, **validation(model)}
             result |= environment(backbone, domains[0])
             result["data"] = [{"name": d.name, "sha256": d.sha256} for d in domains]
-        result["minus"] = differences({n: found[n] for n in adapters if n in found},
-                                      [d.name for d in domains])  # fmt: skip
-        write_json(args.out, result)
-    table = Table("domain", *adapters)
+            write_json(args.out, result)
+    result["minus"] = differences({name: found[name] for name in models}, [d.name for d in domains])
+    write_json(args.out, result)
+    table = Table("domain", *models)
     for name in [*(f"{MEASURE}/{d.name}" for d in domains), MEASURE]:
-        table.add_row(name, *(f"{found[model][name]:.3f}" for model in adapters))
+        table.add_row(name, *(f"{found[model][name]:.3f}" for model in models))
     Console().print(table)
     for other, gap in result["minus"].items():
         low, high = gap["ci95"]

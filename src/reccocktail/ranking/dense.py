@@ -293,8 +293,8 @@ class DenseRanker:
         trees next to nothing is padding.
         """
         device = input_ids.device
-        # To ask a GPU for the ids would have it wait for all that it was given.
-        if device.type == "cuda":
+        # First, because to ask a GPU for the ids would have it wait for all that it was given.
+        if not self._trees_pay(len(input_ids), device):
             return self._one_by_one(model, Encoded(input_ids, positions), device)
         ends = positions[:, 0].tolist()
         sequences = [ids[: end + 1] for ids, end in zip(input_ids.tolist(), ends, strict=True)]
@@ -316,15 +316,21 @@ class DenseRanker:
         words = partial(pool_tree, forest=forest, start=start, pooling="mean")
         return self._read(model, pooled, forest.input_ids, words, "items")
 
+    def _trees_pay(self, titles: int, device: torch.device) -> bool:
+        """Whether so many titles may be worth trees.
+
+        Never on a GPU: they are packed on the CPU, and padding is cheap there.
+        """
+        return titles >= self.tree_titles and device.type != "cuda"
+
     def _reads_trees(
         self, model: Model, sequences: Sequence[TokenIds], device: torch.device
     ) -> bool:
         """Whether the decoder heeds a mask and positions: a few items must come out the same.
 
-        Tried once for each kind of model. On a GPU trees are left alone: they are
-        packed on the CPU, and padding is cheap there.
+        Tried once for each kind of model.
         """
-        if len(sequences) < self.tree_titles or device.type == "cuda":
+        if not self._trees_pay(len(sequences), device):
             return False
         kind = type(model)
         if kind not in self._tried:
