@@ -4,10 +4,11 @@
         --minutes 10 --out RUN
 
 For each target, seed and share of the target's training users: an ingredient, a second round of
-fine-tuning of the base spirit (the same steps on the same data), their plain average, the cocktail
-whose coefficient entropy finds without labels, and the one that labelled validation users find;
-beside them the base spirit alone, the bare backbone and text similarity. Warm and cold, candidates
-ranked by text alone and with the popularity prior of the share's own counts.
+fine-tuning of the base spirit (the same steps on the same data), the plain average of base spirit
+and ingredient, and cocktails of the base spirit with either, by entropy and by labelled validation
+users; beside them the base spirit alone, the bare backbone and text similarity. To mix a model with
+its own fine-tuning is WiSE-FT (Wortsman et al. 2022). Warm and cold, candidates ranked by text
+alone and with the popularity prior of the share's own counts.
 
 A cell is a target, seed and share, in RUN/TARGET/SEED/SHARE; finished cells are taken as they are,
 and a cell that was stopped goes on. With `--published results/few_shot` so do those of another
@@ -42,9 +43,8 @@ from few_shot_report import (
     AVERAGE,
     BACKBONE,
     BASE,
-    COCKTAIL,
-    COCKTAIL_VALIDATION,
     INGREDIENT,
+    PARTNERS,
     SECOND_ROUND,
     SIMILARITY,
     write_report,
@@ -125,20 +125,22 @@ def cell(target: Target, zero: dict[str, Scores], share: float, seed: int, out: 
                 resume=True,
                 initial=initial,
             )
-    pair = [target.base, trained[INGREDIENT]]
     loras: dict[str, tuple[Lora, Sequence[Scenario]]] = {
         name: (adapter.lora, target.scenarios) for name, adapter in trained.items()
     }
-    loras[AVERAGE] = (_mixed(pair, [0.5, 0.5]), target.scenarios)
+    loras[AVERAGE] = (_mixed([target.base, trained[INGREDIENT]], [0.5, 0.5]), target.scenarios)
     found: dict[str, dict[str, Any]] = {}
     parts: list[tuple[str, Lora, Scenario]] = []
-    for scenario in target.scenarios:
-        with _timed(seconds, f"mix {scenario}"):
-            sheet = _cocktail(target, pair, domain, scenario, out)
-        found[scenario] = chosen = _coefficients(sheet)
-        for name, coefficients in ((COCKTAIL, "entropy"), (COCKTAIL_VALIDATION, "validation")):
-            if chosen[coefficients] is not None:
-                parts.append((name, _mixed(pair, chosen[coefficients]), scenario))
+    for name, partner in PARTNERS.items():
+        pair = [target.base, trained[partner]]
+        for scenario in target.scenarios:
+            with _timed(seconds, f"{name} {scenario}"):
+                sheet = _cocktail(target, pair, domain, scenario, out / f"{name}_{scenario}")
+            chosen = _coefficients(sheet)
+            found.setdefault(name, {})[scenario] = chosen
+            for model, by in ((name, "entropy"), (f"{name}_validation", "validation")):
+                if chosen[by] is not None:
+                    parts.append((model, _mixed(pair, chosen[by]), scenario))
     with _timed(seconds, "judge"):
         # A mix at lambda 0, 1/2 or 1 is a model that was scored already.
         known: dict[str, Scores] = {lora_sha256(target.base.lora): zero[BASE]}
@@ -170,14 +172,13 @@ def cell(target: Target, zero: dict[str, Scores], share: float, seed: int, out: 
 
 
 def _cocktail(
-    target: Target, pair: list[Adapter], domain: Domain, scenario: Scenario, out: Path
+    target: Target, pair: list[Adapter], domain: Domain, scenario: Scenario, folder: Path
 ) -> dict[str, Any]:
-    """Sheet of this cell's cocktail; nobody that it adapted to is scored."""
+    """Sheet of one of this cell's cocktails; nobody that it adapted to is scored."""
     sizes = target.sizes
     settings = MixSettings(
         users=sizes.adaptation_users, validation_users=sizes.validation_users, refinements=0
     )
-    folder = out / f"cocktail_{scenario}"
     sheet = kept_sheet(pair, target.backbone, domain, scenario, folder, settings)
     scored = {user for s in target.scenarios for user in target.rows[f"test_{s}"][USER].to_list()}
     assert scored.isdisjoint(sheet["adaptation"]["user_ids"])

@@ -19,9 +19,14 @@ from reccocktail.storage import atomic_file, write_json
 SIMILARITY, BACKBONE, BASE = "text-similarity", "backbone", "base_spirit"
 INGREDIENT, SECOND_ROUND, AVERAGE = "ingredient", "second_round", "average"
 COCKTAIL, COCKTAIL_VALIDATION = "cocktail", "cocktail_validation"
+SECOND_COCKTAIL = "second_cocktail"
+SECOND_COCKTAIL_VALIDATION = "second_cocktail_validation"
+PARTNERS = {COCKTAIL: INGREDIENT, SECOND_COCKTAIL: SECOND_ROUND}
+"""Cocktail -> what the base spirit is mixed with; its own second round makes it WiSE-FT."""
+COCKTAILS = (COCKTAIL, COCKTAIL_VALIDATION, SECOND_COCKTAIL, SECOND_COCKTAIL_VALIDATION)
 UNTRAINED = (SIMILARITY, BACKBONE, BASE)
 """What no target data has shaped."""
-METHODS = (*UNTRAINED, INGREDIENT, SECOND_ROUND, AVERAGE, COCKTAIL, COCKTAIL_VALIDATION)
+METHODS = (*UNTRAINED, INGREDIENT, SECOND_ROUND, AVERAGE, *COCKTAILS)
 OPPONENTS = (SIMILARITY, BASE, INGREDIENT, SECOND_ROUND, AVERAGE)
 METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@1", "mrr")
 VIEWS = {"text alone": "rank", "with prior": "rank_with_prior"}
@@ -45,6 +50,8 @@ _LINES: dict[str, dict[str, Any]] = {
     AVERAGE: {"color": "#6f8f3a"},
     COCKTAIL: {"color": ACCENT, "linewidth": 2.0},
     COCKTAIL_VALIDATION: {"color": ACCENT, "linestyle": ":"},
+    SECOND_COCKTAIL: {"color": "#b37cc7", "linewidth": 2.0},
+    SECOND_COCKTAIL_VALIDATION: {"color": "#b37cc7", "linestyle": ":"},
 }
 
 
@@ -114,7 +121,7 @@ def summary(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]]) -> dict[str, A
                 means += [
                     where | {"model": model} | described(found) for model, found in values.items()
                 ]
-                for model in (COCKTAIL, COCKTAIL_VALIDATION):
+                for model in COCKTAILS:
                     differences += [
                         where
                         | {"model": model, "against": other}
@@ -198,33 +205,36 @@ def quality_figure(targets: Mapping[str, Any], view: str, metric: str = "ndcg@10
 
 
 def coefficients_figure(targets: Mapping[str, Any]) -> Figure:
-    """The base spirit's coefficient against the share; a dot a seed, a line through their means."""
-    figure = Figure(figsize=(7.2, 0.7 + 2.4 * ((len(targets) + 1) // 2)), layout="constrained")
-    axes = figure.subplots((len(targets) + 1) // 2, 2, squeeze=False).ravel()
-    for axis in axes[len(targets) :]:
-        axis.set_visible(False)
-    for axis, (name, found) in zip(axes, targets.items(), strict=False):
+    """The base spirit's coefficient against the share: targets by rows, its two partners beside.
+
+    A dot a seed, a line through their means.
+    """
+    figure = Figure(figsize=(7.2, 0.7 + 2.4 * len(targets)), layout="constrained")
+    axes = figure.subplots(len(targets), len(PARTNERS), squeeze=False)
+    for row, (name, found) in zip(axes, targets.items(), strict=True):
         shares = sorted({cell["share"] for cell in found["cells"]} - {0.0})
-        axis.set_title(name)
-        axis.set_ylim(-0.05, 1.05)
-        axis.set_xticks(range(len(shares)), [_percent(share) for share in shares])
-        axis.set_xlabel("share of the training users")
-        axis.set_ylabel("coefficient of the base spirit")
-        for scenario, colour in (("warm", ACCENT), ("cold", COOL)):
-            for chooser, line in (("entropy", "-"), ("validation", ":")):
-                points = [
-                    (shares.index(cell["share"]), pair[0])
-                    for cell in found["cells"]
-                    if (pair := cell.get("coefficients", {}).get(scenario, {}).get(chooser))
-                ]
-                if not points:
-                    continue
-                x, y = np.array(points).T
-                axis.plot(x, y, ".", color=colour, alpha=0.4)
-                places = np.unique(x)
-                means = [y[x == place].mean() for place in places]
-                axis.plot(places, means, line, color=colour, label=f"{scenario}, {chooser}")
-    handles, labels = axes[0].get_legend_handles_labels()
+        for axis, (cocktail, partner) in zip(row, PARTNERS.items(), strict=True):
+            axis.set_title(f"{name}, with {partner.replace('_', ' ')}")
+            axis.set_ylim(-0.05, 1.05)
+            axis.set_xticks(range(len(shares)), [_percent(share) for share in shares])
+            axis.set_xlabel("share of the training users")
+            axis.set_ylabel("coefficient of the base spirit")
+            for scenario, colour in (("warm", ACCENT), ("cold", COOL)):
+                for chooser, line in (("entropy", "-"), ("validation", ":")):
+                    points = [
+                        (shares.index(cell["share"]), cell["coefficients"][cocktail][scenario])
+                        for cell in found["cells"]
+                        if scenario in cell.get("coefficients", {}).get(cocktail, {})
+                    ]
+                    points = [(x, by[chooser][0]) for x, by in points if by[chooser]]
+                    if not points:
+                        continue
+                    x, y = np.array(points).T
+                    axis.plot(x, y, ".", color=colour, alpha=0.4)
+                    places = np.unique(x)
+                    means = [y[x == place].mean() for place in places]
+                    axis.plot(places, means, line, color=colour, label=f"{scenario}, {chooser}")
+    handles, labels = axes[0][0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
     return figure

@@ -449,7 +449,11 @@ FEW_SHOT = (
     "--users 30 --validation-users 12 --adaptation-users 10"
 ).split()
 UNTRAINED = {"text-similarity", "backbone", "base_spirit"}
-TRAINED = {"ingredient", "second_round", "average", "cocktail", "cocktail_validation"}
+PARTNERS = {"cocktail": "ingredient", "second_cocktail": "second_round"}
+TRAINED = {
+    *("ingredient", "second_round", "average"),
+    *(name + by for name in PARTNERS for by in ("", "_validation")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -484,12 +488,15 @@ def test_few_shot_judges_every_share_alike(
             for model in UNTRAINED:
                 zero = cells[0.0, None]["models"][model][scenario]
                 assert text[model] == zero["text alone"] == zero["with prior"]
-            for chooser, model in (("entropy", "cocktail"), ("validation", "cocktail_validation")):
-                first, second = cell["coefficients"][scenario][chooser]
-                assert first + second == 1 and first in (0.0, 0.25, 0.5, 0.75, 1.0)
-                alone = {0.0: "ingredient", 0.5: "average", 1.0: "base_spirit"}.get(first)
-                if alone:
-                    assert text[model] == text[alone]
+            for cocktail, partner in PARTNERS.items():
+                for chooser, by in (("entropy", ""), ("validation", "_validation")):
+                    first, second = cell["coefficients"][cocktail][scenario][chooser]
+                    assert first + second == 1 and first in (0.0, 0.25, 0.5, 0.75, 1.0)
+                    alone = {0.0: partner, 1.0: "base_spirit"}.get(first)
+                    if alone:
+                        assert text[cocktail + by] == text[alone]
+                    elif (cocktail, first) == ("cocktail", 0.5):
+                        assert text[cocktail + by] == text["average"]
         place = out / "tastes" / f"seed-{seed}" / f"{share:g}"
         assert not (place / "cocktail_warm").exists()
         second = Adapter.load(place / "second_round")
@@ -535,7 +542,7 @@ def test_few_shot_means_are_over_users_and_seeds(
     means = {
         (e["share"], e["scenario"], e["view"], e["model"]): e["ndcg@10"] for e in found["means"]
     }
-    assert len(found["differences"]) == 2 * 2 * 2 * 2 * 5
+    assert len(found["differences"]) == 2 * 2 * 2 * 4 * 5
     for entry in found["differences"]:
         where = (entry["share"], entry["scenario"], entry["view"])
         difference = means[*where, entry["model"]] - means[*where, entry["against"]]
