@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from cells import read_cell
 from reccocktail.evaluation.metrics import FloatArray, per_user, summarise
-from reccocktail.evaluation.plots import ACCENT, COOL, INK, LINE, MUTED
+from reccocktail.evaluation.plots import ACCENT, COOL, INK, MUTED, STYLE, new_figure, save_png
 from reccocktail.schema import USER
-from reccocktail.storage import atomic_file, write_json
+from reccocktail.storage import write_json
 
 SIMILARITY, BACKBONE, BASE = "text-similarity", "backbone", "base_spirit"
 INGREDIENT, SECOND_ROUND, AVERAGE = "ingredient", "second_round", "average"
@@ -31,16 +31,6 @@ OPPONENTS = (SIMILARITY, BASE, INGREDIENT, SECOND_ROUND, AVERAGE)
 METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@1", "mrr")
 VIEWS = {"text alone": "rank", "with prior": "rank_with_prior"}
 
-_STYLE: dict[Any, Any] = {
-    "font.size": 8.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlelocation": "left",
-    "axes.edgecolor": LINE,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.frameon": False,
-}
 _LINES: dict[str, dict[str, Any]] = {
     SIMILARITY: {"color": MUTED, "linestyle": "-."},
     BACKBONE: {"color": MUTED, "linestyle": ":"},
@@ -148,10 +138,10 @@ def write_report(
         sheets = [sheet for sheet, _ in cells]
         found[name] = {"data": data, "cells": sheets} | summary(cells)
     write_json(out / "few_shot.json", {"targets": found, **more})
-    with rc_context(_STYLE):
-        _save(quality_figure(found, "text alone"), out / "few_shot.png")
-        _save(quality_figure(found, "with prior"), out / "few_shot_prior.png")
-        _save(coefficients_figure(found), out / "coefficients.png")
+    with rc_context(STYLE):
+        save_png(quality_figure(found, "text alone"), out / "few_shot.png")
+        save_png(quality_figure(found, "with prior"), out / "few_shot_prior.png")
+        save_png(coefficients_figure(found), out / "coefficients.png")
 
 
 def gains(result: Mapping[str, Any], metric: str = "ndcg@10") -> str:
@@ -174,7 +164,7 @@ def gains(result: Mapping[str, Any], metric: str = "ndcg@10") -> str:
 
 def quality_figure(targets: Mapping[str, Any], view: str, metric: str = "ndcg@10") -> Figure:
     """Quality against the share of the training users: targets by rows, warm and cold beside."""
-    figure = Figure(figsize=(7.2, 0.7 + 2.4 * len(targets)), layout="constrained")
+    figure = new_figure(7.2, 0.7 + 2.4 * len(targets))
     axes = figure.subplots(len(targets), 2, squeeze=False)
     for row, (name, found) in zip(axes, targets.items(), strict=True):
         shares = sorted({entry["share"] for entry in found["means"]})
@@ -209,7 +199,7 @@ def coefficients_figure(targets: Mapping[str, Any]) -> Figure:
 
     A dot a seed, a line through their means.
     """
-    figure = Figure(figsize=(7.2, 0.7 + 2.4 * len(targets)), layout="constrained")
+    figure = new_figure(7.2, 0.7 + 2.4 * len(targets))
     axes = figure.subplots(len(targets), len(PARTNERS), squeeze=False)
     for row, (name, found) in zip(axes, targets.items(), strict=True):
         shares = sorted({cell["share"] for cell in found["cells"]} - {0.0})
@@ -269,8 +259,3 @@ def described(values: FloatArray, metrics: Sequence[str] = METRICS) -> dict[str,
 
 def _percent(share: float) -> str:
     return f"{100 * share:g} %"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150, facecolor="white")

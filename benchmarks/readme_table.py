@@ -4,8 +4,8 @@
     python benchmarks/readme_table.py
 
 The markers are `<!-- paper_table:start -->` and `<!-- paper_table:end -->`; what stands between
-them is replaced: one table a target. `docs/tables.md` has everything. `--check` writes nothing and
-fails if one of the two says something else.
+them is replaced by a picture of all rows and a table of some. `docs/tables.md` has everything.
+`--check` writes nothing and fails if one of the two texts says something else.
 """
 
 import argparse
@@ -15,24 +15,29 @@ from typing import Any
 
 from common import program
 from reccocktail.errors import RunError
+from reccocktail.evaluation.plots import save_png
 from reccocktail.progress import say
 from reccocktail.storage import atomic_file, read_json
+from table_figure import gaps_figure
 from table_page import PRIOR, markdown
 from table_report import LETTERS, SHORT, overview, tables_of
+from table_rows import ROWS as ALL_ROWS
+from table_target import COLD, WARM
 
 START, END = "<!-- paper_table:start -->", "<!-- paper_table:end -->"
 ROWS = (
-    *("popularity", "item-knn", "bpr", "sasrec", "gru4rec", "text-similarity", "backbone"),
-    *("base_spirit", "ingredient", "average", "cocktail", "cocktail_calibrated", "cocktail_factor"),
-    *("validation", "diluted", "second_round", "joint", "random_average", "ensemble", "oracle"),
+    *("popularity", "item-knn", "sasrec", "gru4rec", "text-similarity", "backbone"),
+    *("base_spirit", "ingredient", "average", "cocktail", "validation", "diluted", "second_round"),
+    *("random_average", "ensemble", "oracle"),
 )
-"""The README's rows; all others stand in the results."""
+"""The README's rows; all others stand in the picture and the results."""
+TABLES = (WARM, COLD)
 READING = """With the popularity prior; 95 % intervals over users and seeds; bold is the highest
-mean of a column. *Cold*: negatives of the whole catalogue, as in the paper; *cold among cold*:
-all candidates are new, so that telling new from old is worth nothing. ↑ ↓: above or below a, the
-better single adapter, or b, the best baseline (paired bootstrap over users and over target
-items, Holm over the rows, both p < 0.05). All rows, metrics and costs, with the paper's figures:
-[docs/tables.md](docs/tables.md)."""
+mean of a column. Cold items stand among negatives of the whole catalogue, as in the paper. ↑ ↓:
+above or below a, the better single adapter, or b, the best baseline (paired bootstrap over users
+and over target items, Holm over the rows, both p < 0.05). In the picture the wider of the two
+intervals. All rows, metrics, costs, and cold items among cold ones alone, beside the paper's
+figures: [docs/tables.md](docs/tables.md)."""
 _ROOT = Path(__file__).parents[1]
 
 
@@ -44,32 +49,34 @@ def read_results(folder: Path) -> dict[str, Any]:
     return {"targets": targets, "commands": commands}
 
 
-def rendered(result: Mapping[str, Any]) -> str:
-    """The README's part: one table a target, with the prior, and how to read them."""
-    blocks = []
-    for name, target in result["targets"].items():
-        sizes = [(SHORT[table], target["tables"][table]) for table in tables_of(target)]
-        said = (
-            f"{t} n = {f['users']:,} users with {f['target_items']:,} different targets, "
-            f"{f['candidates']} candidates"
-            for t, f in sizes
-        )
-        blocks.append(f"**{name}** ({'; '.join(said)}):")
-        blocks.append(overview(target, PRIOR, ROWS))
-        blocks.append(better_adapters(target))
-    blocks.append(READING)
+def rendered(result: Mapping[str, Any], picture: str) -> str:
+    """The README's part: a picture, one table with the prior, and how to read them.
+
+    Args:
+        result: see `read_results`.
+        picture: where the picture lies, from the README.
+    """
+    targets = result["targets"]
+    blocks = [
+        f"![What each row gains over the better single adapter]({picture})",
+        overview(targets, TABLES, PRIOR, ROWS),
+        " ".join(about(name, target) for name, target in targets.items()),
+        READING,
+    ]
     return "\n\n".join(blocks)
 
 
-def better_adapters(target: Mapping[str, Any]) -> str:
-    """Which rows the marks of a target's table compare with."""
+def about(name: str, target: Mapping[str, Any]) -> str:
+    """How many users a target's columns have, and which rows their marks compare with."""
     said = []
-    for table in tables_of(target):
-        references = target["tables"][table]["views"][PRIOR]["references"]
+    for table in (t for t in tables_of(target) if t in TABLES):
+        found = target["tables"][table]
+        references = found["views"][PRIOR]["references"]
         said.append(
-            f"{SHORT[table]}: " + ", ".join(f"{LETTERS[k]} {r}" for k, r in references.items())
+            f"{SHORT[table]} n = {found['users']:,} users with {found['target_items']:,} "
+            f"different targets, {', '.join(f'{LETTERS[k]} {r}' for k, r in references.items())}"
         )
-    return "; ".join(said).replace("_", "\\_") + "."
+    return f"{name}: {'; '.join(said)}.".replace("_", "\\_")
 
 
 def full_page(result: Mapping[str, Any]) -> str:
@@ -98,11 +105,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, default=_ROOT / "results" / "paper_table")
     parser.add_argument("--readme", type=Path, default=_ROOT / "README.md")
     parser.add_argument("--page", type=Path, default=_ROOT / "docs" / "tables.md")
+    parser.add_argument("--picture", type=Path, default=_ROOT / "docs" / "img" / "gaps.png")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(arguments)
     result = read_results(args.results)
     former = args.readme.read_text(encoding="utf-8")
-    wanted = {args.readme: inserted(former, rendered(result)), args.page: full_page(result)}
+    picture = args.picture.relative_to(args.readme.parent).as_posix()
+    wanted = {
+        args.readme: inserted(former, rendered(result, picture)),
+        args.page: full_page(result),
+    }
     for file, text in wanted.items():
         if file.exists() and file.read_text(encoding="utf-8") == text:
             say(f"{file.name} says what {args.results.name} says.")
@@ -114,6 +126,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             with atomic_file(file) as temporary:
                 temporary.write_text(text, encoding="utf-8")
+    if not args.check:
+        rows = [row.name for row in ALL_ROWS if row.kind != "oracle"]
+        save_png(gaps_figure(result["targets"], PRIOR, rows), args.picture)
 
 
 if __name__ == "__main__":

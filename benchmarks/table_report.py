@@ -68,15 +68,15 @@ def _view(cells: Cells, column: str, targets: Sequence[str]) -> dict[str, Any]:
         )
         if (best := max(names, key=lambda n: rows[n][HEADLINE], default=None))
     }
-    means = {name: found.mean(axis=1) for name, found in values.items()}
+    seeds = {name: [sheet["seed"] for sheet, _ in found] for name, found in cells.items()}
     paired = [
         entry
         for kind, against in references.items()
-        for entry in compare(means, against, kind, targets)
+        for entry in compare(values, seeds, against, kind, targets)
     ]
     found = {"references": references, "rows": rows, "best": best_of(rows), "paired": paired}
     if AVERAGE in rows:
-        found["against_average"] = compare(means, AVERAGE, AVERAGE, targets)
+        found["against_average"] = compare(values, seeds, AVERAGE, AVERAGE, targets)
     return found
 
 
@@ -96,7 +96,11 @@ def best_of(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
 
 
 def compare(
-    values: Mapping[str, FloatArray], against: str, kind: str, targets: Sequence[str]
+    values: Mapping[str, FloatArray],
+    seeds: Mapping[str, Sequence[int | None]],
+    against: str,
+    kind: str,
+    targets: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Every row's paired difference from one reference, p-values corrected over the rows (Holm).
 
@@ -104,7 +108,8 @@ def compare(
     share the few cold items. `p_holm` is of the larger p of the two.
 
     Args:
-        values: row -> (users, metrics), means over seeds; the same users in all rows.
+        values: row -> (users, seeds, metrics); the same users in all rows.
+        seeds: row -> which seeds these are, None where one serves for all.
         against: the reference row.
         kind: what the reference is.
         targets: (users,) target items.
@@ -113,10 +118,13 @@ def compare(
     if not others:
         return []
     # One draw of the users for all rows: a draw a row would take minutes.
-    mine, theirs = (
-        {f"{n} {m}": of(n)[:, j] for n in others for j, m in enumerate(SHOWN)}
-        for of in (values.__getitem__, lambda _: values[against])
-    )
+    mine: dict[str, FloatArray] = {}
+    theirs: dict[str, FloatArray] = {}
+    for name in others:
+        kept = _same_ingredients(seeds, name, against)
+        for part, row, places in ((mine, name, kept[0]), (theirs, against, kept[1])):
+            mean = values[row][:, places].mean(axis=1)
+            part |= {f"{name} {metric}": mean[:, j] for j, metric in enumerate(SHOWN)}
     found = paired_bootstrap(mine, theirs, resamples=RESAMPLES)
     items = paired_bootstrap(mine, theirs, groups=targets, resamples=RESAMPLES)
     for name, of_items in items.items():
@@ -131,6 +139,24 @@ def compare(
         for entry, p in zip(entries, adjusted, strict=True):
             entry[metric] |= {"p_holm": p}
     return entries
+
+
+def _same_ingredients(
+    seeds: Mapping[str, Sequence[int | None]], row: str, against: str
+) -> tuple[list[int], list[int]]:
+    """Places of the seeds that two rows are compared over.
+
+    What is made of the ingredient of one seed is compared with what is made of the same one; a
+    baseline's seeds have nothing to do with it, and all of them count.
+    """
+    shared = set(seeds[row]) & set(seeds[against]) - {None}
+    if not shared or "baseline" in (BY_NAME[row].kind, BY_NAME[against].kind):
+        shared = {*seeds[row], *seeds[against]}
+    first, second = (
+        [place for place, seed in enumerate(seeds[name]) if seed in shared]
+        for name in (row, against)
+    )
+    return first, second
 
 
 def _costs(sheets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -228,16 +254,25 @@ def markdown_table(target: str, table: str, view: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def overview(target: Mapping[str, Any], view: str, rows: Sequence[str]) -> str:
-    """One Markdown table of a target: `HEADLINE` of all its tables side by side."""
-    names = tables_of(target)
-    views = [target["tables"][table]["views"][view] for table in names]
+def overview(
+    targets: Mapping[str, Any], tables: Sequence[str], view: str, rows: Sequence[str]
+) -> str:
+    """One Markdown table of all targets: `HEADLINE` of some of their tables side by side."""
+    columns = {
+        f"{name}, {SHORT[table]}": target["tables"][table]["views"][view]
+        for name, target in targets.items()
+        for table in tables
+        if table in target["tables"]
+    }
     lines = [
-        "| " + " | ".join([f"{HEADLINE.upper()} of", *(SHORT[table] for table in names)]) + " |",
-        "|---|" + "---|" * len(names),
+        "| " + " | ".join([f"{HEADLINE.upper()} of", *columns]) + " |",
+        "|---|" + "---|" * len(columns),
     ]
     for row in rows:
-        cells = [_in_markdown(_cell(v, row, HEADLINE)) if row in v["rows"] else "" for v in views]
+        cells = [
+            _in_markdown(_cell(found, row, HEADLINE)) if row in found["rows"] else ""
+            for found in columns.values()
+        ]
         if any(cells):
             lines.append("| " + " | ".join([_label(row), *cells]) + " |")
     return "\n".join(lines)

@@ -432,12 +432,33 @@ def test_a_small_difference_among_many_rows_is_not_marked():
         return np.repeat([4, 6, 5], [up, down, 400 - up - down])
 
     noisy = {name: moved(30, 40) for name in names} | {names[0]: moved(48, 38)}
-    values = {n: report._metrics(r) for n, r in (noisy | {"ingredient": own}).items()}
-    entries = report.compare(values, "ingredient", report.SINGLE, [str(n) for n in range(400)])
+    values = {n: report._metrics(r)[:, None] for n, r in (noisy | {"ingredient": own}).items()}
+    targets = [str(n) for n in range(400)]
+    entries = report.compare(
+        values, {name: [0] for name in values}, "ingredient", report.SINGLE, targets
+    )
     raw = [e["ndcg@10"]["p"] for e in entries]
     assert 0.005 < min(raw) < 0.05
     assert all(e["ndcg@10"]["p_holm"] >= e["ndcg@10"]["p"] for e in entries)
     assert min(e["ndcg@10"]["p_holm"] for e in entries) > 0.05
+
+
+def test_a_mix_of_one_seed_is_compared_with_that_seed_s_ingredient():
+    """Else a lucky seed of the ingredient would count as the mix's gain."""
+    report = bench("table_report")
+    rng = np.random.default_rng(0)
+    of_seed = [report._metrics(rng.integers(0, 9, 200)) for _ in range(3)]
+    values = {
+        "ingredient": np.stack(of_seed, axis=1),
+        "ties": of_seed[1][:, None],  # made of the second ingredient, and no better
+        "sasrec": of_seed[1][:, None],
+    }
+    seeds = {"ingredient": [0, 1, 2], "ties": [1], "sasrec": [1]}
+    found = report.compare(values, seeds, "ingredient", report.SINGLE, [str(n) for n in range(200)])
+    gaps = {entry["row"]: entry["ndcg@10"]["difference"] for entry in found}
+    assert gaps["ties"] == 0
+    own, all_of_them = of_seed[1][:, 2].mean(), values["ingredient"][:, :, 2].mean()
+    assert gaps["sasrec"] == pytest.approx(own - all_of_them) and abs(gaps["sasrec"]) > 1e-3
 
 
 # -- the README's table -----------------------------------------------------------------------
@@ -453,7 +474,9 @@ def test_a_run_is_published_and_the_readme_filled(done, tmp_path):
     other = json.loads(file.read_text().replace("tastes", "wishes"))
     (results / "wishes.json").write_text(json.dumps(other))
     readme, page = tmp_path / "README.md", tmp_path / "tables.md"
+    picture = tmp_path / "gaps.png"
     flags = ["--results", str(results), "--readme", str(readme), "--page", str(page)]
+    flags += ["--picture", str(picture)]
     readme.write_text("# Title\n\nNo markers.\n")
     with pytest.raises(RunError, match="paper_table:start") as error:
         readme_table.main(flags)
@@ -468,16 +491,19 @@ def test_a_run_is_published_and_the_readme_filled(done, tmp_path):
     row = result["targets"]["tastes"]["tables"]["cold"]["views"]["with prior"]["rows"]["cocktail"]
     line = next(line for line in text.splitlines() if line.startswith("| cocktail |"))
     assert "\nold\n" not in text and f"{row['ndcg@10']:.3f}" in line.split("|")[3]
-    assert "| warm | cold | cold among cold |" in text and "(uses test labels)" in text
+    columns = "| tastes, warm | tastes, cold | wishes, warm | wishes, cold |"
+    assert columns in text and "(uses test labels)" in text
+    assert "](gaps.png)" in text and picture.read_bytes().startswith(b"\x89PNG")
     full = page.read_text()
     assert "wishes was made by `python it`." in full and f"{row['ndcg@3']:.3f}" in full
-    assert text.index("**tastes**") < text.index("**wishes**")
     readme_table.main([*flags, "--check"])
+    picture.unlink()
     page.write_text("something else")
     with pytest.raises(RunError, match=r"tables\.md says something else"):
         readme_table.main([*flags, "--check"])
+    assert not picture.exists()
     readme_table.main(flags)
-    assert readme.read_text() == text
+    assert readme.read_text() == text and picture.exists()
 
 
 def test_a_published_run_goes_on_elsewhere(done, folder, tmp_path, monkeypatch, capsys):

@@ -22,7 +22,7 @@ _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent", COOL: 
 
 _ROUNDING = 1e-5  # of coefficients that sum to 1
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 8.0,
     "font.family": ["sans-serif"],
     "text.color": INK,
@@ -46,7 +46,8 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches; draw on it under `STYLE`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -60,7 +61,7 @@ def svg(figure: Figure, name: str) -> str:
         name: unique within the page, so that the drawings' inner ids do not meet.
     """
     stream = io.StringIO()
-    with rc_context({**_STYLE, "svg.hashsalt": name}):
+    with rc_context({**STYLE, "svg.hashsalt": name}):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
@@ -78,8 +79,9 @@ def svg(figure: Figure, name: str) -> str:
     return text
 
 
-def _png(figure: Figure, path: Path) -> None:
-    with rc_context(_STYLE), atomic_file(path) as temporary:
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure for a page that is white."""
+    with rc_context(STYLE), atomic_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=200, facecolor="white")
 
 
@@ -111,8 +113,8 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
     if len(points) < 2 or len(points[0]["coefficients"]) != 2:
         raise RunError(f"Cocktail {cocktail.get('name')!r} has no curve over two adapters to draw.")
     x = np.array([point["coefficients"][0] for point in points], dtype=np.float64)
-    with rc_context(_STYLE):
-        figure = _figure(4.3, 3.5)
+    with rc_context(STYLE):
+        figure = new_figure(4.3, 3.5)
         upper, lower = figure.subplots(2, 1, sharex=True)
         for key, label, colour, style in (
             ("entropy", "plain", MUTED, (0, (4, 2))),
@@ -187,7 +189,7 @@ def plot_curve(cocktail: Mapping[str, Any], path: Path) -> Path:
     Raises:
         RunError: the cocktail has no curve, or the file cannot be written.
     """
-    _png(curve_figure(cocktail), path)
+    save_png(curve_figure(cocktail), path)
     return path
 
 
@@ -210,8 +212,8 @@ def models_figure(
         for scenario in scenarios
     }
     rows = [len(names[scenario]) + 1.2 for scenario in scenarios]
-    with rc_context(_STYLE):
-        figure = _figure(4.3, 0.19 * sum(rows) + 0.45)
+    with rc_context(STYLE):
+        figure = new_figure(4.3, 0.19 * sum(rows) + 0.45)
         panels = figure.subplots(len(scenarios), 1, sharex=True, squeeze=False, height_ratios=rows)[
             :, 0
         ]
@@ -247,7 +249,7 @@ def plot_models(
     Raises:
         RunError: the file cannot be written.
     """
-    _png(models_figure(metrics, scenarios, metric, emphasis), path)
+    save_png(models_figure(metrics, scenarios, metric, emphasis), path)
     return path
 
 
@@ -257,8 +259,8 @@ def coefficients_figure(cocktail: Mapping[str, Any]) -> Figure | None:
     if len(coefficients) < 2:
         return None
     values = [pair[0] for pair in coefficients.values()]
-    with rc_context(_STYLE):
-        figure = _figure(4.3, 1.7)
+    with rc_context(STYLE):
+        figure = new_figure(4.3, 1.7)
         axis = figure.subplots()
         axis.plot(range(len(values)), values, "o", ms=2.8, color=ACCENT)
         axis.axhline(float(np.mean(values)), color=MUTED, lw=0.8, ls=":")
