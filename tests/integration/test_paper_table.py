@@ -536,6 +536,28 @@ def test_a_published_run_goes_on_elsewhere(done, folder, tmp_path, monkeypatch, 
     assert pl.read_parquet(found).height == 20
 
 
+def test_the_picture_has_every_row_once_and_the_wider_interval():
+    def entry(row, difference, users, items, kind="better single adapter"):
+        gap = {"difference": difference, "ci95": users, "ci95_items": items}
+        return {"row": row, "kind": kind, "ndcg@10": gap}
+
+    paired = [
+        entry("average", -0.02, [-0.03, -0.01], [-0.05, 0.01]),
+        entry("popularity", -0.5, [-0.6, -0.4], [-0.6, -0.4]),
+        entry("average", 0.1, [0.0, 0.2], [0.0, 0.2], kind="best baseline"),
+    ]
+    view = {"paired": paired, "references": {"better single adapter": "ingredient"}}
+    tables = {table: {"views": {"with prior": view}} for table in ("warm", "cold")}
+    rows = ["popularity", "ties", "average"]
+    figure = bench("table_figure").gaps_figure({"shop": {"tables": tables}}, "with prior", rows)
+    (panel,) = figure.axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["popularity", "average"]
+    assert "less ingredient's" in panel.get_title(loc="left")
+    drawn = [line.get_xdata() for line in panel.lines]
+    assert sum(list(x) == [-0.05, 0.01] for x in drawn) == 2  # warm and cold
+    assert sum(list(x) == [-0.26] for x in drawn) == 2  # further out: an arrow at the edge
+
+
 def test_the_readme_says_what_the_results_say():
     bench("readme_table").main(["--check"])
 
