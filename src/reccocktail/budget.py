@@ -8,6 +8,10 @@ from dataclasses import dataclass
 
 from reccocktail.evaluation.evaluate import EvaluationSettings
 from reccocktail.mixing.measure import MixSettings
+from reccocktail.prompting.prefixes import forests
+from reccocktail.ranking.base import LARGE_PASS
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.scoring import Catalogue
 from reccocktail.schema import SCENARIOS
 
 
@@ -50,9 +54,11 @@ LEVELS = (
     Level(COARSE, 50, 20, False, least=40),
     Level(COARSE, 25, 10, False, least=20),
 )
-# What is left for these levels is counted in tokens. The rate is SmolLM2-135M's on 2 cores with
-# AVX-512, by the seconds of mixing and evaluation in results/quickstart_entropy.json.
-TOKENS_PER_SECOND = 1000
+# The minutes above are meant for a machine that reads so many tokens a second (SmolLM2-135M on 2
+# cores with AVX-512); a slower one takes up to so many times as long.
+TOKENS_PER_SECOND = 1000.0
+LONGEST = 1.75
+USED = 0.95  # of a machine's pace: merging, scores, last batches
 FIXED_SECONDS = 30.0  # loading, validation, drawing the report
 MODELS = 4  # backbone, base spirit, ingredient, average; a cocktail is often one of these
 CANDIDATES = 30  # of one user, as `prepare` draws them
@@ -71,6 +77,31 @@ class Texts:
     items: int
     item_tokens: float
     user_tokens: float
+
+    @classmethod
+    def of(cls, catalogue: Catalogue[DenseRanker]) -> "Texts":
+        """Count them."""
+        ranker, titles = catalogue.ranker, catalogue.tokens
+        items = [ranker.encoder.item(title) for title in titles]
+        read = sum(f.input_ids.numel() for f in forests(items, ranker.tree_tokens, LARGE_PASS))
+        user = ranker.prompt.max_history * (1 + sum(map(len, titles)) / len(titles))
+        return cls(len(items), read / len(items), user)
+
+
+def stretched(minutes: float, pace: float) -> float:
+    """Minutes that this machine takes for what others do in `minutes`, at most `LONGEST` times.
+
+    Args:
+        minutes: meant for `TOKENS_PER_SECOND`.
+        pace: tokens a second of this machine; a faster one does more in the same time.
+    """
+    return minutes * min(max(TOKENS_PER_SECOND / pace, 1.0), LONGEST)
+
+
+def tokens(minutes: float, share: Share, pace: float) -> float:
+    """Tokens that may be read for mixing and evaluation, at `pace` tokens a second."""
+    seconds = 60 * minutes * (1 - share.base - share.ingredient) - FIXED_SECONDS
+    return seconds * USED * pace
 
 
 def sizes(budget: float, texts: Texts) -> tuple[MixSettings, EvaluationSettings]:

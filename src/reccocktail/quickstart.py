@@ -8,30 +8,31 @@ from typing import Any
 from reccocktail import spirits
 from reccocktail.backbone import SMOLLM2, Backbone, load_backbone
 from reccocktail.budget import (
-    FIXED_SECONDS,
     MINUTES_OF_FILMS,
     MINUTES_WITH_SPIRIT,
     MINUTES_WITHOUT,
     SHARE_WITH_SPIRIT,
     SHARE_WITHOUT,
-    TOKENS_PER_SECOND,
     Share,
     Texts,
     sizes,
+    stretched,
+    tokens,
 )
 from reccocktail.data.domain import Domain
 from reccocktail.data.fetch import SOURCES, fetch
 from reccocktail.data.prepare import prepare
 from reccocktail.errors import DataError, RecipeError
+from reccocktail.pace import tokens_per_second
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.progress import say
-from reccocktail.prompting.encoding import DenseEncoder
-from reccocktail.prompting.prefixes import forests
-from reccocktail.prompting.template import load_template
-from reccocktail.ranking.base import LARGE_PASS
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.recipe import PromptSettings, Recipe
+from reccocktail.ranking.scoring import Catalogue
+from reccocktail.recipe import Recipe
+from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
+
+PACE = "pace.json"
 
 DEPARTMENTS = ("grocery", "drug_gm", "fresh")
 # Domain -> what `fetch` calls its source, and the folder in it.
@@ -79,8 +80,9 @@ def quickstart(
 
     Args:
         out: folder of the run; a second call goes on where the first one stopped.
-        minutes: what the whole should take on 2 cores after the downloads, at least 2; if None, 12
-            for films and without a shipped base spirit, 8 for other domains with one.
+        minutes: what the whole should take after the downloads, at least 2; if None, 12 for films
+            and without a shipped base spirit, 8 for other domains with one, and on a machine that
+            reads slowly up to 1.75 times as long.
         share: how the minutes are divided.
         domain: `films`, `groceries`, or a folder with two tables, `interactions.*` and `items.*`.
         root: folder of the shipped base spirits.
@@ -93,21 +95,16 @@ def quickstart(
         DataError: no such domain, or a folder without its two tables.
         FetchError: a download failed.
     """
-    spirit = spirits.default(root)
-    known = TARGETS.get(domain)
-    if minutes is None:
-        with_spirit = known.minutes if known else MINUTES_WITH_SPIRIT
-        minutes = with_spirit if spirit else MINUTES_WITHOUT
-    share = share or (SHARE_WITH_SPIRIT if spirit else SHARE_WITHOUT)
-    if not 2 <= minutes < float("inf"):
+    if minutes is not None and not 2 <= minutes < float("inf"):
         raise RecipeError(
             f"The quickstart needs at least 2 minutes, not {minutes:g}; raise --minutes."
         )
+    spirit = spirits.default(root)
+    known = TARGETS.get(domain)
+    share = share or (SHARE_WITH_SPIRIT if spirit else SHARE_WITHOUT)
     tables = None if known else _tables(Path(domain))
     sources = () if spirit else (known.sources if known else DEPARTMENTS)
-    _introduce(
-        known.what if known else Path(domain).resolve().name, known, spirit, minutes, sources
-    )
+    _introduce(known.what if known else Path(domain).resolve().name, known, spirit, sources)
     if known:
         target = _prepared(known.name, out, known.min_count)
     else:
@@ -122,14 +119,9 @@ def quickstart(
         }
     )
     prompt = Adapter.load(spirit).card.recipe.prompt if spirit else recipe.prompt
-    seconds = 60 * minutes * (1 - share.base - share.ingredient) - FIXED_SECONDS
-    mixing, evaluation = sizes(seconds * TOKENS_PER_SECOND, _texts(target, backbone, prompt))
-    plan = Plan(
-        base={} if spirit else {"minutes": share.base * minutes},
-        ingredient={"minutes": share.ingredient * minutes},
-        mix=mixing,
-        evaluation=evaluation,
-    )
+    reading = Catalogue.of(target, DenseRanker(backbone.tokenizer, prompt, recipe.dense))
+    usual = (known.minutes if known else MINUTES_WITH_SPIRIT) if spirit else MINUTES_WITHOUT
+    plan = _plan(minutes, usual, share, _pace(out, backbone, reading), Texts.of(reading))
     return run_pipeline(base, target, backbone, recipe, plan, out)
 
 
@@ -147,17 +139,29 @@ def page_command(out: Path, domain: str) -> str:
     return f"reccocktail serve --domain {name}={data}:{out / 'cocktail_warm'}"
 
 
-def _texts(domain: Domain, backbone: Backbone, prompt: PromptSettings) -> Texts:
-    encoder = DenseEncoder(backbone.tokenizer, load_template(prompt.template), prompt.title_tokens)
-    titles = encoder.titles(domain.titles)
-    items = [encoder.item(title) for title in titles]
-    read = sum(f.input_ids.numel() for f in forests(items, DenseRanker.tree_tokens, LARGE_PASS))
-    user = prompt.max_history * (1 + sum(map(len, titles)) / len(titles))
-    return Texts(len(items), read / len(items), user)
+def _plan(minutes: float | None, usual: float, share: Share, pace: float, texts: Texts) -> Plan:
+    """The sizes of a run of `minutes`, or of as many as its machine takes for the `usual` ones."""
+    minutes = minutes or stretched(usual, pace)
+    say(f"This machine reads {pace:,.0f} tokens a second: about {minutes:.0f} minutes in all.")
+    mixing, evaluation = sizes(tokens(minutes, share, pace), texts)
+    return Plan(
+        base={"minutes": share.base * minutes} if share.base else {},
+        ingredient={"minutes": share.ingredient * minutes},
+        mix=mixing,
+        evaluation=evaluation,
+    )
+
+
+def _pace(out: Path, backbone: Backbone, reading: Catalogue[DenseRanker]) -> float:
+    """Tokens a second, measured once a run: what is gone on with must keep its sizes."""
+    file = out / PACE
+    if not file.exists():
+        write_json(file, {"tokens_per_second": tokens_per_second(backbone, reading)})
+    return float(read_json(file)["tokens_per_second"])
 
 
 def _introduce(
-    what: str, known: Target | None, spirit: Path | None, minutes: float, sources: Sequence[str]
+    what: str, known: Target | None, spirit: Path | None, sources: Sequence[str]
 ) -> None:
     names = ([known.name] if known else []) + list(sources)
     needed = [*dict.fromkeys(RAW[name][0] for name in names), SMOLLM2]
@@ -169,8 +173,7 @@ def _introduce(
     )
     say(
         f"Quickstart: {base}, an ingredient from {what}, and their cocktail, on SmolLM2-135M.\n"
-        f"It downloads about {round(size / 1e7) * 10} MB once and then takes about "
-        f"{minutes:g} minutes on 2 cores. "
+        f"It downloads about {round(size / 1e7) * 10} MB once. "
         f"Interrupt it at any time; the same command goes on."
     )
     for name in needed:

@@ -25,8 +25,8 @@ def quickstart(
     Args:
         out: folder of the run, runs/quickstart if left out; the same command goes on where it
             stopped.
-        minutes: about how long the whole takes on 2 cores, after the downloads; 12 for films, 8 for
-            other domains.
+        minutes: about how long the whole takes, after the downloads; 12 for films and 8 for other
+            domains on 2 cores with AVX-512, up to 1.75 times that on slower machines.
         domain: films (MovieLens-1M), groceries (Complete Journey), or a folder of your own that
             holds two tables, interactions.* and items.*.
     """
