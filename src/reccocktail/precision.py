@@ -80,25 +80,33 @@ def training_precision(
 
 @contextmanager
 def in_precision(model: Any, dtype: torch.dtype | None) -> Iterator[None]:
-    """Run the decoder of a model under autocast for the time of the block.
-
-    Whoever calls the decoder or the whole model gets states and logits in the dtype of the weights.
+    """Run the decoder of a model under autocast for the time of the block; see `round_products`.
 
     Args:
         model: causal language model; it is changed in place and given back as it was.
         dtype: of the products; None changes nothing.
     """
-    if dtype is None:
-        yield
-        return
-    decoder = model.get_decoder()
-    exact: type[nn.Module] = type(decoder)
-    # The class, because shallow copies of the decoder (`first_layers`) must have it too.
-    decoder.__class__ = _autocast(exact, dtype)
+    exact: type[nn.Module] = type(model.get_decoder())
+    round_products(model, dtype)
     try:
         yield
     finally:
-        decoder.__class__ = exact
+        model.get_decoder().__class__ = exact
+
+
+def round_products(model: Any, dtype: torch.dtype | None) -> None:
+    """Run the decoder of a model under autocast from now on.
+
+    Whoever calls the decoder or the whole model gets states and logits in the dtype of the weights.
+
+    Args:
+        model: causal language model, changed in place; a copy of it rounds too.
+        dtype: of the products; None changes nothing.
+    """
+    if dtype is not None:
+        decoder = model.get_decoder()
+        # The class, because shallow copies of the decoder (`first_layers`) must have it too.
+        decoder.__class__ = _autocast(type(decoder), dtype)
 
 
 def products_dtype(model: Any) -> torch.dtype:

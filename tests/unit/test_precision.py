@@ -21,12 +21,14 @@ from reccocktail.precision import (
     PRECISIONS,
     choose_precision,
     in_precision,
+    products_dtype,
     training_precision,
 )
 from reccocktail.ranking import build
 from reccocktail.ranking.base import hidden_states
 from reccocktail.ranking.scoring import Catalogue, score
 from reccocktail.recipe import Recipe
+from reccocktail.serving import run as serving
 from reccocktail.serving.batch import Job, batch
 from reccocktail.serving.served import build as build_served
 from reccocktail.serving.weights import Models
@@ -283,24 +285,27 @@ def test_vectors_are_kept_apart(exact, rounded, domain, cache):
     assert np.array_equal(scores(rounded), alone) and not np.array_equal(before, alone)
 
 
-def test_what_is_served_is_float32_under_its_own_name(exact, rounded, pair, domain, tmp_path):
+def test_what_is_served_is_computed_in_the_backbones_precision(
+    exact, rounded, pair, domain, tmp_path
+):
     folder = save(pair[0], tmp_path)
-    catalogue = Catalogue.of(domain, build(rounded, pair[0].card.recipe))
-    identity = model_sha256(rounded, pair[0].lora)
-    with scoring(rounded, pair[0].lora) as model:  # leaves vectors that must not be served
-        score(
-            model,
-            catalogue,
-            [domain.rows("test_warm")[:2]],
-            "Scoring",
-            model_sha256=identity,
-            whole_catalogue=True,
-        )
-    served = [
-        build_served("tastes", domain.path, folder, backbone, Models(backbone.model, 10**9))
-        for backbone in (rounded, exact)
-    ]
-    assert np.array_equal(served[0].vectors, served[1].vectors)
+    vectors = {}
+    for backbone in (rounded, exact, rounded):  # each finds the vectors of its own precision
+        model = Models(backbone, 10**9)
+        served = build_served("tastes", domain.path, folder, backbone, model)
+        with scoring(backbone, pair[0].lora) as plain:
+            ranker = served.ranker
+            expected = ranker.item_vectors(plain, served.tokens, backbone.device).numpy()
+        found = served.vectors[:, : expected.shape[1]]
+        assert found == pytest.approx(expected, abs=1e-6)
+        vectors.setdefault(backbone.precision, []).append(found)
+        of_users = model.of(served.update_sha256, served.lora)
+        assert products_dtype(of_users) == (backbone.autocast or F32)
+        assert products_dtype(backbone.model) == F32  # the backbone itself stays as it is
+    ours, again = vectors["bfloat16"]
+    assert np.array_equal(ours, again)
+    (theirs,) = vectors["float32"]
+    assert 1e-5 < np.abs(ours - theirs).max() < 0.05
 
 
 def test_a_cocktail_says_its_precision(exact, rounded, pair, domain, tmp_path):
@@ -413,6 +418,20 @@ def test_commands_pass_it_on(job, domain, tmp_path, monkeypatch, capsys):
                "bfloat16")  # fmt: skip
     assert code == 0
     assert read_json(tmp_path / "b" / "manifest.json")["settings"]["precision"] == "bfloat16"
+    served = []
+    monkeypatch.setattr(serving, "serve", lambda backbone, *_: served.append(backbone.precision))
+    for precision in PRECISIONS[:2]:
+        place = f"tastes={domain.path}:{job.adapter}"
+        assert run("serve", "--domain", place, "--device", "cpu", "--precision", precision) == 0
+    assert served == ["float32", "bfloat16"]
+    user = domain.rows("test_warm")["user_id"][0]
+    scores = []
+    for precision in PRECISIONS[:2]:
+        capsys.readouterr()
+        assert run("recommend", *places, "--user", user, "--json", "--precision", precision) == 0
+        found = json.loads(capsys.readouterr().out)["recommendations"]
+        scores.append([item["score"] for item in found])
+    assert scores[0] != scores[1] and scores[0] == pytest.approx(scores[1], abs=0.5)
     capsys.readouterr()
     code = run("evaluate", *places, "--out", tmp_path / "n", "--dtype", "float16", "--precision",
                "bfloat16")  # fmt: skip

@@ -224,12 +224,12 @@ def test_a_search_on_a_copy_leaves_the_served_model_alone(here):
 
 def test_models_are_kept_within_a_budget(here):
     adapters = [Adapter.load(path) for path in here.adapters.values()]
-    models = Models(here.backbone.model, 1 << 40)
+    models = Models(here.backbone, 1 << 40)
     first = models.of("0", adapters[0].lora)
     assert models.of("0", adapters[0].lora) is first
     one = models.bytes
     assert 0 < one < sum(p.numel() * 4 for p in here.backbone.model.parameters())
-    tight = Models(here.backbone.model, 2 * one)
+    tight = Models(here.backbone, 2 * one)
     held = [tight.of(str(n), adapter.lora) for n, adapter in enumerate(adapters)]
     assert tight.bytes == 2 * one
     assert tight.of("2", adapters[2].lora) is held[2]

@@ -35,6 +35,7 @@ def recommend(
     device: str | None = None,
     dtype: str | None = None,
     load_in: LoadIn | None = None,
+    precision: Precision = "float32",
 ) -> None:
     """Recommend from the whole catalogue to a user, or to titles typed by hand.
 
@@ -59,6 +60,8 @@ def recommend(
         dtype: float32, bfloat16 or float16.
         load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
             only.
+        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
+            float32; auto takes it there. On other devices dtype decides.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
@@ -83,6 +86,7 @@ def recommend(
         device=device,
         dtype=dtype,
         quantization=quantization_of(load_in),
+        precision=precision,
     )
     note_quantization([loaded], model)
     finder = Adapter.load(resolve(retriever)) if retriever else None
@@ -184,6 +188,7 @@ def serve(
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    precision: Precision = "float32",
 ) -> None:
     """Serve recommendations over HTTP, for any number of domains.
 
@@ -204,6 +209,8 @@ def serve(
         backbone: where the adapters' backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
+        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
+            float32; auto takes it there. On other devices dtype decides.
     """
     from reccocktail import spirits
     from reccocktail.backbone import load_backbone
@@ -234,4 +241,5 @@ def serve(
     )
     first = next((Adapter.load(adapter) for _, adapter in domains.values()), None)
     name = backbone or (first.card.recipe.backbone if first else Recipe().backbone)
-    run(load_backbone(name, device=device, dtype=dtype), domains, settings)
+    model = load_backbone(name, device=device, dtype=dtype, precision=precision)
+    run(model, domains, settings)

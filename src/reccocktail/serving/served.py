@@ -230,8 +230,7 @@ def encoded(
         )
     update = adapter.sha256
     model = models.of(update, adapter.lora)
-    # What is served is computed in the dtype of the weights, whatever the backbone would score in.
-    identity = model_sha256(replace(backbone, autocast=None), adapter.lora)
+    identity = model_sha256(backbone, adapter.lora)
     catalogue = encode_catalogue(model, domain, ranker, identity, tick=tick)
     rows = Rows(catalogue.vectors)
     return Served(

@@ -47,7 +47,7 @@ class Service:
             RunError: the state folder cannot be used.
         """
         self.limits, self.allowed = limits or Limits(), allowed
-        self.models = Models(backbone.model, self.limits.model_bytes)
+        self.models = Models(backbone, self.limits.model_bytes)
         self._store = Store(state) if state else None
         self._adapters = tuple(adapters)
         self.answering = Answering(backbone, self.models, self.limits, self._parents)

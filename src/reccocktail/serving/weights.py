@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from reccocktail.backbone import Backbone
+from reccocktail.precision import round_products
 from reccocktail.training.adapter import Lora
 from reccocktail.training.model import check_shapes
 
@@ -59,7 +61,7 @@ class Models:
     A model that left the cache lives on as long as somebody computes with it.
     """
 
-    def __init__(self, backbone: PreTrainedModel, budget: int) -> None:
+    def __init__(self, backbone: Backbone, budget: int) -> None:
         """Start with the bare backbone; `budget` is in bytes of copied weights."""
         self._backbone = backbone
         self._budget = budget
@@ -67,12 +69,16 @@ class Models:
         self._lock = threading.Lock()
 
     def of(self, sha256: str, lora: Lora) -> PreTrainedModel:
-        """The model of an update, whose hash is its name; merged now if it is not at hand."""
+        """The model of an update, whose hash is its name; merged now if it is not at hand.
+
+        It computes in the backbone's precision.
+        """
         with self._lock:
             if sha256 in self._models:
                 self._models.move_to_end(sha256)
                 return self._models[sha256][0]
-        model = with_update(self._backbone, lora)
+        model = with_update(self._backbone.model, lora)
+        round_products(model, self._backbone.autocast)
         with self._lock:
             self._models[sha256] = model, _copied_bytes(model, lora)
             self._models.move_to_end(sha256)
