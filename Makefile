@@ -16,7 +16,7 @@ quickstart: $(VENV)/.installed  ## from nothing to a measured cocktail on real d
 	$(BIN)/reccocktail quickstart --out $(RUN_OUT)
 
 page: quickstart  ## the quickstart's films in the browser, at http://127.0.0.1:8000
-	$(BIN)/reccocktail serve --domain films=$(RUN_OUT)/data/movielens-1m:$(RUN_OUT)/cocktail_warm
+	$(BIN)/reccocktail serve --precision auto --domain films=$(RUN_OUT)/data/movielens-1m:$(RUN_OUT)/cocktail_warm
 
 test: $(VENV)/.installed-dev  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

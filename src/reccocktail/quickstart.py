@@ -33,6 +33,7 @@ from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
 
 PACE = "pace.json"
+PRECISION = "auto"
 
 DEPARTMENTS = ("grocery", "drug_gm", "fresh")
 # Domain -> what `fetch` calls its source, and the folder in it.
@@ -111,7 +112,7 @@ def quickstart(
         assert tables is not None
         target = _prepared_tables(*tables, Path(domain).resolve().name, out)
     base: Path | Sequence[Domain] = spirit or [_prepared(name, out) for name in sources]
-    backbone = load_backbone(SMOLLM2)
+    backbone = load_backbone(SMOLLM2, precision=PRECISION)
     recipe = Recipe.model_validate(
         {
             "prompt": {"max_history": 6},
@@ -136,7 +137,9 @@ def page_command(out: Path, domain: str) -> str:
     known = TARGETS.get(domain)
     data = out / "data" / (known.name if known else Path(domain).resolve().name)
     name = domain if known else data.name
-    return f"reccocktail serve --domain {name}={data}:{out / 'cocktail_warm'}"
+    # In the run's precision, whose item vectors are kept.
+    place = f"{name}={data}:{out / 'cocktail_warm'}"
+    return f"reccocktail serve --precision {PRECISION} --domain {place}"
 
 
 def _plan(minutes: float | None, usual: float, share: Share, pace: float, texts: Texts) -> Plan:

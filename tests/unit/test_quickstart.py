@@ -105,7 +105,8 @@ def offline(monkeypatch, fetched):
         asked.append(name)
         return fetched / name
 
-    def load(name, **_):
+    def load(name, precision):
+        assert precision == "auto"  # the page, which finds the vectors again, is started so too
         asked.append(name)
         return pico_backbone()
 
@@ -138,7 +139,9 @@ def test_quickstart_goes_to_the_report_and_a_second_one_does_nothing(
     for cell in metrics["models"]["cocktail_warm"].values():
         assert cell["n"] > 0
     name, _, rest = (
-        page_command(out, "films").removeprefix("reccocktail serve --domain ").partition("=")
+        page_command(out, "films")
+        .removeprefix("reccocktail serve --precision auto --domain ")
+        .partition("=")
     )
     data, _, adapter = rest.partition(":")
     assert name == "films" and Domain.load(Path(data)).sha256 == target.sha256
