@@ -48,11 +48,13 @@ class Level:
 
 
 FINE, COARSE = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.5, 1.0)
+# Labelled users are saved last: calibrated entropy goes astray by a temperature of few of them
+# sooner than by an entropy of few users.
 LEVELS = (
     Level(FINE, 50, 50, True, least=100),
-    Level(COARSE, 50, 30, True, least=40),
-    Level(COARSE, 50, 20, False, least=40),
-    Level(COARSE, 25, 10, False, least=20),
+    Level(COARSE, 30, 50, True, least=40),
+    Level(COARSE, 30, 40, False, least=40),
+    Level(COARSE, 20, 30, False, least=20),
 )
 # The minutes above are meant for a machine that reads so many tokens a second (SmolLM2-135M on 2
 # cores with AVX-512); a slower one takes up to so many times as long.
