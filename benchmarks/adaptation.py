@@ -1,11 +1,12 @@
-"""How many unlabelled users does mixing need, and does minimum entropy pick good coefficients?
+"""How many users does mixing need, and does minimum entropy pick good coefficients?
 
     python benchmarks/adaptation.py --data PREPARED --base ADAPTER --ingredient ADAPTER --out RUN
 
 Takes the grid of mixes of `remedies.py` (same --out and sizes: nothing is measured twice). Draws
 10, 25, 50, 100 and 200 users again and again, lets each unlabelled objective choose lambda on them,
 and reports the regret: NDCG@10 lost on the test users against the best lambda of the grid, which
-test labels tell. Disjoint: users who are not scored. Transductive: scored users. Writes
+test labels tell. Disjoint: users who are not scored. Transductive: scored users. Labelled: so many
+validation users, for the objectives that look at labels, beside all unlabelled ones. Writes
 adaptation.json and adaptation.png into RUN.
 """
 
@@ -29,7 +30,10 @@ matplotlib.use("agg")
 USERS = (10, 25, 50, 100, 200)
 # What can be computed on any few users; information needs scores of shared items.
 CHOOSERS: tuple[Objective, ...] = ("entropy", "calibrated", "adapter-calibrated", "divergence")
-WAYS = {"disjoint": "unlabelled", "transductive": "test"}
+WITH_LABELS: tuple[Objective, ...] = ("calibrated", "adapter-calibrated", "validation")
+WAYS = {"disjoint": "unlabelled", "transductive": "test", "labelled": "valid"}
+COLOURS = {name: f"C{place}" for place, name in enumerate((*CHOOSERS, "validation"))}
+DASHES = {"disjoint": "-", "transductive": "--", "labelled": ":"}
 
 
 def study(grid: Grid, users: Sequence[int], draws: int) -> list[dict[str, Any]]:
@@ -39,18 +43,22 @@ def study(grid: Grid, users: Sequence[int], draws: int) -> list[dict[str, Any]]:
     first = np.array([cell.coefficients[0] for cell in cells if cell.coefficients])
     rows = []
     for way, table in WAYS.items():
+        choosers = WITH_LABELS if way == "labelled" else CHOOSERS
         height = grid.rows[table].height
         for count in users:
             if count > height:
                 continue
             # As many draws as asked, unless there is but one way to draw.
             repeats = 1 if count == height else draws
-            chosen: dict[Objective, list[int]] = {name: [] for name in CHOOSERS}
+            chosen: dict[Objective, list[int]] = {name: [] for name in choosers}
             for number in range(repeats):
                 rng = np.random.default_rng([grid.sizes.seed, number])
                 drawn = np.sort(rng.choice(height, size=count, replace=False))
-                points = grid.points(cells, drawn, table)
-                for name in CHOOSERS:
+                if way == "labelled":
+                    points = grid.points(cells, labelled=drawn)
+                else:
+                    points = grid.points(cells, drawn, table)
+                for name in choosers:
                     values = [OBJECTIVES[name].of(point) for point in points]
                     chosen[name].append(int(np.argmin(np.array(values, dtype=float))))
             for name, places in chosen.items():
@@ -100,20 +108,19 @@ def figure(results: dict[str, Any], file: Any) -> None:
         1, len(results), figsize=(5 * len(results), 3.6), sharey=True, squeeze=False
     )
     for panel, (scenario, found) in zip(panels[0], results.items(), strict=True):
-        for place, name in enumerate(CHOOSERS):
-            for way, dash in (("disjoint", "-"), ("transductive", "--")):
-                rows = [r for r in found["rows"] if (r["objective"], r["way"]) == (name, way)]
-                panel.plot(
-                    [r["users"] for r in rows],
-                    [r["regret"] for r in rows],
-                    dash,
-                    marker="o",
-                    color=f"C{place}",
-                    label=f"{name}, {way}",
-                )
+        for name, way in dict.fromkeys((r["objective"], r["way"]) for r in found["rows"]):
+            rows = [r for r in found["rows"] if (r["objective"], r["way"]) == (name, way)]
+            panel.plot(
+                [r["users"] for r in rows],
+                [r["regret"] for r in rows],
+                DASHES[way],
+                marker="o",
+                color=COLOURS[name],
+                label=f"{name}, {way}",
+            )
         average = found["references"]["regret"]["fixed average"]
         panel.axhline(average, color="grey", linewidth=1, label="fixed average")
-        panel.set(title=scenario, xlabel="unlabelled users", xscale="log")
+        panel.set(title=scenario, xlabel="users looked at", xscale="log")
     panels[0][0].set_ylabel("regret, NDCG@10")
     panels[0][0].legend(fontsize=6)
     drawing.tight_layout()

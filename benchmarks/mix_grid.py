@@ -165,16 +165,24 @@ class Grid:
         return per_user(ranks(list(cell.scores["test"]), self.positive["test"]))
 
     def points(
-        self, cells: Sequence[Cell], users: NDArray[np.int64] | None = None, of: str = "unlabelled"
+        self,
+        cells: Sequence[Cell],
+        users: NDArray[np.int64] | None = None,
+        of: str = "unlabelled",
+        labelled: NDArray[np.int64] | None = None,
     ) -> list[Point]:
-        """What a search would know of each mix if it looked at these users of the table `of`."""
+        """What a search would know of each mix if it looked at these users of the table `of`.
+
+        `labelled` are the validation users that it may look at; None for all.
+        """
         points = []
+        those = slice(None) if labelled is None else labelled
         for cell in cells:
             chosen = slice(None) if users is None else users
             scores = list(cell.scores[of][chosen])
             seen = Scored(scores, torch.from_numpy(cell.entropy[of][chosen]), as_matrix(scores))
-            known = Scored(list(cell.scores["valid"]), torch.empty(0), torch.empty(0))
-            point = Point.of(cell.coefficients, seen, known, self.positive["valid"])
+            known = Scored(list(cell.scores["valid"][those]), torch.empty(0), torch.empty(0))
+            point = Point.of(cell.coefficients, seen, known, self.positive["valid"][those])
             point.information = cell.information if users is None else float("nan")
             points.append(point)
         alone = [

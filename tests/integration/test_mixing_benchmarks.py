@@ -1,12 +1,15 @@
 """The benchmarks of mixing at pico size."""
 
+import argparse
 import json
 
 import numpy as np
 import pytest
+import torch
 
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
+from reccocktail.mixing.entropy import fit_temperature
 from tests.adapters import random_adapter, save
 from tests.benches import benchmark_modules
 from tests.domains import taste_domain
@@ -118,9 +121,13 @@ def test_adaptation_uses_the_same_grid(folder, bench, remedied, monkeypatch):
         best = max(v["ndcg@10"] for v in simplex.values())
         assert found[scenario]["references"]["oracle_ndcg@10"] == pytest.approx(best)
         counts = {way: {r["users"] for r in rows if r["way"] == way}
-                  for way in ("disjoint", "transductive")}  # fmt: skip
+                  for way in ("disjoint", "transductive", "labelled")}  # fmt: skip
         assert counts["disjoint"] == {4, 12}
         assert counts["transductive"] == {n for n in (4, 12, 30) if n <= scored}
+        # Labelled users are drawn for whoever looks at labels, and each objective is judged.
+        assert counts["labelled"] and counts["labelled"] <= {4, 12, 30}
+        judged = {r["objective"] for r in rows if r["way"] == "labelled"}
+        assert judged == {"calibrated", "adapter-calibrated", "validation"}
         for row in rows:
             assert row["regret"] >= 0 and 0 <= row["lambda_1"] <= 1
         # All unlabelled users together choose what the remedies' table says.
@@ -129,6 +136,23 @@ def test_adaptation_uses_the_same_grid(folder, bench, remedied, monkeypatch):
         chosen = min(simplex.values(), key=lambda v: v["entropy"])
         assert whole["draws"] == 1
         assert whole["regret"] == pytest.approx(best - chosen["ndcg@10"])
+
+
+def test_few_labelled_users_are_all_that_a_point_knows(folder, bench, remedied):
+    out, _ = remedied
+    remedies = bench("remedies")
+    parser = argparse.ArgumentParser()
+    remedies.grid_arguments(parser)
+    grids, _ = remedies.grids_of(parser.parse_args([*arguments(folder, out), *SMALL]))
+    cells = [cell for cell in grids[0].cells() if cell.space == "simplex"]
+    few = np.arange(5)
+    for whole, some, cell in zip(
+        grids[0].points(cells), grids[0].points(cells, labelled=few), cells, strict=True
+    ):
+        scores = torch.from_numpy(cell.scores["valid"][few])
+        positive = torch.from_numpy(grids[0].positive["valid"][few])
+        assert some.temperature == pytest.approx(fit_temperature(scores, positive))
+        assert some.entropy == whole.entropy  # the unlabelled users are all there
 
 
 COST = "--users 6 --test 20 --steps 2 --rates 0.5 2 --scenario warm".split()
