@@ -30,9 +30,9 @@ matplotlib.use("agg")
 USERS = (10, 25, 50, 100, 200)
 # What can be computed on any few users; information needs scores of shared items.
 CHOOSERS: tuple[Objective, ...] = ("entropy", "calibrated", "adapter-calibrated", "divergence")
-WITH_LABELS: tuple[Objective, ...] = ("calibrated", "adapter-calibrated", "validation")
+WITH_LABELS = tuple(name for name, rule in OBJECTIVES.items() if rule.labels)
 WAYS = {"disjoint": "unlabelled", "transductive": "test", "labelled": "valid"}
-COLOURS = {name: f"C{place}" for place, name in enumerate((*CHOOSERS, "validation"))}
+COLOURS = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(CHOOSERS + WITH_LABELS))}
 DASHES = {"disjoint": "-", "transductive": "--", "labelled": ":"}
 
 

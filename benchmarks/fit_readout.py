@@ -34,7 +34,8 @@ from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import length_batches
 from reccocktail.ranking.base import embeddings, hidden_states
-from reccocktail.ranking.dense import DenseRanker, pool
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.pooling import pool
 from reccocktail.ranking.readout import Readout, Whitening
 from reccocktail.recipe import Recipe
 from reccocktail.storage import write_json

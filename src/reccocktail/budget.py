@@ -56,10 +56,9 @@ LEVELS = (
     Level(COARSE, 30, 40, False, least=40),
     Level(COARSE, 20, 30, False, least=20),
 )
-# The minutes above are meant for a machine that reads so many tokens a second (SmolLM2-135M on 2
-# cores with AVX-512); a slower one takes up to so many times as long.
+# What a machine reads for which the minutes above are meant: SmolLM2-135M on 2 cores with AVX-512.
 TOKENS_PER_SECOND = 1000.0
-LONGEST = 1.75
+LONGEST = 1.75  # times those minutes, on a slower machine
 USED = 0.95  # of a machine's pace: merging, scores, last batches
 FIXED_SECONDS = 30.0  # loading, validation, drawing the report
 MODELS = 4  # backbone, base spirit, ingredient, average; a cocktail is often one of these

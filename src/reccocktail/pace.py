@@ -32,8 +32,8 @@ def tokens_per_second(backbone: Backbone, catalogue: Catalogue[DenseRanker]) -> 
             ranker.user_vectors(model, some, device)
             passed = time.perf_counter() - started
             tokens += sum(len(title) + 1 for history in some for title in history)
+            advance(min(passed, max(_SECONDS - seconds, 0.0)))
             seconds += passed
-            advance(min(passed, _SECONDS))
             if seconds >= _SECONDS:
                 break
     return tokens / seconds
