@@ -13,7 +13,8 @@ alone and with the popularity prior of the share's own counts.
 A cell is a target, seed and share, in RUN/TARGET/SEED/SHARE; finished cells are taken as they are,
 and a cell that was stopped goes on. With `--published results/few_shot` so do those of another
 machine, if `--steps` and not the clock says how long is trained. Writes few_shot.json,
-few_shot.png, few_shot_prior.png and coefficients.png into RUN after every cell.
+few_shot.png, few_shot_prior.png and coefficients.png into RUN, of the cells that are finished, after
+every cell.
 """
 
 import shutil
@@ -259,8 +260,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **machine,
     }
     shares = sorted(set(args.fractions) - {0.0})
-    done: dict[str, tuple[dict[str, Any], list[Path]]] = {}
+    # Target -> what is said of its data, and the identity of each cell by its folder.
+    asked: dict[str, tuple[dict[str, Any], dict[Path, str]]] = {}
     cells = len(args.target) * (1 + len(args.seeds) * len(shares))
+
+    def report() -> None:
+        """Write what is finished, wherever in the order of the work it stands."""
+        done = {
+            name: (data, [out for out, one in every.items() if finished(out / SHEET_FILE, one)])
+            for name, (data, every) in asked.items()
+        }
+        write_report(args.out, done, more)
+
     with bar("Few-shot cells", cells) as advance:
         for path in args.target:
             domain = Domain.load(path)
@@ -270,17 +281,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 take_cells(domain.name, published(target, file, out))
             zero = zero_cell(target, place(out, 0, None))
             data = {"sha256": domain.sha256, "training_users": domain.train().height}
-            done[domain.name] = (data, [place(out, 0, None)])
+            work = [(share, seed) for seed in args.seeds for share in shares]
+            every = {place(out, *one): target.identity(*one) for one in work}
+            asked[domain.name] = (data, {place(out, 0, None): target.identity("zero")} | every)
+            report()  # so that a long study can be looked at while it runs
             advance(1, f"Few-shot cells ({domain.name})")
-            for seed in args.seeds:
-                for share in shares:
-                    folder = place(out, share, seed)
-                    new = cell(target, zero, share, seed, folder)
-                    done[domain.name][1].append(folder)
-                    if new:  # so that a long study can be looked at while it runs
-                        write_report(args.out, done, more)
-                    advance(1)
-    write_report(args.out, done, more)
+            for share, seed in work:
+                if cell(target, zero, share, seed, place(out, share, seed)):
+                    report()
+                advance(1)
+    report()
 
 
 if __name__ == "__main__":

@@ -576,6 +576,34 @@ def test_few_shot_goes_on_from_what_is_published(
     assert again["means"] == found["means"] and again["differences"] == found["differences"]
 
 
+def test_few_shot_reports_what_is_finished_before_it_goes_on(
+    few_shot_run: tuple[Path, dict[str, Any]],
+    folder: Path,
+    base: Path,
+    benchmark: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """The first cell of the work is missing and its training fails: the later ones are told."""
+    few_shot = benchmark("few_shot")
+    out = tmp_path / "run"
+    shutil.copytree(few_shot_run[0], out)
+    (out / "tastes" / "seed-0" / "0.1" / "cell.json").unlink()
+    (out / "few_shot.json").unlink()
+
+    def full_disk(*_: Any, **__: Any) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(few_shot, "train", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        few_shot.main(study(folder, base, out, *FEW_SHOT))
+    found = json.loads((out / "few_shot.json").read_text())["targets"]["tastes"]
+    cells = {(cell["share"], cell.get("seed")) for cell in found["cells"]}
+    assert cells == {(0.0, None), (1.0, 0), (0.1, 1), (1.0, 1)}
+    seeds = {entry["share"]: entry["seeds"] for entry in found["means"]}
+    assert seeds == {0.0: 1, 0.1: 1, 1.0: 2}
+
+
 def test_few_shot_goes_on_and_takes_what_is_finished(
     few_shot_run: tuple[Path, dict[str, Any]],
     folder: Path,
