@@ -12,9 +12,8 @@ alone and with the popularity prior of the share's own counts.
 
 A cell is a target, seed and share, in RUN/TARGET/SEED/SHARE; finished cells are taken as they are,
 and a cell that was stopped goes on. With `--published results/few_shot` so do those of another
-machine, if `--steps` and not the clock says how long is trained. Writes few_shot.json,
-few_shot.png, few_shot_prior.png and coefficients.png into RUN, of the cells that are finished, after
-every cell.
+machine, if `--steps` and not the clock says how long is trained. After every cell, few_shot.json,
+few_shot.png, few_shot_prior.png and coefficients.png in RUN tell of all that are finished.
 """
 
 import shutil

