@@ -79,10 +79,10 @@ def test_a_user_is_the_mean_of_what_is_read():
 
 @pytest.mark.parametrize("titles", [["ab", "cd", "ef"], ["", "?"], ["only one"]])
 def test_where_no_two_titles_share_a_term_words_say_nothing(titles):
-    words = Words(titles, max_history=10)
-    assert words.lexicon.width == 0
-    assert words.scores([[0]], [[0]])[0].tolist() == [0.0]
-    assert words.catalogue([[0]]).tolist() == [[0.0] * len(titles)]
+    for words in (Words(titles, max_history=10), Words(titles, max_history=10)):  # learnt, kept
+        assert words.width == words.lexicon.width == 0
+        assert words.scores([[0]], [[0]])[0].tolist() == [0.0]
+        assert words.catalogue([[0]]).tolist() == [[0.0] * len(titles)]
 
 
 def test_the_same_titles_give_the_same_numbers():
@@ -103,6 +103,20 @@ def test_words_are_learnt_once_for_all_models():
     titles = tuple(catalogue())
     assert words_of(titles, 10) is words_of(tuple(catalogue()), 10)
     assert words_of(titles, 3) is not words_of(titles, 10)
+
+
+def test_vectors_of_a_catalogue_are_kept_and_a_lexicon_is_learnt_for_new_titles_alone(monkeypatch):
+    titles = catalogue()
+    first = Words(titles, max_history=10)
+    with monkeypatch.context() as patch:
+        patch.setattr(lexical, "Lexicon", lambda _: pytest.fail("learnt again"))
+        again = Words(titles, max_history=3)
+        assert np.array_equal(again.items, first.items)
+        assert again.width == first.lexicon.width
+        with pytest.raises(pytest.fail.Exception, match="learnt again"):
+            Words([*titles, "One more"], max_history=3)
+    more = again.extended([titles[5]])
+    assert more.items[60] == pytest.approx(first.items[5], abs=1e-6)
 
 
 def test_no_history_no_vectors():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reccocktail.ranking import scoring
+from reccocktail.ranking import kept
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import DenseSettings, PromptSettings
@@ -124,9 +124,9 @@ def test_the_cache_forgets_what_was_written_first(catalogue, rows, backbone, cac
         files = sorted((cache / "vectors").iterdir(), key=lambda file: file.stat().st_mtime_ns)
         os.utime(files[-1], (number, number))
         if number == 0:
-            monkeypatch.setattr(scoring, "CACHE_BYTES", 2.5 * files[0].stat().st_size)
-    kept = [not ItemVectors(catalogue, name * 64).missing([0]) for name in "abc"]
-    assert kept == [False, True, True]
+            monkeypatch.setattr(kept, "CACHE_BYTES", 2.5 * files[0].stat().st_size)
+    held = [not ItemVectors(catalogue, name * 64).missing([0]) for name in "abc"]
+    assert held == [False, True, True]
 
 
 def test_several_tables_at_once(catalogue, rows, backbone):

@@ -9,12 +9,16 @@ items too, and from no interaction.
 
 import copy
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
+
+from reccocktail.ranking import kept
 
 DIMENSIONS = 256
 LEARNT_FROM = 50_000
@@ -91,28 +95,48 @@ def words_of(titles: tuple[str, ...], max_history: int) -> "Words":
 class Words:
     """The words of a catalogue: cosines of histories and items, both as item numbers.
 
+    To learn a lexicon takes seconds, so the vectors of the catalogue are kept on disk, and a
+    lexicon is learnt where there are none or for titles that are not in the catalogue.
+
     Attributes:
-        lexicon: learnt from the catalogue.
         items: (items, width) unit vectors.
     """
 
     def __init__(self, titles: Sequence[str], max_history: int) -> None:
-        """Learn a lexicon.
+        """Take the vectors of the titles from the disk, or learn a lexicon.
 
         Args:
             titles: every title of the catalogue.
             max_history: items of a history that are read, the last ones.
         """
-        self.lexicon = Lexicon(titles)
-        self.items = self.lexicon.vectors(titles)
-        self._max_history = max_history
+        self._titles, self._max_history = list(titles), max_history
+        # Other versions may number the directions otherwise.
+        made_by = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
+        file = kept.place(["words", DIMENSIONS, LEARNT_FROM, made_by, self._titles])
+        stored = kept.read(file)
+        if stored is None:
+            self.items = self.lexicon.vectors(titles)
+            kept.write(file, {"items": torch.from_numpy(self.items)})
+        else:
+            self.items = stored["items"].numpy()
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector; 0 where no two titles share a term."""
+        return int(self.items.shape[1])
+
+    @cached_property
+    def lexicon(self) -> Lexicon:
+        """Learnt from the catalogue, at the first call."""
+        return Lexicon(self._titles)
 
     def extended(self, titles: Sequence[str]) -> "Words":
         """The same with more items behind the catalogue."""
         if not titles:
             return self
+        more = self.lexicon.vectors(titles)
         found = copy.copy(self)
-        found.items = np.concatenate([self.items, self.lexicon.vectors(titles)])
+        found.items = np.concatenate([self.items, more])
         return found
 
     def users(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float32]:

@@ -14,21 +14,16 @@ import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reccocktail.data.domain import Domain
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds, length_batches
+from reccocktail.ranking import kept
 from reccocktail.ranking.base import Model, Ranker, entropy_of, pass_tokens
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.lexical import Words, words_of
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET
-from reccocktail.storage import atomic_file, cache_dir, sha256_json
-
-CACHE_BYTES = 2 * 2**30  # of item vectors on disk
-
 
 AnyRanker = TypeVar("AnyRanker", bound=Ranker, covariant=True)
 
@@ -91,11 +86,7 @@ class Vectors:
 
 
 class ItemVectors:
-    """One model's vectors of a catalogue's items, each computed once, kept on disk if asked.
-
-    The file's name is a hash of all that decides a vector, so it can be stale only by being
-    incomplete.
-    """
+    """One model's vectors of a catalogue's items, each computed once, kept on disk if asked."""
 
     def __init__(self, catalogue: Catalogue[DenseRanker], model_sha256: str | None = None) -> None:
         """Start empty, or with what the cache holds.
@@ -112,10 +103,10 @@ class ItemVectors:
             ranker = catalogue.ranker
             reading = [ranker.dense.depth, ranker.dense.pooling, ranker.readout_sha256]
             prompt = [ranker.template.sha256, catalogue.tokens, reading]
-            self._file = (
-                cache_dir() / "vectors" / f"{sha256_json([model_sha256, prompt])}.safetensors"
-            )
-            self._read()
+            self._file = kept.place([model_sha256, prompt])
+            if stored := kept.read(self._file):
+                self._vectors = stored["vectors"]
+                self._column = {item: row for row, item in enumerate(stored["items"].tolist())}
 
     def missing(self, items: Iterable[int]) -> list[int]:
         """The items that have no vector yet, in ascending order, each once."""
@@ -136,7 +127,9 @@ class ItemVectors:
         for item in items:
             self._column[item] = len(self._column)
         self._vectors = found if self._vectors is None else torch.cat([self._vectors, found])
-        self._write()
+        if self._file is not None:
+            items_of_rows = torch.tensor(list(self._column))
+            kept.write(self._file, {"vectors": self._vectors, "items": items_of_rows})
 
     def of(self, items: Sequence[int]) -> Tensor:
         """Vectors (items, d) of items that have one."""
@@ -146,38 +139,6 @@ class ItemVectors:
     def all(self) -> Tensor:
         """Vectors (catalogue, d) in catalogue order."""
         return self.of(range(len(self._catalogue.tokens)))
-
-    def _read(self) -> None:
-        assert self._file is not None
-        if not self._file.exists():
-            return
-        try:
-            stored = load_file(self._file)
-        except SafetensorError:  # a cache heals itself: what is damaged is computed again
-            self._file.unlink()
-            return
-        self._vectors = stored["vectors"]
-        self._column = {item: row for row, item in enumerate(stored["items"].tolist())}
-
-    def _write(self) -> None:
-        if self._file is not None and self._vectors is not None:
-            with atomic_file(self._file) as temporary:
-                save_file(
-                    {"vectors": self._vectors, "items": torch.tensor(list(self._column))}, temporary
-                )
-            _prune(self._file.parent)
-
-
-def _prune(folder: Path) -> None:
-    """Forget the vectors that were written first, beyond `CACHE_BYTES`."""
-    files = sorted(
-        folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime, reverse=True
-    )
-    kept = 0
-    for file in files:
-        kept += file.stat().st_size
-        if kept > CACHE_BYTES:
-            file.unlink(missing_ok=True)
 
 
 def encode(

@@ -16,7 +16,7 @@ from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.additions import Weights, choose
 from reccocktail.ranking.base import Model, Ranker
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.lexical import Lexicon, of_histories
+from reccocktail.ranking.lexical import Words, of_histories
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
@@ -52,23 +52,28 @@ class WordsBehind:
     for a graph of items too.
 
     Attributes:
-        lexicon: of the catalogue; None where words do not count.
+        of: the catalogue's; None where words do not count.
         length: of a vector of words, at least 0.
         max_history: items of a history that are read, the last ones.
     """
 
-    lexicon: Lexicon | None
+    of: Words | None
     length: float
     max_history: int
 
     @property
     def width(self) -> int:
         """Numbers behind a model's vector."""
-        return self.lexicon.width if self.lexicon else 0
+        return self.of.width if self.of else 0
 
     def items(self, vectors: NDArray[np.float32], titles: Sequence[str]) -> NDArray[np.float32]:
         """A model's vectors (items, d) of titles with their words behind, (items, d + w)."""
-        return self.behind(vectors, self.lexicon.vectors(titles)) if self.lexicon else vectors
+        return self.behind(vectors, self.of.lexicon.vectors(titles)) if self.of else vectors
+
+    def learn(self) -> None:
+        """Learn what vectors of new titles take, so that the first of them need not wait."""
+        if self.of:
+            _ = self.of.lexicon
 
     def users(
         self,
@@ -129,9 +134,9 @@ def encode_catalogue(
         tokens = [*tokens, *new]
         vectors = np.concatenate([vectors, ranker.item_vectors(model, new, device).numpy()])
     words = WordsBehind(None, 0.0, ranker.prompt.max_history)
-    if length:  # a lexicon is learnt only where words count: it takes seconds
+    if length:
         known = catalogue.words.extended(new_titles)
-        words = WordsBehind(known.lexicon, length, ranker.prompt.max_history)
+        words = WordsBehind(known, length, ranker.prompt.max_history)
         vectors = words.behind(vectors, known.items)
     prior = weights.prior * prior_with_new(domain, len(new_titles))
     return EncodedCatalogue(tokens, np.ascontiguousarray(vectors, dtype=np.float32), prior, words)

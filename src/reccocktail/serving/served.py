@@ -232,6 +232,7 @@ def encoded(
     model = models.of(update, adapter.lora)
     identity = model_sha256(backbone, adapter.lora)
     catalogue = encode_catalogue(model, domain, ranker, identity, tick=tick)
+    catalogue.words.learn()
     rows = Rows(catalogue.vectors)
     return Served(
         name=name,
