@@ -307,6 +307,19 @@ def test_the_same_call_writes_the_same_bytes(backbone, domain, pair, tmp_path):
             assert one.read_bytes() == two.read_bytes(), name
 
 
+def test_a_trained_adapter_is_not_replaced_but_a_cocktail_is(backbone, domain, pair, tmp_path):
+    ingredient, cocktail = tmp_path / "ingredient", tmp_path / "cocktail"
+    pair[1].save(ingredient, "")
+    before = {path.name: path.read_bytes() for path in ingredient.iterdir()}
+    with pytest.raises(AdapterError, match="trained adapter") as error:
+        mix(pair, backbone, domain, "warm", ingredient, SMALL, (0.5, 0.5))
+    one_sentence(error.value)
+    assert {path.name: path.read_bytes() for path in ingredient.iterdir()} == before
+    for coefficients in ((0.5, 0.5), (0.25, 0.75)):
+        mix(pair, backbone, domain, "warm", cocktail, SMALL, coefficients)
+    assert sheet_of(cocktail)["coefficients"] == {"all": [0.25, 0.75]}
+
+
 def test_what_is_cached_does_not_change_the_cocktail(backbone, domain, pair, tmp_path, monkeypatch):
     """Item vectors left by another command (in other batches) may not move a coefficient."""
     sheets = []

@@ -19,7 +19,7 @@ from reccocktail.mixing.sheet import COCKTAIL_FILE, Found, sheet_of
 from reccocktail.precision import in_precision
 from reccocktail.progress import say
 from reccocktail.schema import Scenario
-from reccocktail.training.adapter import Adapter, Card, DataCard, require_adapter_dir
+from reccocktail.training.adapter import CARD_FILE, Adapter, Card, DataCard, require_adapter_dir
 from reccocktail.training.card import adapter_readme
 
 
@@ -46,10 +46,16 @@ def mix(
             need not sum to 1.
 
     Raises:
-        AdapterError, DataError: see `Mixer`, and `require_adapter_dir` for `out`.
+        AdapterError, DataError: see `Mixer`, and `require_adapter_dir` for `out`, which may not
+            hold a trained adapter either.
     """
     started = time.monotonic()
     require_adapter_dir(out)
+    if (out / CARD_FILE).exists() and not (out / COCKTAIL_FILE).exists():
+        raise AdapterError(
+            f"{out} holds a trained adapter, which the cocktail would replace; "
+            "choose another folder."
+        )
     mixer = Mixer(adapters, backbone, domain, scenario, settings or MixSettings())
     settings = mixer.settings  # nothing is left open there
     loras = [adapter.lora for adapter in adapters]
