@@ -602,6 +602,10 @@ def test_few_shot_reports_what_is_finished_before_it_goes_on(
     assert cells == {(0.0, None), (1.0, 0), (0.1, 1), (1.0, 1)}
     seeds = {entry["share"]: entry["seeds"] for entry in found["means"]}
     assert seeds == {0.0: 1, 0.1: 1, 1.0: 2}
+    (out / "few_shot.json").unlink()
+    (out / "tastes" / "zero" / "predictions.parquet").unlink()
+    few_shot.main(study(folder, base, out, *FEW_SHOT, "--report"))
+    assert json.loads((out / "few_shot.json").read_text())["targets"]["tastes"] == found
 
 
 def test_few_shot_goes_on_and_takes_what_is_finished(
