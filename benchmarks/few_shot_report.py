@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -209,21 +210,24 @@ def coefficients_figure(targets: Mapping[str, Any]) -> Figure:
             axis.set_xticks(range(len(shares)), [_percent(share) for share in shares])
             axis.set_xlabel("share of the training users")
             axis.set_ylabel("coefficient of the base spirit")
-            for scenario, colour in (("warm", ACCENT), ("cold", COOL)):
-                for chooser, line in (("entropy", "-"), ("validation", ":")):
-                    points = [
-                        (shares.index(cell["share"]), cell["coefficients"][cocktail][scenario])
-                        for cell in found["cells"]
-                        if scenario in cell.get("coefficients", {}).get(cocktail, {})
-                    ]
-                    points = [(x, by[chooser][0]) for x, by in points if by[chooser]]
-                    if not points:
-                        continue
-                    x, y = np.array(points).T
-                    axis.plot(x, y, ".", color=colour, alpha=0.4)
-                    places = np.unique(x)
-                    means = [y[x == place].mean() for place in places]
-                    axis.plot(places, means, line, color=colour, label=f"{scenario}, {chooser}")
+            lines = product(
+                (("warm", ACCENT), ("cold", COOL)), (("entropy", "-"), ("validation", ":"))
+            )
+            for number, ((scenario, colour), (chooser, line)) in enumerate(lines):
+                points = [
+                    (shares.index(cell["share"]), cell["coefficients"][cocktail][scenario])
+                    for cell in found["cells"]
+                    if scenario in cell.get("coefficients", {}).get(cocktail, {})
+                ]
+                points = [(x, by[chooser][0]) for x, by in points if by[chooser]]
+                if not points:
+                    continue
+                x, y = np.array(points).T
+                y += 0.012 * (number - 1.5)  # a little apart, so that none hides another
+                axis.plot(x, y, ".", color=colour, alpha=0.4)
+                places = np.unique(x)
+                means = [y[x == place].mean() for place in places]
+                axis.plot(places, means, line, color=colour, label=f"{scenario}, {chooser}")
     handles, labels = axes[0][0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower center", ncols=4)
