@@ -468,6 +468,13 @@ def few_shot_run(
     return out, json.loads((out / "few_shot.json").read_text())["targets"]["tastes"]
 
 
+@pytest.fixture
+def few_shot_copy(few_shot_run: tuple[Path, dict[str, Any]], tmp_path: Path) -> Path:
+    """A copy of that study's folder, to be changed."""
+    out: Path = shutil.copytree(few_shot_run[0], tmp_path / "run")
+    return out
+
+
 def test_few_shot_judges_every_share_alike(
     few_shot_run: tuple[Path, dict[str, Any]], folder: Path, base: Path, domain: Domain
 ) -> None:
@@ -577,17 +584,10 @@ def test_few_shot_goes_on_from_what_is_published(
 
 
 def test_few_shot_reports_what_is_finished_before_it_goes_on(
-    few_shot_run: tuple[Path, dict[str, Any]],
-    folder: Path,
-    base: Path,
-    benchmark: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    few_shot_copy: Path, folder: Path, base: Path, benchmark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first cell of the work is missing and its training fails: the later ones are told."""
-    few_shot = benchmark("few_shot")
-    out = tmp_path / "run"
-    shutil.copytree(few_shot_run[0], out)
+    few_shot, out = benchmark("few_shot"), few_shot_copy
     (out / "tastes" / "seed-0" / "0.1" / "cell.json").unlink()
     (out / "few_shot.json").unlink()
 
@@ -609,18 +609,11 @@ def test_few_shot_reports_what_is_finished_before_it_goes_on(
 
 
 def test_few_shot_goes_on_and_takes_what_is_finished(
-    few_shot_run: tuple[Path, dict[str, Any]],
-    folder: Path,
-    base: Path,
-    benchmark: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    few_shot_copy: Path, folder: Path, base: Path, benchmark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    few_shot = benchmark("few_shot")
-    whole, _ = few_shot_run
-    out = tmp_path / "run"
-    shutil.copytree(whole, out)
+    few_shot, out = benchmark("few_shot"), few_shot_copy
     cell = out / "tastes" / "seed-1" / "1"
+    former = json.loads((cell / "cell.json").read_text())
     (cell / "cell.json").unlink()
     (cell / "cocktail_cold.json").unlink()
     mixed = []
@@ -630,7 +623,6 @@ def test_few_shot_goes_on_and_takes_what_is_finished(
     few_shot.main(study(folder, base, out, *FEW_SHOT))
     assert mixed == ["cold"]  # the rest of the cell was there
     again = json.loads((cell / "cell.json").read_text())
-    former = json.loads((whole / "tastes" / "seed-1" / "1" / "cell.json").read_text())
     # Which items a batch of titles holds depends on what was kept, and the last digits of the
     # re-measured mixes on that.
     assert nearly(again["coefficients"], former["coefficients"])
