@@ -83,13 +83,16 @@ class Bench:
         if file.exists() and name in self._adapters:
             return self._adapters[name]
         domains = [*self.sources, target.domain] if joint else [target.domain]
+        recipe = target.recipe
+        if joint:
+            recipe = _joint_recipe(target.domain.name, self.ingredient, target.base)
         exclude = {s.name: frozenset(overlapping_items(s, [target.domain])) for s in self.sources}
         with PeakMemory(target.backbone.device) as memory:
             adapter = train(
                 "base" if joint else "ingredient",
                 domains,
                 target.backbone,
-                without_validation(target.base.card.recipe if joint else target.recipe, self.seed),
+                without_validation(recipe, self.seed),
                 out,
                 length,
                 resume=True,
@@ -254,8 +257,23 @@ def _said(chosen: Mapping[str, Any], scenario: Scenario) -> dict[str, Any]:
 
 def _joint_steps(ingredient: Adapter, base: Adapter) -> int:
     """Steps of the base spirit's recipe that show as many examples as both trainings together."""
+    return _steps(base) + ceil(_of_target(ingredient, base))
+
+
+def _joint_recipe(target: str, ingredient: Adapter, base: Adapter) -> Recipe:
+    """The base spirit's, with as many examples of the target as the ingredient has seen."""
+    training = base.card.recipe.training
+    own = _of_target(ingredient, base)
+    share = own / (_steps(base) + own)
+    theirs = {name: (1 - share) * of for name, of in (training.domain_shares or {}).items()}
+    training = training.model_copy(update={"domain_shares": theirs | {target: share}})
+    return base.card.recipe.model_copy(update={"training": training})
+
+
+def _of_target(ingredient: Adapter, base: Adapter) -> float:
+    """The ingredient's training in steps of the base spirit's recipe."""
     own, theirs = (_examples(adapter.card.recipe) for adapter in (ingredient, base))
-    return _steps(base) + ceil(_steps(ingredient) * own / theirs)
+    return _steps(ingredient) * own / theirs
 
 
 def _examples(recipe: Recipe) -> int:

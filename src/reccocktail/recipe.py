@@ -1,10 +1,10 @@
 """Every setting, declared once, with its unit; kept as YAML and hashed into results."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from reccocktail.errors import RecipeError
 from reccocktail.storage import atomic_file, sha256_json
@@ -141,6 +141,11 @@ class TrainingSettings(_Settings):
         le=1,
         description="Domains are drawn in proportion to size ** this: 0 evenly, 1 by size.",
     )
+    domain_shares: dict[str, Annotated[float, Field(gt=0, lt=1)]] | None = Field(
+        None,
+        description="Shares of the draws for domains by name; the others are drawn from what is "
+        "left, by size.",
+    )
     domains_per_step: int = Field(
         1,
         ge=1,
@@ -159,6 +164,12 @@ class TrainingSettings(_Settings):
         4, ge=0, description="How often the run is validated, the end included."
     )
     checkpoint_minutes: float = Field(5.0, gt=0, description="Minutes between checkpoints.")
+
+    @model_validator(mode="after")
+    def _shares_leave_no_less_than_nothing(self) -> Self:
+        if sum((self.domain_shares or {}).values()) > 1 + 1e-9:
+            raise ValueError("domain_shares must not come to more than 1")
+        return self
 
 
 class Recipe(_Settings):
@@ -189,6 +200,8 @@ class Recipe(_Settings):
         # What was no choice once and is not made use of leaves a recipe what it was.
         if self.quantization is None:
             del settings["quantization"]
+        if self.training.domain_shares is None:
+            del settings["training"]["domain_shares"]
         if self.ranker == "dense":
             del settings["prompt"]["cutoff"]
             del settings["training"]["prompts_per_batch"]

@@ -151,6 +151,8 @@ def test_cocktails_and_their_coefficients(done):
         steps = [cells[name][number]["chosen"]["steps"] for name in ("ingredient", "second_round")]
         assert steps == [4, 4]
         assert cells["joint"][number]["chosen"] == {"steps": 4 + 6, "sources": 1}
+        joint = Adapter.load(out / "tastes" / f"seed-{number}" / "joint").card
+        assert joint.recipe.training.domain_shares == {"tastes": pytest.approx(4 / 10)}
     spirit = out / "tastes" / "seed-1" / "second_round"
     assert Adapter.load(spirit).card.initial_sha256 == result["base_spirit"]["sha256"]
     # Seeds differ where they should.
@@ -305,7 +307,16 @@ def test_a_target_is_trained_as_its_own_recipe_says(folder, tmp_path):
     # Joint training shows as many examples as both, in steps of the base spirit's recipe.
     card = base.card.model_copy(update={"recipe": found, "steps": 4})
     share = 4 * 8 / own.training.targets_per_batch
-    assert table._joint_steps(Adapter("i", base.lora, card), base) == 6 + np.ceil(share)
+    ingredient = Adapter("i", base.lora, card)
+    assert table._joint_steps(ingredient, base) == 6 + np.ceil(share)
+    shares = table._joint_recipe("tastes", ingredient, base).training.domain_shares
+    assert shares == {"tastes": pytest.approx(share / (6 + share))}
+    # A base spirit's own shares are kept among the sources.
+    training = own.training.model_copy(update={"domain_shares": {"x": 0.5}})
+    recipe = own.model_copy(update={"training": training})
+    fixed = Adapter("b", base.lora, base.card.model_copy(update={"recipe": recipe}))
+    shares = table._joint_recipe("tastes", ingredient, fixed).training.domain_shares
+    assert shares["x"] == pytest.approx(0.5 * 6 / (6 + share))
     own.model_copy(update={"lora": own.lora.model_copy(update={"rank": 3})}).save(file)
     with pytest.raises(RunError, match="in lora;") as error:
         study.target_recipe(base, file)

@@ -1,3 +1,4 @@
+import re
 from collections import Counter
 
 import numpy as np
@@ -5,11 +6,12 @@ import polars as pl
 import pytest
 import torch
 
-from reccocktail.errors import RunError
+from reccocktail.errors import RecipeError, RunError
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import DenseSettings, PromptSettings, Recipe, TrainingSettings
-from reccocktail.training.batches import DomainWindows, TrainingBatches
+from reccocktail.training.batches import DomainWindows, TrainingBatches, domain_weights
 from tests.domains import taste_domain
+from tests.helpers import one_sentence
 from tests.pico import pico_tokenizer
 
 WIDTH = 3
@@ -179,6 +181,45 @@ def test_domains_are_drawn_by_temperature(domain, small, ranker, temperature):
     assert batches.weights.tolist() == pytest.approx([by_hand, 1 - by_hand])
     share = np.mean([batches.draw(step)[0] == 0 for step in range(4000)])
     assert share == pytest.approx(by_hand, abs=0.03)  # nearly four standard errors
+
+
+def test_a_domain_has_its_share_and_the_others_the_rest():
+    sizes = {"a": 100, "b": 400, "c": 7}
+    settings = TrainingSettings(domain_shares={"c": 0.4})
+    assert domain_weights(sizes, settings).tolist() == pytest.approx([0.2, 0.4, 0.4])
+    settings = TrainingSettings(domain_shares={"c": 0.5, "a": 0.3, "b": 0.2})
+    assert domain_weights(sizes, settings).tolist() == pytest.approx([0.3, 0.2, 0.5])
+
+
+def test_shares_are_part_of_a_recipe_and_their_absence_is_not():
+    assert "domain_shares" not in Recipe().relevant()["training"]
+    shared = Recipe(training=TrainingSettings(domain_shares={"c": 0.4}))
+    assert shared.relevant()["training"]["domain_shares"] == {"c": 0.4}
+    assert shared.sha256 != Recipe().sha256
+
+
+@pytest.mark.parametrize(
+    ("shares", "says"),
+    [
+        ({"d": 0.5}, "names 'd', which is none of the domains (a, b)"),
+        ({"a": 0.6, "b": 0.4 - 1e-3}, "leaves 0.001 to no domain"),
+        ({"b": 0.5}, "leaves 0.5 to no domain"),
+    ],
+)
+def test_shares_that_do_not_fit_the_domains_are_refused(shares, says):
+    sizes = {"b": 4} if len(shares) == 1 and "b" in shares else {"a": 9, "b": 4}
+    with pytest.raises(RecipeError, match=re.escape(says)) as error:
+        domain_weights(sizes, TrainingSettings(domain_shares=shares))
+    one_sentence(error.value)
+
+
+@pytest.mark.parametrize("shares", [{"a": 0.7, "b": 0.4}, {"a": 1.0}, {"a": 0.0}])
+def test_shares_are_between_nothing_and_all(tmp_path, shares):
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"training: {{domain_shares: {shares}}}")
+    with pytest.raises(RecipeError, match="domain_shares") as error:
+        Recipe.load(file)
+    one_sentence(error.value)
 
 
 def test_seeds_change_the_order(domain, ranker):

@@ -1,16 +1,17 @@
 """From domains to training batches: windows of histories, grouped by length and drawn at random."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from reccocktail.data.domain import Domain
-from reccocktail.errors import RunError
+from reccocktail.errors import RecipeError, RunError
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.base import Batch, Ranker
 from reccocktail.recipe import TrainingSettings
@@ -129,6 +130,34 @@ class DomainWindows:
         return sum(len(self.titles[item]) for item in self.windows[window][:-1])
 
 
+def domain_weights(windows: Mapping[str, int], settings: TrainingSettings) -> NDArray[np.float64]:
+    """Probability that a batch is of a domain, in the order of `windows` (name -> their number).
+
+    Domains named in `domain_shares` have these; what is left goes to the others in proportion to
+    windows ** domain_temperature.
+
+    Raises:
+        RecipeError: `domain_shares` names a domain that is not there, or leaves nothing to the
+            others, or leaves a rest where there are no others.
+    """
+    shares = settings.domain_shares or {}
+    strangers = sorted(set(shares) - set(windows))
+    if strangers:
+        raise RecipeError(
+            f"training.domain_shares names '{strangers[0]}', which is none of the domains "
+            f"({', '.join(windows)})."
+        )
+    rest = 1 - sum(shares.values())
+    others = [name for name in windows if name not in shares]
+    if bool(others) != (rest > 1e-9):
+        left = f"nothing to '{others[0]}'" if others else f"{rest:g} to no domain"
+        raise RecipeError(f"training.domain_shares leaves {left}; change a share.")
+    sizes = np.array([windows[name] for name in others], dtype=float)
+    by_size = sizes**settings.domain_temperature
+    drawn = dict(zip(others, rest * by_size / by_size.sum(), strict=True)) | shares
+    return np.array([drawn[name] for name in windows])
+
+
 class TrainingBatches(Dataset[Batch]):
     """Batches of a run: functions of data, settings and seed, so a resumed run sees the same.
 
@@ -139,8 +168,8 @@ class TrainingBatches(Dataset[Batch]):
     among them (see `shares`), or the passes are. Batch `number` of the data set is for process
     `number` modulo their number, as Accelerate deals them out.
 
-    A batch holds one domain, drawn with probability proportional to windows ** domain_temperature:
-    in-batch negatives of the same catalogue are the ones that teach.
+    A batch holds one domain: in-batch negatives of the same catalogue are the ones that teach. How
+    often it is drawn says `domain_weights`.
     """
 
     def __init__(
@@ -168,9 +197,7 @@ class TrainingBatches(Dataset[Batch]):
             self.passes = math.ceil(per_batch / per_pass)
             self.rounds = math.ceil(self.passes / processes)
             self._targets = per_batch
-        sizes = np.array([len(domain.windows) for domain in domains], dtype=float)
-        weights = sizes**settings.domain_temperature
-        self.weights = weights / weights.sum()
+        self.weights = domain_weights({d.name: len(d.windows) for d in domains}, settings)
         self._drawn: list[tuple[int, int]] = []
         self._taken = [0] * len(self._domains)
 
