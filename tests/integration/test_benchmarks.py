@@ -729,6 +729,21 @@ def test_step_speed_gives_every_variant_the_same_batches(
     assert found["float32"]["largest_loss_difference"] == 0
 
 
+def test_waiting_is_measured_alone_and_beside_a_neighbour(
+    folder: Path, tmp_path: Path, benchmark: Any
+) -> None:
+    out = tmp_path / "waiting.json"
+    data = ["--data", str(folder / "tastes"), "--backbone", str(folder / "backbone")]
+    size = ["--steps", "1", "--rounds", "1", "--targets", "8"]
+    benchmark("waiting").main([*data, *size, "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert set(found["beside"]) == {"0", str(max((os.cpu_count() or 1) // 2, 0))}
+    for one in found["beside"].values():
+        (active,), (passive,) = (one["tokens_per_second"][p] for p in ("active", "passive"))
+        assert one["passive_times_active"]["median"] == pytest.approx(passive / active)
+    assert found["targets_per_batch"] == 8 and found["data"]["name"] == "tastes"
+
+
 def test_trees_and_single_titles_take_the_same_stretches_and_steps(
     folder: Path, tmp_path: Path, benchmark: Any
 ) -> None:
