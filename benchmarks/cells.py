@@ -43,7 +43,7 @@ def publish_cells(folders: Sequence[Path], file: Path) -> None:
     lines = []
     for sheet, ranks in map(read_cell, folders):
         lists = ranks.drop(USER).select(pl.col(pl.Int64).cast(pl.UInt16), pl.col(pl.String))
-        line = pl.DataFrame({"sheet": json.dumps(sheet, sort_keys=True)})
+        line = pl.DataFrame({"sheet": json.dumps(sheet)})
         lines.append(line.hstack(lists.select(pl.all().implode())))
     with atomic_file(file) as temporary:
         pl.concat(lines).write_parquet(temporary, compression_level=_COMPRESSION_LEVEL)
