@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,12 @@ def spread(values: Sequence[float]) -> dict[str, float]:
         "max": float(np.max(values)),
         "n": len(values),
     }
+
+
+def range_text(found: Mapping[str, float], digits: int = 2) -> str:
+    """`spread` in words: median [least, greatest]."""
+    median, low, high = (f"{found[part]:.{digits}f}" for part in ("median", "min", "max"))
+    return f"{median} [{low}, {high}]"
 
 
 def ratio_of_pairs(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from common import (
     backbone_arguments,
     environment,
     program,
+    range_text,
     ratio_of_pairs,
     seconds,
     spread,
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rate, ratio = found["tokens_a_second"], found["speedup"]
         table.add_row(
             f"{size} (ours)" if int(size) == own else size,
-            f"{rate['median']:.0f} [{rate['min']:.0f}, {rate['max']:.0f}]",
+            range_text(rate, 0),
             f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
         )
     if args.out:

@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from common import asked_backbone, backbone_arguments, environment, spread
+from common import asked_backbone, backbone_arguments, environment, range_text, spread
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.precision import in_precision, training_precision
@@ -164,11 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result |= environment(backbone, domain)
     table = Table("variant", "tokens a second", "times faster", "mean loss")
     for name, found in result["variants"].items():
-        ratio = found["times_faster"]
         table.add_row(
             name,
             f"{found['tokens_per_second']:.0f}",
-            f"{ratio['median']:.2f} [{ratio['min']:.2f}, {ratio['max']:.2f}]",
+            range_text(found["times_faster"]),
             f"{found['mean_loss']:.3f}",
         )
     Console().print(table)

@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from common import spread
+from common import range_text, spread
 from reccocktail.progress import bar
 from reccocktail.storage import read_json, write_json
 
@@ -105,11 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = Table("processes beside it", "active", "passive", "passive / active")
     for count, found in result["beside"].items():
         rates = found["tokens_per_second"]
-        ratio = found["passive_times_active"]
         table.add_row(
             count,
             *(f"{spread(rates[name])['median']:.0f}" for name in POLICIES),
-            f"{ratio['median']:.2f} [{ratio['min']:.2f}, {ratio['max']:.2f}]",
+            range_text(found["passive_times_active"]),
         )
     Console().print(table)
     if args.out:

@@ -184,11 +184,17 @@ def test_domains_are_drawn_by_temperature(domain, small, ranker, temperature):
 
 
 def test_a_domain_has_its_share_and_the_others_the_rest():
-    sizes = {"a": 100, "b": 400, "c": 7}
+    domains = ["a", "b", "c"], [100, 400, 7]
     settings = TrainingSettings(domain_shares={"c": 0.4})
-    assert domain_weights(sizes, settings).tolist() == pytest.approx([0.2, 0.4, 0.4])
+    assert domain_weights(*domains, settings).tolist() == pytest.approx([0.2, 0.4, 0.4])
     settings = TrainingSettings(domain_shares={"c": 0.5, "a": 0.3, "b": 0.2})
-    assert domain_weights(sizes, settings).tolist() == pytest.approx([0.3, 0.2, 0.5])
+    assert domain_weights(*domains, settings).tolist() == pytest.approx([0.3, 0.2, 0.5])
+
+
+def test_domains_of_one_name_are_drawn_each_by_its_size():
+    settings = TrainingSettings(domain_shares={"c": 0.4})
+    found = domain_weights(["a", "c", "a"], [100, 7, 400], settings)
+    assert found.tolist() == pytest.approx([0.2, 0.4, 0.4])
 
 
 def test_shares_are_part_of_a_recipe_and_their_absence_is_not():
@@ -199,17 +205,19 @@ def test_shares_are_part_of_a_recipe_and_their_absence_is_not():
 
 
 @pytest.mark.parametrize(
-    ("shares", "says"),
+    ("names", "shares", "says"),
     [
-        ({"d": 0.5}, "names 'd', which is none of the domains (a, b)"),
-        ({"a": 0.6, "b": 0.4 - 1e-3}, "leaves 0.001 to no domain"),
-        ({"b": 0.5}, "leaves 0.5 to no domain"),
+        (["a", "b"], {"d": 0.5}, "the name of none of the domains (a, b)"),
+        (["a", "a"], {"a": 0.5}, "the name of 2 of the domains (a, a)"),
+        (["a", "b"], {"a": 0.6, "b": 0.4 - 1e-3}, "leaves 0.001 to no domain"),
+        (["b"], {"b": 0.5}, "leaves 0.5 to no domain"),
+        (["a", "b", "c"], {"a": 0.5, "b": 0.5}, "leaves nothing to 'c'"),
     ],
 )
-def test_shares_that_do_not_fit_the_domains_are_refused(shares, says):
-    sizes = {"b": 4} if len(shares) == 1 and "b" in shares else {"a": 9, "b": 4}
+def test_shares_that_do_not_fit_the_domains_are_refused(names, shares, says):
+    settings = TrainingSettings(domain_shares=shares)
     with pytest.raises(RecipeError, match=re.escape(says)) as error:
-        domain_weights(sizes, TrainingSettings(domain_shares=shares))
+        domain_weights(names, [9] * len(names), settings)
     one_sentence(error.value)
 
 

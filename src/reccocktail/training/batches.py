@@ -1,7 +1,7 @@
 """From domains to training batches: windows of histories, grouped by length and drawn at random."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -130,32 +130,35 @@ class DomainWindows:
         return sum(len(self.titles[item]) for item in self.windows[window][:-1])
 
 
-def domain_weights(windows: Mapping[str, int], settings: TrainingSettings) -> NDArray[np.float64]:
-    """Probability that a batch is of a domain, in the order of `windows` (name -> their number).
+def domain_weights(
+    names: Sequence[str], windows: Sequence[int], settings: TrainingSettings
+) -> NDArray[np.float64]:
+    """Probability (domains,) that a batch is of a domain, given their names and windows.
 
     Domains named in `domain_shares` have these; what is left goes to the others in proportion to
     windows ** domain_temperature.
 
     Raises:
-        RecipeError: `domain_shares` names a domain that is not there, or leaves nothing to the
-            others, or leaves a rest where there are no others.
+        RecipeError: `domain_shares` names no domain or several, or leaves nothing to the others, or
+            leaves a rest where there are no others.
     """
     shares = settings.domain_shares or {}
-    strangers = sorted(set(shares) - set(windows))
-    if strangers:
-        raise RecipeError(
-            f"training.domain_shares names '{strangers[0]}', which is none of the domains "
-            f"({', '.join(windows)})."
-        )
+    for name in shares:
+        if (number := list(names).count(name)) != 1:
+            raise RecipeError(
+                f"training.domain_shares names '{name}', which is the name of "
+                f"{number or 'none'} of the domains ({', '.join(names)}); give it one's own name."
+            )
     rest = 1 - sum(shares.values())
-    others = [name for name in windows if name not in shares]
+    others = [name for name in names if name not in shares]
     if bool(others) != (rest > 1e-9):
         left = f"nothing to '{others[0]}'" if others else f"{rest:g} to no domain"
         raise RecipeError(f"training.domain_shares leaves {left}; change a share.")
-    sizes = np.array([windows[name] for name in others], dtype=float)
-    by_size = sizes**settings.domain_temperature
-    drawn = dict(zip(others, rest * by_size / by_size.sum(), strict=True)) | shares
-    return np.array([drawn[name] for name in windows])
+    fixed = np.array([shares.get(name, 0.0) for name in names])
+    by_size = np.where(
+        fixed > 0, 0.0, np.array(windows, dtype=float) ** settings.domain_temperature
+    )
+    return fixed + rest * by_size / by_size.sum() if others else fixed
 
 
 class TrainingBatches(Dataset[Batch]):
@@ -197,7 +200,11 @@ class TrainingBatches(Dataset[Batch]):
             self.passes = math.ceil(per_batch / per_pass)
             self.rounds = math.ceil(self.passes / processes)
             self._targets = per_batch
-        self.weights = domain_weights({d.name: len(d.windows) for d in domains}, settings)
+        self.weights = domain_weights(
+            [domain.name for domain in domains],
+            [len(domain.windows) for domain in domains],
+            settings,
+        )
         self._drawn: list[tuple[int, int]] = []
         self._taken = [0] * len(self._domains)
 
