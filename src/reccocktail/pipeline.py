@@ -18,9 +18,10 @@ from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.evaluation.report import report
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings, check_compatible
+from reccocktail.mixing.sheet import load_sheet
 from reccocktail.progress import say
 from reccocktail.recipe import Recipe
-from reccocktail.schema import SCENARIOS
+from reccocktail.schema import SCENARIOS, Scenario
 from reccocktail.storage import read_json, sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Card
 from reccocktail.training.schedule import Length
@@ -78,6 +79,7 @@ def run_pipeline(
 
     Raises:
         RunError: `out` holds a run with other data or settings.
+        DataError: the target has nobody to score.
         AdapterError: the base spirit is damaged, or was made on another backbone.
     """
     notes = []
@@ -104,20 +106,21 @@ def run_pipeline(
             resume=True,
         )
     pair = [spirit[0], ingredient]
-    for scenario in SCENARIOS:
+    scenarios = [s for s in SCENARIOS if _has_users(target, s)]
+    for scenario in scenarios:
         folder = out / f"cocktail_{scenario}"
-        if not folder.exists():
+        if not _made_of(folder, pair):
             with state.step(f"mix {scenario}"):
                 # Without labelled validation users there is nothing to calibrate by.
                 known = target.rows(f"valid_{scenario}").height > 0
                 settings = plan.mix if known else replace(plan.mix, objective="entropy")
                 mix(pair, backbone, target, scenario, folder, settings)
     average = out / AVERAGE
-    if not average.exists():
+    if not _made_of(average, pair):
         with state.step("average"):
-            mix(pair, backbone, target, "warm", average, plan.mix, coefficients=(0.5, 0.5))
-    folders = [out / INGREDIENT, average, *(out / f"cocktail_{s}" for s in SCENARIOS)]
-    if not (out / EVALUATION / "metrics.json").exists():
+            mix(pair, backbone, target, scenarios[0], average, plan.mix, coefficients=(0.5, 0.5))
+    folders = [out / INGREDIENT, average, *(out / f"cocktail_{s}" for s in scenarios)]
+    if not _judged(out / EVALUATION, folders[1:]):
         with state.step("evaluate"):
             evaluate(
                 target,
@@ -127,7 +130,8 @@ def run_pipeline(
                 baselines=plan.baselines,
                 settings=plan.evaluation,
             )
-        run = read_json(out / EVALUATION / "run.json")
+    run = read_json(out / EVALUATION / "run.json")
+    if "notes" not in run:
         run = run | {"seconds": run["seconds"] | state.seconds, "notes": notes}
         write_json(out / EVALUATION / "run.json", run)
     report([out], out / REPORT)
@@ -148,6 +152,29 @@ def familiar(card: Card, target: Domain) -> str | None:
                 "new domain to it, and its figures here say nothing of unseen domains."
             )
     return None
+
+
+def _has_users(target: Domain, scenario: Scenario) -> bool:
+    """Whether there is somebody to adapt to and somebody to score."""
+    if target.rows(f"test_{scenario}").height > 1:
+        return True
+    say(f"{target.name} has too few test_{scenario} users; the scenario is left out.")
+    return False
+
+
+def _made_of(folder: Path, pair: Sequence[Adapter]) -> bool:
+    """Whether a mix of these very adapters lies there, and not of former ones."""
+    sheet = load_sheet(folder)
+    return sheet is not None and [a["sha256"] for a in sheet["adapters"]] == [
+        a.sha256 for a in pair
+    ]
+
+
+def _judged(evaluation: Path, mixes: Sequence[Path]) -> bool:
+    """Whether the evaluation is whole, and of these very mixes."""
+    return (evaluation / "metrics.json").exists() and read_json(evaluation / "cocktails.json") == [
+        load_sheet(folder) for folder in mixes
+    ]
 
 
 def _base_spirit(

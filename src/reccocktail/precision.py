@@ -26,9 +26,17 @@ def bfloat16_is_fast(device: torch.device) -> bool:
     """Whether a CPU or a CUDA device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    known: Callable[[], Any] = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.6 has none
+    return cpu_has(*_FAST)
+
+
+def cpu_has(*capabilities: str) -> bool:
+    """Whether the CPU has any of these, as `torch.cpu.get_capabilities` names them.
+
+    torch 2.6 cannot tell, which counts as no.
+    """
+    known: Callable[[], Any] = getattr(torch.cpu, "get_capabilities", dict)
     found = known()
-    return any(found.get(name) for name in _FAST)
+    return any(found.get(name) for name in capabilities)
 
 
 def choose_precision(asked: str, device: torch.device, weights: torch.dtype) -> torch.dtype | None:

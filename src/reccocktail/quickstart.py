@@ -1,5 +1,7 @@
 """The main job on data and a language model that any machine can get: from nothing to a report."""
 
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +21,22 @@ from reccocktail.budget import (
     stretched,
     tokens,
 )
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import MANIFEST, Domain
 from reccocktail.data.fetch import SOURCES, fetch
 from reccocktail.data.prepare import prepare
-from reccocktail.errors import DataError, RecipeError
+from reccocktail.errors import DataError, RecipeError, RunError
 from reccocktail.pace import tokens_per_second
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.progress import say
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
-from reccocktail.storage import read_json, write_json
+from reccocktail.storage import read_json, sha256_file, write_json
 from reccocktail.training.adapter import Adapter
 
 PACE = "pace.json"
 PRECISION = "auto"
+_NOT_IN_NAMES = r"[^A-Za-z0-9_.-]+"  # of served domains
 
 DEPARTMENTS = ("grocery", "drug_gm", "fresh")
 # Domain -> what `fetch` calls its source, and the folder in it.
@@ -138,8 +141,8 @@ def page_command(out: Path, domain: str) -> str:
     data = out / "data" / (known.name if known else Path(domain).resolve().name)
     name = domain if known else data.name
     # In the run's precision, whose item vectors are kept.
-    place = f"{name}={data}:{out / 'cocktail_warm'}"
-    return f"reccocktail serve --precision {PRECISION} --domain {place}"
+    place = f"{re.sub(_NOT_IN_NAMES, '-', name)}={data}:{out / 'cocktail_warm'}"
+    return f"reccocktail serve --precision {PRECISION} --domain {shlex.quote(place)}"
 
 
 def _plan(minutes: float | None, usual: float, share: Share, pace: float, texts: Texts) -> Plan:
@@ -214,7 +217,13 @@ def _prepared_tables(
     interactions: Path, items: Path, name: str, out: Path, min_count: int = 5
 ) -> Domain:
     folder = out / "data" / name
-    if (folder / "manifest.json").exists():
+    if (folder / MANIFEST).exists():
+        made_of = {one["sha256"] for one in read_json(folder / MANIFEST)["inputs"].values()}
+        if made_of != {sha256_file(interactions), sha256_file(items)}:
+            raise RunError(
+                f"{out} holds a run on other tables than {interactions.parent}; "
+                "give another --out, or delete it."
+            )
         return Domain.load(folder)
     say(f"Preparing {name} ...")
     return prepare(interactions, items, name, folder, min_count=min_count)

@@ -215,6 +215,24 @@ def test_merged_gives_the_weights_back_bit_for_bit(backbone):
         assert unchanged()
 
 
+def test_a_head_that_is_tied_to_the_embeddings_changes_alone(backbone):
+    """As with stock PEFT: the update belongs to the head, not to what words go in as."""
+    model = backbone.model
+    if model.lm_head.weight is not model.get_input_embeddings().weight:
+        pytest.skip("this family's head is its own")
+    outputs, inputs = model.lm_head.weight.shape
+    factors = Factors(torch.randn(2, inputs) * 0.3, torch.randn(outputs, 2) * 0.3, 1.0)
+    before = states(model)
+    with torch.no_grad():
+        stock = attach(model, {"lm_head": factors})
+        wanted = stock(input_ids=IDS).logits
+        stock.unload()
+    with merged(model, {"lm_head": factors}), torch.no_grad():
+        torch.testing.assert_close(model(input_ids=IDS).logits, wanted, atol=1e-4, rtol=0)
+        assert torch.equal(states(model), before)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
 def test_merged_refuses_before_it_touches_a_weight(backbone):
     lora = random_lora(backbone.model)
     last = list(lora)[-1]

@@ -366,7 +366,7 @@ def test_a_mix_that_says_the_same_to_everybody_is_refused():
     curve = [point(0.0, 2.0), point(0.5, 0.9, information=0.1), point(1.0, 2.5, information=0.8)]
     taken, reason = _guarded(curve, "entropy")
     assert taken is curve[0]
-    assert "lambda 0.50/0.50 was refused" in reason and "same prediction" in reason
+    assert "lambda 0.50/0.50 looks collapsed" in reason and "same prediction" in reason
 
 
 def test_a_mix_without_any_doubt_is_refused():
@@ -378,7 +378,7 @@ def test_a_mix_without_any_doubt_is_refused():
 def test_the_guard_judges_the_descent_too():
     ends, found = [point(1.0, 2.0), point(0.0, 2.5)], point(None, 1.0, information=0.2)
     taken, reason = _guarded([*ends, found], "entropy", prefer=found)
-    assert taken is ends[0] and "of the cocktail was refused" in reason
+    assert taken is ends[0] and "of the cocktail looks collapsed" in reason
     sound = point(None, 1.0)
     assert _guarded([*ends, sound], "entropy", prefer=sound) == (sound, None)
 

@@ -8,11 +8,17 @@ import pytest
 import torch
 
 from reccocktail.errors import RunError
-from reccocktail.evaluation.controls import CONTROLS, GRID, check_controls, random_like
+from reccocktail.evaluation.controls import (
+    CONTROLS,
+    GRID,
+    Controls,
+    check_controls,
+    random_like,
+)
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.results import metrics_table, terminal_table
-from reccocktail.mixing.arithmetic import combine, update_norm
+from reccocktail.mixing.arithmetic import MergeOptions, combine, update_norm
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.ranking.lexical import Words
@@ -185,6 +191,29 @@ def test_random_takes_the_cocktails_coefficients(done, adapters):
     chosen = content(done, "run.json")["models"]["random"]["chosen"]
     assert chosen["warm"] == {"coefficients": sheet["coefficients"]["all"], "of": "cocktail"}
     assert chosen["cold"] == {"coefficients": [0.5, 0.5]}
+
+
+def test_random_is_merged_as_its_cocktail_was(domain, backbone, adapters, tmp_path):
+    """Options of the merge too, or their norms could not be compared."""
+    pair = [adapter for adapter, _ in adapters[:2]]
+    settings = MixSettings(users=6, validation_users=6, options=MergeOptions(norm_matched=True))
+    mix(pair, backbone, domain, "warm", tmp_path / "matched", settings, (0.5, 0.5))
+    sheet = json.loads((tmp_path / "matched" / "cocktail.json").read_text())
+    making = Controls(*pair, None, [sheet | {"objective": "entropy"}], whole=False, seed=0)
+    lora, said = making._random("warm")
+    assert said["of"] == "matched"
+    assert update_norm(lora) == pytest.approx(update_norm(pair[1].lora), rel=0.05)
+
+
+def test_validation_needs_users_of_every_scenario(domain, backbone, adapters, tmp_path):
+    bare = changed(domain, tmp_path / "bare", valid_cold=lambda rows: rows.head(0))
+    pair = adapters[:2]
+    out = tmp_path / "e"
+    with pytest.raises(RunError, match="has no valid_cold users") as error:
+        evaluate(bare, pair, backbone, out, controls=["validation"], settings=SMALL)
+    one_sentence(error.value)
+    evaluate(bare, pair, backbone, out, controls=["validation"], scenarios=["warm"], settings=SMALL)
+    assert "validation" in content(out)["models"]
 
 
 def test_noise_has_the_norms_of_the_ingredient(backbone):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import polars as pl
 import pytest
 
 from reccocktail.errors import AdapterError, RecipeError, RunError
-from reccocktail.evaluation import scorer
+from reccocktail.evaluation import scorer, whole
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
@@ -154,6 +155,14 @@ def test_a_transductive_cocktail_scores_all(domain, backbone, adapters, tmp_path
     assert content(tmp_path / "e")["models"]["open"]["warm"]["n"] == domain.rows("test_warm").height
 
 
+def test_whom_a_share_of_the_domain_adapted_to_is_not_scored(domain, backbone, adapters, tmp_path):
+    """A domain prepared anew, or a share of it, has another hash and the same users."""
+    anew = changed(domain, tmp_path / "anew", valid_warm=lambda rows: rows.head(8))
+    assert anew.sha256 != domain.sha256
+    evaluate(anew, adapters[-2:], backbone, tmp_path / "e", settings=SMALL)
+    assert not adaptation_users(adapters) & set(predictions(tmp_path / "e")["user_id"])
+
+
 def test_users_of_another_domain_are_not_left_out(domain, backbone, adapters, tmp_path):
     """Two domains may use the same ids for different people."""
     other = taste_domain(tmp_path, name="other", users=80, seed=5)
@@ -276,6 +285,49 @@ def test_scores_are_the_model_and_what_is_weighed_in(done, domain, backbone, ada
         ):
             places = [domain.index[item] for item in candidates]
             assert scores == pytest.approx(whole[row, places], abs=1e-4)
+
+
+def test_blocks_of_rows_make_no_difference(domain, backbone, adapters, done, tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "ROWS", 7)
+    evaluate(domain, adapters, backbone, tmp_path / "e", baselines=["popularity"], settings=SMALL)
+    assert content(tmp_path / "e")["full_catalogue"] == content(done)["full_catalogue"]
+    users = [
+        [example["user_id"] for example in content(out, "examples.json")]
+        for out in (tmp_path / "e", done)
+    ]
+    assert users[0] == users[1]
+
+
+def test_no_matrix_of_all_rows_and_items_is_made(domain, backbone, adapters, tmp_path, monkeypatch):
+    """It would be gigabytes for the users of a shop."""
+    monkeypatch.setattr(whole, "ROWS", 7)
+    sizes, exact = [], DenseRanker.logits
+
+    def watched(self, users, items):
+        sizes.append((len(users), len(items)))
+        return exact(self, users, items)
+
+    monkeypatch.setattr(DenseRanker, "logits", watched)
+    evaluate(domain, adapters[:2], backbone, tmp_path / "e", settings=SMALL)
+    of_the_catalogue = [rows for rows, of in sizes if of == len(domain.item_ids)]
+    assert of_the_catalogue and max(rows for rows, _ in sizes) == 7
+
+
+def test_an_interrupted_evaluation_leaves_no_mixture(
+    domain, backbone, adapters, done, tmp_path, monkeypatch
+):
+    out = tmp_path / "e"
+    shutil.copytree(done, out)
+
+    def full(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(domain, adapters[:1], backbone, out, settings=SMALL)
+    assert not (out / "metrics.json").exists()
+    for name in ("examples.json", "cocktails.json", "run.json"):
+        assert content(out, name) == content(done, name)
 
 
 def weights_of(out):

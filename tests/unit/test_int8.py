@@ -112,6 +112,13 @@ def test_int8_is_used_where_it_is_asked_for_and_fast(monkeypatch, vnni, asked):
     assert used == (vnni and asked)
 
 
+def test_an_older_torch_trains_without_int8(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    decoder = base_model(lora_model()).get_decoder()
+    with fast_layers(decoder, TrainingSettings(int8=True), torch.device("cpu")):
+        assert not any(isinstance(module, Int8Linear) for module in decoder.modules())
+
+
 def test_compiling_without_a_compiler_is_one_sentence(monkeypatch):
     monkeypatch.setattr(speed.shutil, "which", lambda name: None)
     decoder = base_model(lora_model()).get_decoder()

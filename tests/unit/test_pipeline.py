@@ -12,7 +12,7 @@ from reccocktail.evaluation.results import read_metrics
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe
-from reccocktail.storage import read_json
+from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.loop import AdapterTrainer
 from tests.adapters import pico_recipe, random_adapter, save
@@ -262,3 +262,40 @@ def test_another_base_spirit_is_refused(sources, backbone, run, tmp_path, no_wor
         run(data=finished(tmp_path, backbone, sources[0]), plan=GIVEN)
     with pytest.raises(RunError, match="other data or settings"):
         run(data=sources, plan=GIVEN)
+
+
+def test_what_was_made_of_a_former_ingredient_is_made_anew(run, monkeypatch):
+    run()
+    before, exact = files(run.out), pipeline.train
+
+    def otherwise(role, *args, **named):
+        found = exact(role, *args, **named)
+        if role == "ingredient":
+            doubled = {name: f._replace(b=2 * f.b) for name, f in found.lora.items()}
+            replace(found, lora=doubled).save(run.out / "ingredient", "")
+        return Adapter.load(run.out / found.name)
+
+    monkeypatch.setattr(pipeline, "train", otherwise)
+    run()
+    after = files(run.out)
+    made = [f"{name}/cocktail.json" for name in FOLDERS[2:]]
+    changed_now = {str(name) for name in before if before[name] != after[name]}
+    assert {*made, "evaluation/metrics.json"} <= changed_now
+
+
+def test_notes_survive_an_interruption(run):
+    """Between the evaluation and what the pipeline adds to its run.json."""
+    run()
+    file = run.out / "evaluation" / "run.json"
+    whole = read_json(file)
+    write_json(file, {key: value for key, value in whole.items() if key != "notes"})
+    run()
+    assert read_json(file)["notes"] == whole["notes"] == []
+    assert "mix warm" in read_json(file)["seconds"]
+
+
+def test_a_scenario_without_users_is_left_out(run, target, sources, backbone, tmp_path):
+    bare = changed(target, tmp_path / "bare", test_cold=lambda rows: rows.head(1))
+    metrics = run_pipeline(sources, bare, backbone, pico_recipe(), PLAN, run.out)
+    assert "cocktail_cold" not in metrics["models"] and not (run.out / "cocktail_cold").exists()
+    assert "cocktail_warm" in metrics["models"] and (run.out / "report.html").is_file()

@@ -1,5 +1,6 @@
 """The quickstart on tiny raw files of the true layout and a pico backbone: to the report, once."""
 
+import shlex
 import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,7 +15,7 @@ from reccocktail import pipeline, quickstart, spirits
 from reccocktail.budget import TOKENS_PER_SECOND, Share
 from reccocktail.data.domain import Domain
 from reccocktail.data.sources import convert
-from reccocktail.errors import DataError, RecipeError
+from reccocktail.errors import DataError, RecipeError, RunError
 from reccocktail.quickstart import DEPARTMENTS, TARGETS, default_out, page_command
 from reccocktail.quickstart import quickstart as start
 from reccocktail.training.adapter import Adapter
@@ -319,3 +320,19 @@ def test_the_pace_of_a_run_is_measured_once(root, tmp_path, monkeypatch):
 def test_every_domain_has_a_folder_of_its_own(tmp_path):
     outs = [default_out(name).as_posix() for name in ("films", "groceries", str(tmp_path / "a b"))]
     assert outs == ["runs/quickstart", "runs/quickstart-groceries", "runs/quickstart-a b"]
+
+
+def test_other_tables_in_a_folder_of_the_same_name_are_refused(root, tmp_path):
+    out, share = tmp_path / "out", Share(base=0.0, ingredient=0.004)
+    for shop, seed in (("one", 0), ("two", 1)):
+        write_raw(tmp_path / shop / "data", tastes=2, users=60, seed=seed)
+    run(out, 2, share, domain=str(tmp_path / "one" / "data"), root=root)
+    with pytest.raises(RunError, match="holds a run on other tables") as error:
+        run(out, 2, share, domain=str(tmp_path / "two" / "data"), root=root)
+    one_sentence(error.value)
+
+
+def test_the_command_of_the_page_can_be_pasted(tmp_path):
+    words = shlex.split(page_command(tmp_path / "my runs", str(tmp_path / "my shop")))
+    place = f"{tmp_path}/my runs/data/my shop:{tmp_path}/my runs/cocktail_warm"
+    assert words[-1] == f"my-shop={place}"

@@ -243,7 +243,7 @@ def test_scores_of_a_table_do_not_depend_on_its_batches(backbone, domain, name, 
     catalogue = Catalogue.of(domain, ranker)
     rows = domain.rows("test_warm").head(5)
     (together,) = score(backbone.model, catalogue, [rows], "Test")
-    assert together.catalogue is None and together.common.shape == (5, 30)
+    assert together.catalogue is None and together.common().shape == (5, 30)
     monkeypatch.setattr("reccocktail.ranking.scoring.pass_tokens", lambda model: 1)
     (alone,) = score(backbone.model, catalogue, [rows], "Test")
     for one, two in zip(together.scores, alone.scores, strict=True):
@@ -306,9 +306,23 @@ def test_another_wording_is_refused(backbone, domain, tmp_path):
         random_adapter(backbone, domain, name, recipe=recipe)
         for name, recipe in (("three", recipe_for("generate")), ("four", published))
     ]
-    with pytest.raises(AdapterError, match="differ in their form of the answer") as error:
+    with pytest.raises(AdapterError, match="differ in their settings of generate") as error:
         mix(pair, backbone, domain, "warm", tmp_path / "out")
     one_sentence(error.value)
+
+
+def test_only_what_the_ranker_reads_must_be_shared(backbone, domain):
+    def reading(ranker, **changes):
+        recipe = recipe_for(ranker)
+        for part, values in changes.items():
+            settings = getattr(recipe, part).model_copy(update=values)
+            recipe = recipe.model_copy(update={part: settings})
+        return random_adapter(backbone, domain, "one", recipe=recipe).card.reading()
+
+    assert reading("dense", prompt={"cutoff": 7}) == reading("dense")
+    assert reading("choice", generate={"answer": "published"}) == reading("choice")
+    assert reading("generate", generate={"length": "mean"}) != reading("generate")
+    assert reading("choice", choice={"orders": 3}) != reading("choice")
 
 
 def test_a_saved_adapter_knows_its_ranker(backbone, domain, tmp_path):

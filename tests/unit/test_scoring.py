@@ -165,3 +165,28 @@ def test_validation_is_the_mean_over_domains(catalogue, backbone):
     assert found["ndcg@10"] == found["ndcg@10/tastes"]
     assert 0 <= found["ndcg@10"] <= 1
     assert Validation([catalogue], users=0, seed=0)(backbone.model) == {}
+
+
+def test_what_another_process_forgets_meanwhile_fails_no_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(kept, "CACHE_BYTES", 0)
+    monkeypatch.setenv("RECCOCKTAIL_CACHE", str(tmp_path))
+    file, other = kept.place("mine"), kept.place("other")
+    kept.write(other, {"vectors": torch.ones(2)})
+    listed = type(file).glob
+
+    def then_forgotten(self, pattern):
+        found = list(listed(self, pattern))
+        other.unlink(missing_ok=True)
+        return [*found, other]
+
+    monkeypatch.setattr(type(file), "glob", then_forgotten)
+    kept.write(file, {"vectors": torch.ones(3)})
+    assert kept.read(other) is None
+
+
+def test_domains_of_one_name_are_validated_apart(catalogue, tmp_path, backbone):
+    namesake = Catalogue.of(taste_domain(tmp_path, users=50, seed=4), catalogue.ranker)
+    found = Validation([catalogue, namesake], users=9, seed=0)(backbone.model)
+    alone = [Validation([one], 9, 0)(backbone.model)["ndcg@10"] for one in (catalogue, namesake)]
+    assert [found["ndcg@10/tastes"], found["ndcg@10/tastes (2)"]] == alone
+    assert alone[0] != alone[1] and found["ndcg@10"] == pytest.approx(sum(alone) / 2)

@@ -11,20 +11,20 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from reccocktail.errors import RunError
-from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.mixing.arithmetic import MergeOptions, Method, combine, update_norm
 from reccocktail.mixing.entropy import as_matrix, fit_temperature, log_loss
-from reccocktail.mixing.sheet import weights_of
+from reccocktail.mixing.sheet import options_of, weights_of
 from reccocktail.ranking.base import entropy_of
-from reccocktail.ranking.scoring import Scored, positive_columns
+from reccocktail.ranking.scoring import RowScores, Scored, positive_columns
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Adapter, Factors, Lora
 
@@ -132,7 +132,8 @@ class Controls:
                 mean = [round(value, 6) for value in rows.mean(dim=0).tolist()]
                 said = {"coefficients": mean, "of": sheet["name"]}
                 weights = weights_of(sheet, self._pair)
-                return combine([noise, self.ingredient.lora], weights, sheet["method"]), said
+                pair = [noise, self.ingredient.lora]
+                return combine(pair, weights, sheet["method"], options_of(sheet)), said
         halves = torch.tensor([0.5, 0.5])
         return combine([noise, self.ingredient.lora], halves), {"coefficients": [0.5, 0.5]}
 
@@ -193,14 +194,13 @@ def random_like(lora: Lora, seed: int) -> dict[str, Factors]:
 def _mean(one: Scored, other: Scored) -> Scored:
     """Scores averaged, which ranks as averaging the log-probabilities over candidates does."""
     scores = [(x + y) / 2 for x, y in zip(one.scores, other.scores, strict=True)]
+    first, second = one.catalogue, other.catalogue
     whole = None
-    if one.catalogue is not None and other.catalogue is not None:
-        whole = (one.catalogue + other.catalogue) / 2
+    if first is not None and second is not None:
+        # Bound here, as both may be made for any rows later.
+        def whole(part: slice, x: RowScores = first, y: RowScores = second) -> FloatArray:
+            return (x(part) + y(part)) / 2
+
     entropy = entropy_of(torch.from_numpy(np.stack(scores))) if scores else one.entropy
-    return replace(
-        one,
-        scores=scores,
-        entropy=entropy,
-        common=(one.common + other.common) / 2,
-        catalogue=whole,
-    )
+    common = one.common, other.common
+    return Scored(scores, entropy, lambda: (common[0]() + common[1]()) / 2, whole)

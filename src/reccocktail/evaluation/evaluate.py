@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import polars as pl
 import torch
-from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
 from reccocktail.baselines import baseline_name, make_baseline
@@ -20,26 +18,25 @@ from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
 from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls
-from reccocktail.evaluation.metrics import per_user, ranks, summarise
+from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.results import prediction_rows, write_evaluation
 from reccocktail.evaluation.scorer import Both, Scorer
+from reccocktail.evaluation.whole import WholeCatalogue
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.mixing.sheet import load_sheet
 from reccocktail.progress import say
 from reccocktail.ranking import build
 from reccocktail.ranking.additions import Weights
 from reccocktail.ranking.base import Ranker
-from reccocktail.ranking.scoring import Catalogue, positive_columns
+from reccocktail.ranking.scoring import Catalogue, RowScores, positive_columns
 from reccocktail.recipe import Recipe
-from reccocktail.schema import HISTORY, TARGET, USER, Scenario
-from reccocktail.storage import require_dir, write_json
+from reccocktail.schema import USER, Scenario
+from reccocktail.storage import require_dir
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import ranker_of
 from reccocktail.training.validation import sample_rows
 
 BACKBONE = "backbone"
-_EXAMPLES = {"warm": 3, "cold": 2}
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -91,11 +88,10 @@ class _Tables:
 class _Results:
     """What the models have given so far."""
 
+    whole: WholeCatalogue
     predictions: list[pl.DataFrame] = field(default_factory=list)
-    full: dict[str, dict[str, Any]] = field(default_factory=dict)
     entropy: dict[str, dict[str, float]] = field(default_factory=dict)
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    tops: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -155,7 +151,13 @@ def evaluate(
     made = [make_baseline(text, backbone) for text in baselines]
     ranker = _ranker(adapters, backbone, recipe) if backbone else None
     tables = _tables(domain, scenarios, sheets, settings)
-    results = _Results()
+    for scenario, rows in tables.valid.items():
+        if "validation" in controls and not rows.height:
+            raise RunError(
+                f"The control 'validation' chooses on validation users, and {domain.name} has no "
+                f"valid_{scenario} users; leave the control or the scenario out."
+            )
+    results = _Results(WholeCatalogue(domain, settings.seed))
     _judge_baselines(results, made, domain, tables, settings)
     if backbone and ranker:
         scorer = Scorer(
@@ -183,14 +185,13 @@ def evaluate(
         "models": results.models,
     }
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "cocktails.json", sheets)
-    write_json(out / "examples.json", _examples(results, domain, tables))
     predictions = pl.concat(results.predictions)
     return write_evaluation(
         out,
         predictions,
         run,
-        extra={"full_catalogue": results.full, "entropy": results.entropy},
+        beside={"cocktails.json": sheets, "examples.json": results.whole.examples(tables.test)},
+        extra={"full_catalogue": results.whole.metrics, "entropy": results.entropy},
         uses_test_labels=[name for name in controls if name == TEST_LABELS],
         reference=_references(predictions, results, adapters),
         seed=settings.seed,
@@ -215,8 +216,11 @@ def _judge_baselines(
                     prediction_rows(name, scenario, rows, baseline.scores(rows))
                 )
                 if settings.full_catalogue:
-                    scores = baseline.catalogue_scores(rows)
-                    _record_full(results, name, scenario, domain, rows, scores, settings)
+                    results.whole.record(name, scenario, rows, _of_baseline(baseline, rows))
+
+
+def _of_baseline(baseline: Baseline, rows: pl.DataFrame) -> RowScores:
+    return lambda part: baseline.catalogue_scores(rows[part])
 
 
 def _judge_adapters(
@@ -265,10 +269,12 @@ def _tables(
     sheets: Sequence[dict[str, Any]],
     settings: EvaluationSettings,
 ) -> _Tables:
+    # By name too: a share of the domain, or one prepared anew, has another hash and the same users.
     adapted = {
         user
         for sheet in sheets
-        if not sheet["adaptation"]["transductive"] and sheet["data"]["sha256"] == domain.sha256
+        if not sheet["adaptation"]["transductive"]
+        and (sheet["data"]["sha256"] == domain.sha256 or sheet["data"]["name"] == domain.name)
         for user in sheet["adaptation"]["user_ids"]
     }
     tables = _Tables()
@@ -297,7 +303,6 @@ def _record(
     settings: EvaluationSettings,
 ) -> None:
     """Keep what a model gave to each scenario, with the weights that its validation rows choose."""
-    domain = scorer.catalogue.domain
     weights: dict[str, Weights] = {}
     for scenario, both in scores.items():
         rows = scorer.test[scenario]
@@ -306,55 +311,10 @@ def _record(
         results.entropy.setdefault(name, {})[scenario] = float(both.test.entropy.mean())
         if both.test.catalogue is not None:
             whole = scorer.whole(scenario, both.test.catalogue, weights[scenario])
-            _record_full(results, name, scenario, domain, rows, whole, settings)
+            results.whole.record(name, scenario, rows, whole)
     results.models[name]["prior_weight"] = {s: found.prior for s, found in weights.items()}
     if settings.words:
         results.models[name]["words_weight"] = {s: found.words for s, found in weights.items()}
-
-
-def _record_full(
-    results: _Results,
-    name: str,
-    scenario: str,
-    domain: Domain,
-    rows: pl.DataFrame,
-    scores: NDArray[np.float64],
-    settings: EvaluationSettings,
-) -> None:
-    """Rank each target among all items that its user's history does not hold."""
-    index = domain.index
-    targets = np.array([index[target] for target in rows[TARGET].to_list()])
-    scores = scores.copy()
-    for row, history in enumerate(rows[HISTORY].to_list()):
-        scores[row, [index[item] for item in history]] = -np.inf
-    values = per_user(ranks(scores, targets))
-    results.full.setdefault(name, {})[scenario] = summarise(values, seed=settings.seed)
-    is_new = (domain.items["split"] != "warm").to_list()
-    for row in range(min(_EXAMPLES.get(scenario, 0), rows.height)):
-        best = np.argsort(-scores[row], kind="stable")[:_SHOWN]
-        results.tops.setdefault((scenario, rows[USER][row]), {})[name] = [
-            {"title": domain.titles[i], "score": round(float(scores[row, i]), 4), "new": is_new[i]}
-            for i in best
-        ]
-
-
-def _examples(results: _Results, domain: Domain, tables: _Tables) -> list[dict[str, Any]]:
-    titles = dict(zip(domain.item_ids, domain.titles, strict=True))
-    examples = []
-    for (scenario, user), models in results.tops.items():
-        rows = tables.test[cast(Scenario, scenario)]
-        row = rows.filter(pl.col(USER) == user)
-        history = row[HISTORY][0].to_list()
-        examples.append(
-            {
-                "user_id": user,
-                "scenario": scenario,
-                "history": [titles[item] for item in history][-10:],
-                "target": titles[row[TARGET][0]],
-                "models": models,
-            }
-        )
-    return examples
 
 
 def _references(

@@ -70,6 +70,7 @@ def write_evaluation(
     predictions: pl.DataFrame,
     run: Mapping[str, Any],
     *,
+    beside: Mapping[str, Any] | None = None,
     extra: Mapping[str, Any] | None = None,
     reference: Mapping[str, str] | None = None,
     uses_test_labels: Sequence[str] = (),
@@ -83,9 +84,10 @@ def write_evaluation(
     `extra`, `reference` and the seed alone: the same input gives the same bytes.
 
     Args:
-        out: the folder; other files in it (examples.json, cocktails.json) stay.
+        out: the folder; other files in it stay.
         predictions: columns of `PREDICTION_SCHEMA`, one row a model, scenario, user and target.
         run: content of run.json (recipe, versions, commit, hardware, wall times, peak memory).
+        beside: further JSON files by name (examples.json, cocktails.json).
         extra: more top-level keys for metrics.json, for example ``full_catalogue`` or ``entropy``.
         reference: scenario -> the model every other one is compared with (the best single adapter).
         uses_test_labels: models that do, and are marked so and compared with nobody.
@@ -117,10 +119,12 @@ def write_evaluation(
         "reference": reference,
         **extra,
     }
-    # An old metrics.json must not vouch for new predictions if the write is interrupted.
+    # An old metrics.json must not vouch for new files if the write is interrupted.
     (out / METRICS_FILE).unlink(missing_ok=True)
     with atomic_file(out / PREDICTIONS_FILE) as temporary:
         table.write_parquet(temporary)
+    for name, content in (beside or {}).items():
+        write_json(out / name, content)
     write_json(out / RUN_FILE, dict(run))
     write_json(out / METRICS_FILE, metrics)
     return metrics

@@ -11,7 +11,7 @@ from reccocktail.evaluation.metrics import FloatArray
 from reccocktail.ranking.additions import Weights, add, choose
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.prior import popularity_prior
-from reccocktail.ranking.scoring import Catalogue, Scored, positive_columns, score
+from reccocktail.ranking.scoring import Catalogue, RowScores, Scored, positive_columns, score
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Lora
 from reccocktail.training.model import model_sha256, scoring
@@ -87,13 +87,19 @@ class Scorer:
         candidates = self.catalogue.candidates(test)
         return weights, add(both.test.scores, candidates, prior, words, weights)
 
-    def whole(self, scenario: Scenario, scores: FloatArray, weights: Weights) -> FloatArray:
-        """Scores (rows, items) of the whole catalogue, popularity and words in their weights."""
-        found = scores + weights.prior * self._prior()
-        if weights.words:
-            histories = self.catalogue.history_items(self.test[scenario])
-            found = found + weights.words * self.catalogue.words.catalogue(histories)
-        return found
+    def whole(self, scenario: Scenario, scores: RowScores, weights: Weights) -> RowScores:
+        """Scores of the whole catalogue for test rows, popularity and words in their weights."""
+        prior = weights.prior * self._prior()
+        test = self.test[scenario]
+        histories = self.catalogue.history_items(test) if weights.words else []
+
+        def of_rows(part: slice) -> FloatArray:
+            found: FloatArray = scores(part) + prior
+            if weights.words:
+                found += weights.words * self.catalogue.words.catalogue(histories[part])
+            return found
+
+        return of_rows
 
     def _prior(self) -> FloatArray:
         """Popularity (items,), or zeros, which no weight makes count."""

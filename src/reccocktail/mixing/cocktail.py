@@ -128,6 +128,7 @@ def _by_gradient(mixer: Mixer, groups: Groups) -> Found:
     for measured in curve:
         measured.relate(ends)
     point, collapse = _guarded(curve, settings.objective, prefer=found)
+    # The published search knows no guard.
     if settings.search != "published" and point.coefficients is not None:
         chosen = torch.tensor([point.coefficients]).expand(len(groups.names), -1)
     return Found(chosen, curve, collapse=collapse, losses=losses)
@@ -136,7 +137,7 @@ def _by_gradient(mixer: Mixer, groups: Groups) -> Found:
 def _guarded(
     curve: Sequence[Point], objective: Objective, prefer: Point | None = None
 ) -> tuple[Point, str | None]:
-    """The point to take, and why the first choice was refused, if it was (collapse guard)."""
+    """The point to take, and what is wrong with the first choice, if it is not that one."""
     ends = [p for p in curve if p.coefficients is not None and max(p.coefficients) == 1.0]
     reference = min((p.information for p in ends), default=0.0)
     order = sorted(curve, key=lambda p: (p.value(objective), str(p.coefficients)))
@@ -147,7 +148,7 @@ def _guarded(
         reason = collapse_reason(point.certainty, point.candidates, point.information, reference)
         if reason is None:
             return point, first_reason
-        first_reason = first_reason or f"lambda {point.lambdas} was refused: {reason}"
+        first_reason = first_reason or f"lambda {point.lambdas} looks collapsed: {reason}"
     return order[0], "every mix looks collapsed: " + str(first_reason)
 
 

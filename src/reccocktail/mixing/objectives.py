@@ -88,7 +88,7 @@ class Point:
         point = cls(
             coefficients,
             float(unlabelled.entropy.mean()),
-            mutual_information(unlabelled.common),
+            mutual_information(unlabelled.common()),
             scores.shape[1],
             mean_entropy(scores),
             scores=scores,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reccocktail.errors import AdapterError
 from reccocktail.evaluation.significance import paired_bootstrap
-from reccocktail.mixing.arithmetic import update_norm
+from reccocktail.mixing.arithmetic import MergeOptions, update_norm
 from reccocktail.mixing.measure import Mixer, MixSettings
 from reccocktail.mixing.objectives import Objective, Point
 from reccocktail.mixing.search import Groups
@@ -29,7 +29,8 @@ class Found:
         coefficients: (groups, adapters).
         curve: the mixes that were measured.
         fixed: they were given, not searched.
-        collapse: why the first choice was refused, if it was.
+        collapse: why the first choice looks collapsed, if it does; only the published search takes
+            it all the same.
         losses: the objective at each step of a gradient search.
     """
 
@@ -127,6 +128,11 @@ def weights_of(sheet: Mapping[str, Any], loras: Sequence[Lora]) -> dict[str, Ten
     """
     groups = Groups.build(loras, sheet["granularity"])
     return groups.spread(torch.tensor([sheet["coefficients"][name] for name in groups.names]))
+
+
+def options_of(sheet: Mapping[str, Any]) -> MergeOptions:
+    """What a sheet's merge took beside method and coefficients, for `combine`."""
+    return MergeOptions(**sheet.get("options", {}))
 
 
 def agreement(curve: Sequence[Point], objective: Objective) -> str:

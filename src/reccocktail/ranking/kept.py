@@ -4,6 +4,7 @@ So a file is never stale; what is damaged is forgotten and computed again.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -22,10 +23,10 @@ def place(decides: object) -> Path:
 
 def read(file: Path) -> dict[str, Tensor] | None:
     """Tensors by name, or None where there are none."""
-    if not file.exists():
-        return None
     try:
         found: dict[str, Tensor] = load_file(file)
+    except FileNotFoundError:
+        return None
     except SafetensorError:
         file.unlink(missing_ok=True)
         return None
@@ -36,11 +37,13 @@ def write(file: Path, tensors: Mapping[str, Tensor]) -> None:
     """Keep tensors, and forget the files that were written first beyond `CACHE_BYTES`."""
     with atomic_file(file) as temporary:
         save_file(dict(tensors), temporary)
-    files = sorted(
-        file.parent.glob("*.safetensors"), key=lambda one: one.stat().st_mtime, reverse=True
-    )
+    found = []
+    for one in file.parent.glob("*.safetensors"):
+        with suppress(FileNotFoundError):  # another process forgets files too
+            status = one.stat()
+            found.append((status.st_mtime, status.st_size, one))
     total = 0
-    for one in files:
-        total += one.stat().st_size
+    for _, size, one in sorted(found, reverse=True):
+        total += size
         if total > CACHE_BYTES:
             one.unlink(missing_ok=True)

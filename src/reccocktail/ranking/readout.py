@@ -114,7 +114,7 @@ class Readout:
 
     def _tensors(self) -> dict[str, Tensor]:
         return {
-            f"{name}.{key}": getattr(part, key).half().contiguous()
+            f"{name}.{key}": getattr(part, key).half().cpu().contiguous()
             for name, part in (("states", self.states), ("words", self.words))
             for key in ("users", "items", "matrix")
         }

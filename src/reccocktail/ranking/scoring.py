@@ -26,6 +26,9 @@ from reccocktail.ranking.lexical import Words, words_of
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET
 
 AnyRanker = TypeVar("AnyRanker", bound=Ranker, covariant=True)
+RowScores = Callable[[slice], NDArray[np.float64]]
+"""Scores (rows, items) of the whole catalogue for some rows of a table: of all of them at once they
+would fill the memory of most machines."""
 
 
 @dataclass(frozen=True)
@@ -180,16 +183,16 @@ class Scored:
     Attributes:
         scores: each row's scores of its candidates, in their order, in units of logits.
         entropy: (rows,) the ranker's entropy of each row, nats.
-        common: (rows, n) logits over answers that are the same for all rows: the candidates of all
-            rows where the ranker has a vector for each, else the places of the candidates.
-        catalogue: (rows, items) scores of the whole catalogue, or None where it was not asked for
-            or the ranker cannot.
+        common: makes (rows, n) logits over answers that are the same for all rows: the candidates
+            of all rows where the ranker has a vector for each, else the places of the candidates.
+        catalogue: makes scores of the whole catalogue; None where it was not asked for or the
+            ranker cannot.
     """
 
     scores: list[NDArray[np.float64]]
     entropy: Tensor
-    common: Tensor
-    catalogue: NDArray[np.float64] | None = None
+    common: Callable[[], Tensor]
+    catalogue: RowScores | None = None
 
 
 def score(
@@ -232,11 +235,20 @@ def _from_vectors(
     ranker, candidates = catalogue.ranker, catalogue.candidates(rows)
     scores = vectors.scores(ranker, candidates)
     shared = sorted({item for row in candidates for item in row})
+
+    def common() -> Tensor:
+        if not shared:
+            return torch.empty(0, 0)
+        return ranker.logits(vectors.users, vectors.items.of(shared))
+
+    def of_rows(part: slice) -> NDArray[np.float64]:
+        return ranker.logits(vectors.users[part], vectors.items.all()).double().numpy()
+
     return Scored(
         scores,
         entropy_of(torch.from_numpy(np.stack(scores))) if scores else torch.empty(0),
-        ranker.logits(vectors.users, vectors.items.of(shared)) if shared else torch.empty(0, 0),
-        ranker.logits(vectors.users, vectors.items.all()).double().numpy() if whole else None,
+        common,
+        of_rows if whole else None,
     )
 
 
@@ -272,7 +284,7 @@ def _from_prompts(
         advance(len(numbers))
     places = min((len(row) for row in scores), default=0)
     common = np.stack([row[:places] for row in scores]) if scores else np.empty((0, 0))
-    return Scored(scores, entropies, torch.from_numpy(common))
+    return Scored(scores, entropies, lambda: torch.from_numpy(common))
 
 
 def positive_columns(rows: pl.DataFrame) -> NDArray[np.int64]:

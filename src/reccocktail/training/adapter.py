@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reccocktail import __version__
 from reccocktail.data.domain import Domain
-from reccocktail.errors import AdapterError
+from reccocktail.errors import AdapterError, RunError
 from reccocktail.fingerprint import Fingerprint
 from reccocktail.recipe import Recipe
 from reccocktail.storage import atomic_dir, read_json, require_dir, write_json
@@ -117,18 +117,24 @@ class Card(BaseModel):
 
     def reading(self) -> dict[str, object]:
         """How text is read, by name of the setting: what adapters used together must share."""
-        reading = {
-            "ranker": self.recipe.ranker,
+        ranker, relevant = self.recipe.ranker, self.recipe.relevant()
+        # A template is known by its hash, wherever its file lies.
+        prompt, own = (
+            {name: value for name, value in relevant[part].items() if name != "template"}
+            for part in ("prompt", ranker)
+        )
+        reading: dict[str, object] = {
+            "ranker": ranker,
             "prompt template": self.template_sha256,
-            "prompt settings": self.recipe.prompt,
+            "prompt settings": prompt,
         }
-        if self.recipe.ranker == "dense":
+        if ranker == "dense":
             return reading | {
-                "depth": self.recipe.dense.depth,
-                "pooling": self.recipe.dense.pooling,
+                "depth": own["depth"],
+                "pooling": own["pooling"],
                 "readout": self.readout_sha256,
             }
-        return reading | {"form of the answer": self.recipe.generate.answer}
+        return reading | {f"settings of {ranker}": own}
 
 
 @dataclass(frozen=True)
@@ -193,6 +199,8 @@ class Adapter:
             raise AdapterError(
                 f"{path / CARD_FILE} is not a valid card ({error.errors()[0]['msg']})."
             ) from error
+        except RunError as error:  # whoever looks through adapters passes over a damaged one
+            raise AdapterError(str(error)) from error
         return cls(path.resolve().name, load_lora(path), card)
 
 

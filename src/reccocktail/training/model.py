@@ -174,7 +174,9 @@ def check_shapes(model: nn.Module, lora: Lora) -> None:
 def merged(model: PreTrainedModel, lora: Lora | None) -> Iterator[PreTrainedModel]:
     """Add an update into the backbone's weights for the time of the block: no cost at inference.
 
-    The former weights come back bit for bit. `None` leaves the backbone bare.
+    The former weights come back bit for bit. `None` leaves the backbone bare. A weight that another
+    module shares (a head tied to the embeddings) is changed for the module that carries the LoRA
+    alone, as PEFT does.
     """
     lora = lora or {}
     check_shapes(model, lora)
@@ -184,20 +186,29 @@ def merged(model: PreTrainedModel, lora: Lora | None) -> Iterator[PreTrainedMode
             "An update cannot be merged into packed four-bit weights; load the backbone with its "
             "weights written out (packed=False)."
         )
-    saved: list[tuple[Tensor, Tensor]] = []
+    saved = {name: modules[name].weight for name in lora}
     try:
-        with torch.no_grad():
-            for name, (a, b, scaling) in lora.items():
-                weight = modules[name].weight
-                assert isinstance(weight, Tensor)
-                saved.append((weight, weight.clone()))
-                update = scaling * (b.to(weight.device) @ a.to(weight.device))
-                weight.add_(update.to(weight.dtype))
+        for name, factors in lora.items():
+            add_update(modules[name], factors)
         yield model
     finally:
-        with torch.no_grad():
-            for weight, former in saved:
-                weight.copy_(former)
+        for name, weight in saved.items():
+            modules[name].weight = weight
+
+
+@torch.no_grad()
+def add_update(layer: nn.Module, factors: Factors) -> None:
+    """Give a linear layer a weight of its own with the update in it; the former one stays as it is.
+
+    Args:
+        layer: linear, with weight (out, in).
+        factors: B (out, r), A (r, in) and their scaling.
+    """
+    a, b, scaling = factors
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    update = scaling * (b.to(weight.device) @ a.to(weight.device))
+    layer.weight = nn.Parameter(weight + update.to(weight.dtype), requires_grad=False)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from reccocktail.errors import RecipeError
+from reccocktail.precision import cpu_has
 from reccocktail.progress import say
 from reccocktail.recipe import TrainingSettings
 from reccocktail.training.int8 import int8_layers
@@ -39,10 +40,7 @@ def fast_layers(
 
 def int8_is_fast(device: torch.device) -> bool:
     """Whether the device multiplies int8 faster than float32 here: CPUs with VNNI."""
-    found = torch.cpu.get_capabilities()
-    return device.type == "cpu" and any(
-        found.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
-    )
+    return device.type == "cpu" and cpu_has("avx512_vnni", "avx_vnni", "amx_int8")
 
 
 @contextmanager

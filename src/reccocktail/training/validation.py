@@ -1,5 +1,6 @@
 """Ranking quality of a model on a few validation users, while it trains."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,13 +28,21 @@ class Validation:
         self._parts = [(catalogue, rows) for catalogue, rows in drawn if rows.height]
 
     def __call__(self, model: Model) -> dict[str, float]:
-        """``ndcg@10/<domain>`` of each domain and ``ndcg@10``, their mean; empty without users."""
+        """``ndcg@10/<domain>`` of each domain and ``ndcg@10``, their mean; empty without users.
+
+        Of domains of one name the second is ``<domain> (2)``, and so on.
+        """
         found: dict[str, float] = {}
+        seen: Counter[str] = Counter()
         for catalogue, rows in self._parts:
-            label = f"Validating on {catalogue.domain.name}"
+            name = catalogue.domain.name
+            seen[name] += 1
+            if seen[name] > 1:
+                name = f"{name} ({seen[name]})"
+            label = f"Validating on {name}"
             (found_here,) = score(model, catalogue, [rows], label, entropy=False)
             values = per_user(ranks(found_here.scores, positive_columns(rows)))
-            found[f"ndcg@10/{catalogue.domain.name}"] = float(values["ndcg@10"].mean())
+            found[f"ndcg@10/{name}"] = float(values["ndcg@10"].mean())
         if found:
             found["ndcg@10"] = float(np.mean(list(found.values())))
         return found

@@ -1,0 +1,88 @@
+"""Ranks of the targets in a whole catalogue, and what stands first in it, by blocks of rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import polars as pl
+
+from reccocktail.data.domain import Domain
+from reccocktail.evaluation.metrics import FloatArray, IntArray, per_user, ranks, summarise
+from reccocktail.ranking.scoring import RowScores
+from reccocktail.schema import HISTORY, TARGET, USER, Scenario
+
+ROWS = 256
+"""Rows whose scores are in memory at once."""
+_EXAMPLES: Mapping[Scenario, int] = {"warm": 3, "cold": 2}
+_SHOWN = 5
+
+
+@dataclass
+class WholeCatalogue:
+    """What models make of all items of a domain.
+
+    Attributes:
+        domain: the items.
+        seed: of the bootstrap.
+        metrics: by model and scenario, as `metrics.summarise` gives them.
+    """
+
+    domain: Domain
+    seed: int
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _tops: dict[tuple[Scenario, str], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
+
+    def record(self, model: str, scenario: Scenario, rows: pl.DataFrame, scores: RowScores) -> None:
+        """Rank each target among all items that its user's history does not hold.
+
+        Args:
+            model: its name.
+            scenario: of the rows.
+            rows: evaluation rows.
+            scores: makes a block's scores (rows, items).
+        """
+        found: list[IntArray] = []
+        for start in range(0, rows.height, ROWS):
+            block = rows[start : start + ROWS]
+            unknown = self._without_histories(scores(slice(start, start + ROWS)), block)
+            targets = [self.domain.index[target] for target in block[TARGET].to_list()]
+            found.append(ranks(unknown, np.array(targets)))
+            self._keep_tops(model, scenario, block, unknown, _EXAMPLES[scenario] - start)
+        values = per_user(np.concatenate(found))
+        self.metrics.setdefault(model, {})[scenario] = summarise(values, seed=self.seed)
+
+    def _without_histories(self, scores: FloatArray, rows: pl.DataFrame) -> FloatArray:
+        scores = scores.copy()  # who made them may keep them
+        for row, history in enumerate(rows[HISTORY].to_list()):
+            scores[row, [self.domain.index[item] for item in history]] = -np.inf
+        return scores
+
+    def _keep_tops(
+        self, model: str, scenario: Scenario, rows: pl.DataFrame, scores: FloatArray, wanted: int
+    ) -> None:
+        for user, of_user in zip(rows[USER].head(max(wanted, 0)), scores, strict=False):
+            best = np.argsort(-of_user, kind="stable")[:_SHOWN].tolist()
+            items = self.domain.items[best]
+            self._tops.setdefault((scenario, user), {})[model] = [
+                {"title": title, "score": round(float(of_user[item]), 4), "new": split != "warm"}
+                for item, title, split in zip(best, items["title"], items["split"], strict=True)
+            ]
+
+    def examples(self, tables: Mapping[Scenario, pl.DataFrame]) -> list[dict[str, Any]]:
+        """The first users of each table with what every model puts first for them."""
+        titles = dict(zip(self.domain.item_ids, self.domain.titles, strict=True))
+        examples = []
+        for (scenario, user), models in self._tops.items():
+            row = tables[scenario].filter(pl.col(USER) == user)
+            history = cast(pl.Series, row[HISTORY][0]).to_list()
+            examples.append(
+                {
+                    "user_id": user,
+                    "scenario": scenario,
+                    "history": [titles[item] for item in history][-10:],
+                    "target": titles[row[TARGET][0]],
+                    "models": models,
+                }
+            )
+        return examples
