@@ -48,7 +48,8 @@ class Backbone:
 
     `quantization` says to what its weights were rounded; the fingerprint is that of the weights
     before. `autocast` is what scores are computed in, where that is not the dtype of the weights
-    (see `training.model.scoring`); trainings take no notice of it.
+    (see `training.model.scoring`); of trainings only those on CUDA take notice of it (see
+    `precision.training_precision`).
     """
 
     name: str

@@ -19,8 +19,8 @@ _TOKENS = 32  # of a title
 class BackboneSimilarity(ItemSimilarity):
     """Cosine of titles as the whitened mean of the backbone's input embeddings of their tokens.
 
-    Of all ways to read a bare backbone, layer by layer, that ``benchmarks/readout.py`` compares,
-    this one ranks best, and it needs no forward pass. Mean and covariance for the whitening (ZCA
+    Of the ways to read a bare backbone that ``benchmarks/fit_readout.py`` compares, this one ranks
+    best, and it needs no forward pass. Mean and covariance for the whitening (ZCA
     but for a rotation, which leaves cosines alone) come from the domain's own titles. The row
     `backbone` of an evaluation is another reading of the same model: the last token's last state,
     from which adapters start.

@@ -186,8 +186,8 @@ def mix(
         dtype: float32, bfloat16 or float16.
         load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
             only.
-        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
-            float32; auto takes it there. On other devices dtype decides.
+        precision: of products with float32 weights: bfloat16 is faster on CPUs and GPUs that
+            multiply it, and near float32; auto takes it there. Other weights keep their dtype.
     """
     from dataclasses import replace
 

@@ -60,8 +60,8 @@ def recommend(
         dtype: float32, bfloat16 or float16.
         load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
             only.
-        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
-            float32; auto takes it there. On other devices dtype decides.
+        precision: of products with float32 weights: bfloat16 is faster on CPUs and GPUs that
+            multiply it, and near float32; auto takes it there. Other weights keep their dtype.
     """
     from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
@@ -149,8 +149,8 @@ def batch(
         backbone: where the adapter's backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
-        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
-            float32; auto takes it there. On other devices dtype decides.
+        precision: of products with float32 weights: bfloat16 is faster on CPUs and GPUs that
+            multiply it, and near float32; auto takes it there. Other weights keep their dtype.
     """
     from reccocktail.serving.batch import Job
     from reccocktail.serving.batch import batch as run
@@ -209,8 +209,8 @@ def serve(
         backbone: where the adapters' backbone is, if not where it was.
         device: cpu, cuda or mps.
         dtype: float32, bfloat16 or float16.
-        precision: of the scores on a CPU: bfloat16 is faster on CPUs that multiply it, and near
-            float32; auto takes it there. On other devices dtype decides.
+        precision: of products with float32 weights: bfloat16 is faster on CPUs and GPUs that
+            multiply it, and near float32; auto takes it there. Other weights keep their dtype.
     """
     from reccocktail import spirits
     from reccocktail.backbone import load_backbone

@@ -78,7 +78,7 @@ def load(name: str, kind: type[AnyTemplate]) -> AnyTemplate:
     """
     shipped = resources.files("reccocktail.prompting") / "templates" / f"{name}.yaml"
     try:
-        text = shipped.read_text() if shipped.is_file() else Path(name).read_text(encoding="utf-8")
+        text = (shipped if shipped.is_file() else Path(name)).read_text(encoding="utf-8")
         return kind.model_validate(yaml.safe_load(text))
     except OSError as error:
         known = " or ".join(f"'{known}'" for known in SHIPPED[kind])

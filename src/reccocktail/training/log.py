@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reccocktail.storage import atomic_file
+
 LOG_FILE = "log.jsonl"
 
 
@@ -15,7 +17,8 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / LOG_FILE
         kept = [row for row in read_log(folder) if row["step"] <= resumed_step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        with atomic_file(self._path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         self._board = _summary_writer(folder / "tensorboard")
 
     def write(self, step: int, values: dict[str, float]) -> None:
