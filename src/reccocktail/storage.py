@@ -6,17 +6,28 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from reccocktail.errors import RecCocktailError, RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows; there nothing is locked
+    fcntl = None  # type: ignore[assignment]
+
 CACHE_VARIABLE = "RECCOCKTAIL_CACHE"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM})
+# What the two renames of a replaced folder meet while another process replaces the same one.
+_RACED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT})
+_RACES = 50
+_RACE_SECONDS = 0.01
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -68,8 +79,10 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     A folder that stood at `path` is replaced as a whole, never mixed with the new files, and comes
     back if anything, an interrupt included, keeps the new one from taking its place.
 
+    Of several processes that replace one folder at the same time, the last one's stays.
+
     Raises:
-        RunError: as for `atomic_file`, or `path` is a file.
+        RunError: as for `atomic_file`, `path` is a file, or another process keeps writing there.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     old = temporary.with_suffix(".old")
@@ -80,16 +93,36 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         with _writing(path, temporary):
             yield temporary
         with _writing(path):
+            _move_into_place(temporary, path, old)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if old.exists() and not path.exists():  # stopped between the two renames
+            with suppress(OSError):
+                os.replace(old, path)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _move_into_place(temporary: Path, path: Path, old: Path) -> None:
+    """Put the folder `temporary` at `path`; what stood there goes to `old`."""
+    for race in range(_RACES):
+        try:
             if path.exists():
                 os.replace(path, old)
             os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-        elif old.exists():  # stopped between the two renames
-            with suppress(OSError):
-                os.replace(old, path)
+            return
+        except OSError as error:
+            if error.errno not in _RACED or not temporary.exists():
+                raise
+            if race == _RACES - 1:
+                raise RunError(
+                    f"Cannot write {path}: another process writes there too; wait for its end or "
+                    "choose another folder."
+                ) from error
+            if path.exists():  # the other's folder, whole, is newer than what we moved away
+                shutil.rmtree(old, ignore_errors=True)
+            time.sleep(_RACE_SECONDS)
 
 
 def require_dir(path: Path) -> None:
@@ -102,6 +135,87 @@ def require_dir(path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def require_replaceable(
+    path: Path,
+    what: str,
+    mark: str,
+    keys: Iterable[str],
+    files: Iterable[str],
+    error: type[RecCocktailError] = RunError,
+) -> None:
+    """Refuse, before any work, a folder whose replacement would delete files that are not ours.
+
+    A folder may be replaced if it is absent or empty, or if its `mark` is one of ours and no other
+    files than `files` lie in it, at any depth.
+
+    Args:
+        path: the folder that is to be written as a whole.
+        what: what is written there, such as "a prepared folder", for the message.
+        mark: name of the JSON file that every such folder holds.
+        keys: the keys that tell our mark from another program's file of that name.
+        files: patterns (as in `fnmatch`) of the other files of such a folder, relative to it.
+        error: what to raise for a folder with other files.
+
+    Raises:
+        RunError: `path` is a file or lies below one, or the file system refuses.
+        error: the folder holds other files; one of them is named.
+    """
+    require_dir(path)
+    ours = (mark, *files) if _has_keys(path / mark, set(keys)) else ()
+    for file in path.rglob("*") if path.is_dir() else ():
+        name = file.relative_to(path).as_posix()
+        if file.is_dir() and not file.is_symlink():
+            continue
+        if not any(fnmatchcase(name, pattern) for pattern in ours):
+            raise error(
+                f"{path} holds other files than {what}'s (such as {name}), which would be deleted; "
+                "choose another folder."
+            )
+
+
+def _has_keys(file: Path, keys: set[str]) -> bool:
+    """Whether a file is a JSON object with these keys."""
+    try:
+        found = read_json(file)
+    except RunError:
+        return False
+    return isinstance(found, dict) and keys <= set(found)
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
+    """Hold the lock file `path` for the block, so that one process at a time runs it.
+
+    The file stays, empty. Where the system has no locks (Windows, some network file systems), the
+    block runs without.
+
+    Args:
+        path: the file; its folder is made.
+        waiting: called if another process holds the lock, before waiting for it.
+
+    Yields:
+        Whether another process held it first.
+
+    Raises:
+        RunError: the file system refuses the file.
+    """
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    with stream:
+        waited = False
+        if fcntl is not None:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waited = True
+                waiting()
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            except OSError:
+                pass
+        yield waited
 
 
 @contextmanager

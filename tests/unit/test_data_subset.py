@@ -83,7 +83,7 @@ def test_the_parent_and_foreign_folders_are_never_replaced(parent, tmp_path):
         subset(domain, 0.5, domain.path)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="not a prepared folder"):
+    with pytest.raises(DataError, match="other files than a prepared folder's"):
         subset(domain, 0.5, tmp_path / "notes")
     with pytest.raises(DataError, match="negative"):
         subset(domain, 0.5, tmp_path / "part", seed=-1)

@@ -36,6 +36,12 @@ class Server:
     files: dict[str, bytes] = field(default_factory=dict)
     cut: set[str] = field(default_factory=set)
     asked: Counter[str] = field(default_factory=Counter)
+    held: dict[str, tuple[threading.Event, threading.Event]] = field(default_factory=dict)
+
+    def hold(self, name: str) -> tuple[threading.Event, threading.Event]:
+        """Stop in the middle of a file: one event says that it came so far, one lets it go on."""
+        self.held[name] = threading.Event(), threading.Event()
+        return self.held[name]
 
 
 @pytest.fixture
@@ -54,7 +60,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if name in state.cut else body)
+            half = len(body) // 2
+            self.wfile.write(body[:half])
+            if name in state.held:
+                asked, go_on = state.held[name]
+                asked.set()
+                go_on.wait(10)
+            if name not in state.cut:
+                self.wfile.write(body[half:])
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -142,7 +155,8 @@ def test_a_wrong_checksum_is_refused_and_leaves_nothing(
     server.files["ml-10m.zip"] += b"!"
     with pytest.raises(FetchError, match=r"does not match its published checksum md5:"):
         fetch(films.name)
-    assert not (cache / "data").exists() and not list(cache.rglob("*.zip")) and not leftovers(cache)
+    assert not list((cache / "data").iterdir()) and not list(cache.rglob("*.zip"))
+    assert not leftovers(cache)
 
 
 def test_a_missing_file_on_the_server_is_named(films: Source, server: Server, cache: Path) -> None:
@@ -239,9 +253,37 @@ def test_a_folder_with_other_files_is_never_replaced(
 
 def test_a_file_in_place_of_the_folder_is_never_replaced(films: Source, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("precious")
-    with pytest.raises(FetchError, match="is a file"):
+    with pytest.raises(RunError, match="Not a directory"):
         fetch(films.name, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "precious"
+
+
+def test_the_folder_of_another_source_is_never_replaced(
+    films: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(films, name="other")
+    monkeypatch.setitem(SOURCES, "other", other)
+    folder = fetch(films.name, tmp_path / "out")
+    with pytest.raises(FetchError, match="other files than other's"):
+        fetch("other", folder)
+    assert fetch(films.name, folder) == folder
+
+
+def test_of_two_runs_the_second_waits_and_downloads_nothing(
+    films: Source, server: Server, cache: Path
+) -> None:
+    asked, go_on = server.hold("ml-10m.zip")
+    runs = [threading.Thread(target=fetch, args=(films.name,)) for _ in range(2)]
+    runs[0].start()
+    assert asked.wait(10)
+    runs[1].start()
+    runs[1].join(0.3)  # time to come to the lock
+    go_on.set()
+    for run in runs:
+        run.join()
+    assert server.asked == {"ml-10m.zip": 1}
+    assert (cache / "data" / films.name / "items.parquet").is_file()
+    assert not leftovers(cache) and not (cache / "downloads" / films.name).exists()
 
 
 def test_an_empty_folder_may_be_filled(films: Source, tmp_path: Path) -> None:

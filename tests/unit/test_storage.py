@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,16 +16,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from reccocktail.errors import FetchError, RunError
+from reccocktail import storage
+from reccocktail.errors import DataError, FetchError, RunError
 from reccocktail.storage import (
     atomic_dir,
     atomic_file,
     cache_dir,
+    locked,
     read_json,
+    require_replaceable,
     sha256_file,
     sha256_json,
     write_json,
 )
+from tests.helpers import one_sentence
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 Writer = Callable[[Path], AbstractContextManager[Path]]
@@ -252,6 +258,145 @@ def test_a_folder_that_cannot_be_moved_into_place_leaves_the_old_one(
         (temporary / "new.txt").write_text("new")
     assert names(tmp_path) == (["out"] if before else [])
     assert not before or names(target) == ["old.txt"]
+
+
+def others_folder(target: Path, content: str) -> None:
+    target.mkdir()
+    (target / content).write_text(content)
+
+
+@pytest.mark.parametrize("races", [1, 3])
+def test_of_two_that_replace_a_folder_at_once_the_last_one_stays(
+    races: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    others_folder(target, "first")
+    real, met = os.replace, 0
+
+    def replace(source: Path, destination: Path) -> None:
+        nonlocal met
+        real(source, destination)
+        if Path(source) == target and met < races:  # just then the other's folder appears
+            met += 1
+            others_folder(target, f"other{met}")
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(storage, "_RACE_SECONDS", 0.0)
+    with atomic_dir(target) as temporary:
+        (temporary / "mine").write_text("mine")
+    assert met == races and names(target) == ["mine"] and names(tmp_path) == ["out"]
+
+
+def test_a_folder_that_another_moves_away_first_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    others_folder(target, "first")
+    real, met = os.replace, 0
+
+    def replace(source: Path, destination: Path) -> None:
+        nonlocal met
+        if Path(source) == target and not met:
+            met += 1
+            shutil.rmtree(target)
+        real(source, destination)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(storage, "_RACE_SECONDS", 0.0)
+    with atomic_dir(target) as temporary:
+        (temporary / "mine").write_text("mine")
+    assert names(target) == ["mine"] and names(tmp_path) == ["out"]
+
+
+def test_another_who_never_stops_writing_is_named_and_leaves_nothing_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    others_folder(target, "other")
+    real = os.replace
+
+    def replace(source: Path, destination: Path) -> None:
+        real(source, destination)
+        if Path(source) == target:
+            others_folder(target, "other")
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(storage, "_RACE_SECONDS", 0.0)
+    with pytest.raises(RunError, match="another process writes there") as error, atomic_dir(target):
+        pass
+    one_sentence(error.value)
+    assert names(target) == ["other"] and names(tmp_path) == ["out"]
+
+
+OURS = ("format", "outputs")
+FILES = ("a.parquet", "part/*.json")
+
+
+def check(folder: Path) -> None:
+    require_replaceable(folder, "a study", "mark.json", OURS, FILES, DataError)
+
+
+@pytest.mark.parametrize("mark", [None, {"format": 1}, [1], {"format": 1, "outputs": {}}])
+@pytest.mark.parametrize("files", [(), ("a.parquet",), ("a.parquet", "part/x.json")])
+def test_only_a_folder_of_ours_with_our_files_may_be_replaced(
+    files: tuple[str, ...], mark: object, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text("x")
+    if mark is not None:
+        write_json(folder / "mark.json", mark)
+    if (isinstance(mark, dict) and "outputs" in mark) or not (files or mark):
+        check(folder)
+        return
+    with pytest.raises(DataError, match="other files than a study's") as error:
+        check(folder)
+    one_sentence(error.value)
+
+
+@pytest.mark.parametrize("stranger", ["thesis.docx", "src/a.py", "deep/a.parquet", ".git/x", "ln"])
+def test_a_file_that_is_not_ours_is_named(stranger: str, tmp_path: Path) -> None:
+    write_json(tmp_path / "mark.json", dict.fromkeys(OURS, 1))
+    (tmp_path / "a.parquet").write_text("x")
+    (tmp_path / stranger).parent.mkdir(exist_ok=True)
+    if stranger == "ln":
+        (tmp_path / stranger).symlink_to(tmp_path)
+    else:
+        (tmp_path / stranger).write_text("mine")
+    with pytest.raises(DataError, match=rf"\(such as {stranger}\), which would be deleted"):
+        check(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder_may_not_be_replaced(tmp_path: Path) -> None:
+    check(tmp_path / "deep" / "out")
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(RunError, match="Not a directory"):
+        check(tmp_path / "out")
+
+
+def test_a_lock_lets_one_at_a_time_in(tmp_path: Path) -> None:
+    lock, waits, order = tmp_path / "deep" / "x.lock", threading.Event(), []
+
+    def second() -> None:
+        with locked(lock, waits.set) as waited:
+            order.append(("second", waited))
+
+    thread = threading.Thread(target=second)
+    with locked(lock, lambda: pytest.fail("nobody holds it")) as waited:
+        thread.start()
+        assert waits.wait(10)
+        order.append(("first", waited))
+    thread.join()
+    assert order == [("first", False), ("second", True)]
+
+
+def test_a_system_without_locks_runs_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "fcntl", None)
+    with locked(tmp_path / "x", lambda: None), locked(tmp_path / "x", lambda: None) as waited:
+        assert not waited
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"deep": [1, float("-inf")]}])

