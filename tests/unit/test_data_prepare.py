@@ -14,6 +14,8 @@ from reccocktail.data.overlap import overlap, overlapping_items
 from reccocktail.data.prepare import prepare
 from reccocktail.errors import DataError
 from reccocktail.schema import EVALUATION_TABLES, validate
+from reccocktail.storage import write_json
+from tests.helpers import changed, one_sentence
 
 
 def raw_tables(folder: Path, seed=0, users=60, items=40, mean=14, days=30, repeats=True):
@@ -183,6 +185,11 @@ def test_positions_within_users_are_no_times(tmp_path, start):
     with pytest.raises(DataError, match="positions within each user"):
         run(tmp_path, split="global-time")
     run(tmp_path)
+    one = events.with_columns(timestamp=pl.lit(7))
+    one.write_parquet(tmp_path / "interactions.parquet")
+    with pytest.raises(DataError, match="do not cut time") as error:
+        run(tmp_path, split="global-time")
+    assert one_sentence(error.value).endswith("; use --split leave-one-out.")
     # The same numbers with gaps are times: days since the first one, say.
     events.with_columns(timestamp=place * 3).write_parquet(tmp_path / "interactions.parquet")
     run(tmp_path, split="global-time", negatives=5)
@@ -229,6 +236,11 @@ def test_low_ratings_are_no_positives_but_still_touched(tmp_path):
     check_promises(domain, events, 5)
     for user, history in domain.train().iter_rows():
         assert all((user, item) in liked for item in history)
+    with_commas = rated.with_columns(rating=pl.format("{},5", "rating"))
+    with_commas.write_parquet(tmp_path / "interactions.parquet")
+    run(tmp_path)  # nobody asks for ratings
+    with pytest.raises(DataError, match=r"no numbers \(rows 1, 2, .*, such as '[1-5],5'\)"):
+        run(tmp_path, min_rating=3)
     events.write_parquet(tmp_path / "interactions.parquet")
     with pytest.raises(DataError, match=r"no rating column.*--rating-column"):
         run(tmp_path, min_rating=3)
@@ -307,14 +319,38 @@ def test_name_and_out_cannot_do_harm(tmp_path):
     files = (tmp_path / "interactions.parquet", tmp_path / "items.parquet")
     with pytest.raises(DataError, match="without slashes"):
         prepare(*files, "a/b", tmp_path / "out")
-    with pytest.raises(DataError, match="is not a prepared folder"):
-        prepare(*files, "toy", tmp_path)
-    (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(DataError, match="holds the input files"):
         prepare(*files, "toy", tmp_path)
     assert files[0].is_file()
     first = run(tmp_path)
     assert run(tmp_path, seed=5).sha256 != first.sha256  # a prepared folder is replaced as a whole
+
+
+@pytest.mark.parametrize(
+    ("manifest", "files"),
+    [
+        ({"name": "my web app"}, []),
+        ({"format": 1, "settings": {}, "files": {}}, ["part-00000.parquet"]),  # a batch's
+        (None, ["thesis.docx"]),
+        ("ours", ["thesis.docx"]),
+        ("ours", ["src/a.py"]),
+    ],
+)
+def test_a_folder_with_other_files_is_never_replaced(tmp_path, manifest, files):
+    raw_tables(tmp_path)
+    out = tmp_path / "out"
+    if manifest == "ours":
+        run(tmp_path)
+    elif manifest:
+        write_json(out / "manifest.json", manifest)
+    for file in files:
+        (out / file).parent.mkdir(parents=True, exist_ok=True)
+        (out / file).write_text("precious")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(DataError, match="other files than a prepared folder's") as error:
+        run(tmp_path)
+    one_sentence(error.value)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
 def test_load_gives_back_what_was_prepared_and_names_damage(tmp_path):
@@ -356,6 +392,25 @@ def test_load_gives_back_what_was_prepared_and_names_damage(tmp_path):
     (made.path / "train.parquet").unlink()
     with pytest.raises(DataError, match=r"lacks train.parquet"):
         Domain.load(made.path)
+
+
+def test_tables_that_break_a_promise_are_named(tmp_path):
+    raw_tables(tmp_path)
+    made = run(tmp_path)
+    first = pl.int_range(pl.len()) == 0
+    no_history = pl.when(first).then(pl.lit([], dtype=pl.List(pl.String))).otherwise("history")
+    elsewhere = pl.when(first).then(pl.lit("elsewhere")).otherwise("target")
+    broken = changed(
+        made,
+        tmp_path / "broken",
+        train=lambda rows: rows.with_columns(history=no_history),
+        test_warm=lambda rows: rows.with_columns(target=elsewhere),
+    )
+    with pytest.raises(DataError, match=r"train\.parquet: 'history' is empty in 1 row \(row 1\)"):
+        broken.train()
+    with pytest.raises(DataError, match=r"test_warm\.parquet: 'target' is not among 'candidates'"):
+        broken.rows("test_warm")
+    assert broken.rows("test_cold").equals(made.rows("test_cold"))
 
 
 def test_overlap_counts_and_names_items_with_the_same_title(tmp_path):

@@ -46,6 +46,15 @@ def test_movielens_dat(tmp_path):
     assert read_source(tmp_path, "movielens")[""][1][TITLE].to_list() == ["Cité (1995)"]
 
 
+def test_titles_may_hold_characters_that_unicode_calls_line_ends(tmp_path):
+    put(tmp_path / "ratings.dat", ["1::1::5::978300760"])
+    titles = ["Wait\x85 (1995)", "Two\u2028Lines (1996)"]
+    lines = [f"{n}::{title}::Drama\r" for n, title in enumerate(titles)]
+    put(tmp_path / "movies.dat", lines)
+    items = read_source(tmp_path, "movielens")[""][1]
+    assert items[TITLE].to_list() == titles and items[CATEGORIES].to_list() == ["Drama"] * 2
+
+
 def test_movielens_csv(tmp_path):
     put(tmp_path / "ratings.csv", ["userId,movieId,rating,timestamp", "1,11,4.0,964982703"])
     put(
@@ -214,9 +223,24 @@ def test_broken_reviews_name_the_line(tmp_path):
     packed.write_bytes(packed.read_bytes()[:-12])
     with pytest.raises(DataError, match=r"reviews.json.gz cannot be read"):
         read_amazon(packed, meta)
+    packed.write_bytes(gzip.compress(bytes(range(256)) * 99)[:60] + bytes(60))
+    with pytest.raises(DataError, match=r"reviews.json.gz cannot be read"):
+        read_amazon(packed, meta)
     put(reviews, ["[1]"])
     with pytest.raises(DataError, match="line 1 is not a record"):
         read_amazon(reviews, meta)
+
+
+@pytest.mark.parametrize("value", ["2014-01-01", [1], 2**63, 1e30, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["unixReviewTime", "overall"])
+def test_reviews_with_what_is_no_number_name_the_line(tmp_path, name, value):
+    meta = put(tmp_path / "meta_x.json", ["{'asin': '7806397051', 'title': 't'}"])
+    lines = [json.dumps(REVIEW_2014), json.dumps(REVIEW_2014 | {name: value})]
+    reviews = put(tmp_path / "reviews.json", lines)
+    with pytest.raises(DataError, match=rf"line 2 has '.*' for '{name}', which is no number"):
+        read_amazon(reviews, meta)
+    put(reviews, [json.dumps(REVIEW_2014 | {"unixReviewTime": "1391040000", "overall": 4})])
+    assert read_amazon(reviews, meta)[0].select(TIME, RATING).rows() == [(1391040000, 4.0)]
 
 
 def test_steam(tmp_path):

@@ -1,5 +1,6 @@
 import gzip
 import json
+from datetime import date, time, timedelta
 
 import polars as pl
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from reccocktail.data.columns import as_interactions, as_items, find_column, in_time_order
 from reccocktail.data.tables import read_table
 from reccocktail.errors import DataError
-from reccocktail.schema import ITEM, TIME, TITLE, USER, validate
+from reccocktail.schema import ITEM, RATING, TIME, TITLE, USER, validate
+from tests.helpers import one_sentence
 
 ROWS = [("u1", "007", 30, 'Say "hi", all'), ("u2", "7", 10, "Plain"), ("u1", "8", 20, "Ünïcode")]
 
@@ -90,6 +92,10 @@ def test_ids_are_text_whatever_they_were():
     with pytest.raises(DataError, match="'user_id' is empty in 1 row \\(row 2\\)"):
         as_interactions(frame, "x")
     assert as_interactions(frame.drop_nulls(), "x").rows() == [("1", "1"), ("3", "3")]
+    holes = pl.DataFrame({"user": [1.0, float("nan")], "item": [b"a", "Ü".encode()]})
+    with pytest.raises(DataError, match="'user_id' is empty in 1 row \\(row 2\\)"):
+        as_interactions(holes, "x")
+    assert as_interactions(holes.with_columns(user=1.0), "x").rows() == [("1", "a"), ("1", "Ü")]
 
 
 @pytest.mark.parametrize(
@@ -132,6 +138,26 @@ def test_json_lines_whose_types_change_late_are_read(tmp_path):
     assert events.row(-1) == ("x", "y", 3)
 
 
+def test_lists_stay_lists_where_a_type_changes_late(tmp_path):
+    path = tmp_path / "a.jsonl"
+    lines = [{"user": n, "history": ["a, b", 3], "deep": [["a"], ["b"]]} for n in range(10_050)]
+    lines += [{"user": "x", "history": None}, {"user": "y", "history": "c", "more": {"k": [1]}}]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    table = read_table(path)
+    assert table["user"].to_list() == [*map(str, range(10_050)), "x", "y"]
+    assert table["history"].tail(3).to_list() == [["a, b", "3"], None, ["c"]]
+    assert table.schema["deep"] == pl.List(pl.String)
+    assert table["deep"].to_list()[0] == ["a", "b"]
+    assert table["more"].to_list()[-1] == "{'k': [1]}"
+
+
+def damaged(content: bytes) -> bytes:
+    """Gzip with a hole in the middle, which is not the error of a file that was cut off."""
+    packed = bytearray(gzip.compress(content, mtime=0))
+    packed[len(packed) // 3 : len(packed) // 3 + 40] = bytes(40)
+    return bytes(packed)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -142,6 +168,12 @@ def test_json_lines_whose_types_change_late_are_read(tmp_path):
         ("a.parquet", b"PAR1 no", "cannot be read"),
         ("a.csv.gz", b"not gzip", "cannot be read"),
         ("a.csv.gz", gzip.compress(b"user,item\n1,2\n" * 99, mtime=0)[:-9], "cannot be read"),
+        (
+            "a.csv.gz",
+            damaged(b"user,item\n" + b"".join(b"%d,%d\n" % (n, n * 7919) for n in range(9999))),
+            "cannot be read",
+        ),
+        ("a.jsonl", b'{"user": 1}\n{"user": ' + b"[" * 99_999 + b"\n", "line 2 is not JSON"),
         ("a.csv", "user,item\nJosé,1\n".encode("latin-1"), "save it as UTF-8"),
         ("a.jsonl", b'{"user": 1}\n{"user": \n', "line 2 is not JSON"),
         ("a.jsonl", b'{"user": 1}\n[2]\n', "line 2 is not a JSON object"),
@@ -168,6 +200,9 @@ def test_missing_columns_name_what_was_found_and_the_flag():
         as_items(pl.DataFrame({"item": [2]}), "x.csv")
     with pytest.raises(DataError, match=r"several columns for the user .*user_id, userId"):
         as_interactions(pl.DataFrame({"user_id": [1], "userId": [1], "item": [2]}), "x.csv")
+    twice = pl.DataFrame({"item": [1], "title": ["t"], "Genres": ["g"], "genres": ["h"]})
+    with pytest.raises(DataError, match=r"several columns .*Genres, genres\); rename one\."):
+        as_items(twice, "x.csv")
 
 
 def test_times_that_are_no_times_name_their_rows():
@@ -181,6 +216,46 @@ def test_times_that_are_no_times_name_their_rows():
             ),
             "x",
         )
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "message"),
+    [
+        ("user", [1e20, 2.0], r"numbers beyond 64 bits \(row 1, such as '1e\+20'\)"),
+        ("user", [1.0, float("inf")], r"numbers beyond 64 bits \(row 2, such as 'inf'\)"),
+        ("user", [b"a", b"\xff"], r"what is no text \(Binary\).*UTF-8"),
+        ("time", [time(12, 3)] * 2, r"neither numbers nor dates \(Time\).*--time-column"),
+        ("time", [timedelta(1)] * 2, r"neither numbers nor dates \(Duration.*--time-column"),
+        ("time", [[1], [2]], r"neither numbers nor dates \(List\(Int64\)\)"),
+        ("time", pl.Series([1, 2**63 + 5], dtype=pl.UInt64), r"beyond 64 bits \(row 2, such as"),
+        ("rating", ["5", "4,5"], r"ratings that are no numbers \(row 2, such as '4,5'\)"),
+        ("rating", ["good", "bad"], r"ratings that are no numbers \(rows 1, 2, such as 'good'\)"),
+        ("rating", [[4, 5], [3]], r"ratings that are no numbers \(List\(Int64\)\)"),
+    ],
+)
+def test_cells_that_cannot_be_used_are_named_in_one_sentence(column, cells, message):
+    frame = pl.DataFrame({"user": ["u", "v"], "item": ["i", "j"]}).with_columns(
+        pl.Series(column, cells)
+    )
+    with pytest.raises(DataError, match=message) as error:
+        as_interactions(frame, "x.parquet")
+    assert f"x.parquet: '{column}' holds" in one_sentence(error.value)
+
+
+def test_ratings_are_numbers_or_missing_and_only_read_when_asked_for():
+    rows = {"user": ["u"] * 4, "item": ["i"] * 4, "rating": [" 4.5", "", None, "3"]}
+    events = as_interactions(pl.DataFrame(rows), "x")
+    assert events[RATING].to_list() == [4.5, None, None, 3.0]
+    likes = as_interactions(pl.DataFrame(rows | {"rating": [True, False, None, True]}), "x")
+    assert likes[RATING].to_list() == [1.0, 0.0, None, 1.0]
+    films = pl.DataFrame(rows | {"rating": ["PG-13", "R", "G", "G"]})
+    assert as_interactions(films, "x", rated=False).columns == [USER, ITEM]
+
+
+def test_dates_are_times_whatever_stands_beside_them():
+    frame = pl.DataFrame({"user": ["u"], "item": ["i"], "date": [date(1970, 1, 2)]})
+    frame = frame.with_columns(time=pl.lit(time(12, 3)))
+    assert as_interactions(frame, "x", time_column="date")[TIME].to_list() == [86_400_000_000]
 
 
 GOOD = {"user_id": ["u"], "history": [["a", "b"]], "target": ["c"], "candidates": [["c", "d"]]}

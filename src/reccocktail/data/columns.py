@@ -111,8 +111,8 @@ def find_column(
     for alias in (ITEM_TABLE_ALIASES if items else ALIASES)[wanted]:
         if len(found := plain.get(alias, [])) > 1:
             raise DataError(
-                f"{where} has several columns for the {_PLAIN[wanted]} ({', '.join(found)}); name "
-                f"one with {_flag(wanted)}."
+                f"{where} has several columns for the {_PLAIN[wanted]} ({', '.join(found)}); "
+                + ("rename one." if wanted == CATEGORIES else f"name one with {_flag(wanted)}.")
             )
         if found:
             return found[0]
@@ -154,8 +154,18 @@ def as_interactions(
     item_column: str | None = None,
     time_column: str | None = None,
     rating_column: str | None = None,
+    rated: bool = True,
 ) -> pl.DataFrame:
     """Bring a table of interactions into our form.
+
+    Args:
+        frame: the table.
+        where: its name in error messages.
+        user_column: its column with user ids, if it has no common name.
+        item_column: the same for item ids.
+        time_column: the same for times.
+        rating_column: the same for ratings.
+        rated: read ratings. Without, whatever is in their column does no harm ("PG-13", say).
 
     Returns:
         `user_id`, `item_id` (text) and, where the table has them, `timestamp` (Int64 or Float64;
@@ -166,13 +176,16 @@ def as_interactions(
     """
     user = _require(frame, USER, user_column, where)
     item = _require(frame, ITEM, item_column, where)
-    columns = [_as_text(frame[user]).alias(USER), _as_text(frame[item]).alias(ITEM)]
+    columns = [
+        _as_text(frame[user], where).alias(USER),
+        _as_text(frame[item], where).alias(ITEM),
+    ]
     time = find_column(frame, TIME, time_column, where)
     if time is not None:
         columns.append(_as_time(frame[time], where).alias(TIME))
     rating = find_column(frame, RATING, rating_column, where)
-    if rating is not None:
-        columns.append(frame[rating].cast(pl.Float64, strict=False).alias(RATING))
+    if rating is not None and rated:
+        columns.append(_as_rating(frame[rating], where).alias(RATING))
     return validate(pl.DataFrame(columns), "interactions", where)
 
 
@@ -203,14 +216,46 @@ def as_items(
     """
     item = _require(frame, ITEM, item_column, where, items=True)
     title = _require(frame, TITLE, title_column, where, items=True)
-    columns = [_as_text(frame[item]).alias(ITEM), _as_text(frame[title]).alias(TITLE)]
+    columns = [
+        _as_text(frame[item], where).alias(ITEM),
+        _as_text(frame[title], where).alias(TITLE),
+    ]
     categories = find_column(frame, CATEGORIES, categories_column, where, items=True)
     if categories not in (None, title, item):
-        columns.append(_as_text(frame[categories]).alias(CATEGORIES))
+        columns.append(_as_text(frame[categories], where).alias(CATEGORIES))
     return validate(pl.DataFrame(columns), "items", where)
 
 
-def _as_text(column: pl.Series) -> pl.Series:
+def _cast(column: pl.Series, dtype: pl.DataType, where: str, what: str, advice: str) -> pl.Series:
+    """Cast a column; empty cells stay empty.
+
+    Args:
+        column: its name is the one in the user's table.
+        dtype: the type to cast to.
+        where: the table's name in error messages.
+        what: what cells are that cannot be cast.
+        advice: what to do about them.
+
+    Raises:
+        DataError: some cells, or all cells of the column's type, cannot be cast.
+    """
+    try:
+        cast = column.cast(dtype, strict=False)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"{where}: '{column.name}' holds {what} ({column.dtype}); {advice}."
+        ) from error
+    rows = (cast.is_null() & column.is_not_null()).arg_true()
+    if rows.len():
+        first = str(column[int(rows[0])])[:40]
+        raise DataError(
+            f"{where}: '{column.name}' holds {what} ({row_numbers(rows)}, such as '{first}'); "
+            f"{advice}."
+        )
+    return cast
+
+
+def _as_text(column: pl.Series, where: str) -> pl.Series:
     """Write cells as text; whole floats (an id column that once held gaps) as whole numbers."""
     if column.dtype == pl.String:
         return column
@@ -219,9 +264,11 @@ def _as_text(column: pl.Series) -> pl.Series:
         return pl.Series(
             [None if row is None else ", ".join(_flat(row)) for row in listed], dtype=pl.String
         )
-    if column.dtype.is_float() and (column.is_null() | (column == column.round())).all():
-        column = column.cast(pl.Int64)
-    return column.cast(pl.String)
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+        if (column.is_null() | (column == column.round())).all():
+            column = _cast(column, pl.Int64(), where, "numbers beyond 64 bits", "write text")
+    return _cast(column, pl.String(), where, "what is no text", "write it as UTF-8 text")
 
 
 def _flat(value: Any) -> list[str]:
@@ -232,14 +279,25 @@ def _flat(value: Any) -> list[str]:
     return list(dict.fromkeys(leaves))
 
 
+def _as_rating(column: pl.Series, where: str) -> pl.Series:
+    explain = (where, "ratings that are no numbers", "write them such as 4.5")
+    if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
+        column = _cast(column, pl.String(), *explain).str.strip_chars().replace("", None)
+    return _cast(column, pl.Float64(), *explain)
+
+
 def _as_time(column: pl.Series, where: str) -> pl.Series:
-    if column.dtype.is_temporal():
+    what = "times that are neither numbers nor dates"
+    advice = "write numbers or YYYY-MM-DD HH:MM:SS, or name another column with --time-column"
+    if column.dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("us")).cast(pl.Int64)
+    if column.dtype.is_temporal():  # times of day, durations
+        raise DataError(f"{where}: '{column.name}' holds {what} ({column.dtype}); {advice}.")
     if column.dtype.is_integer():
-        return column.cast(pl.Int64)
+        return _cast(column, pl.Int64(), where, "times beyond 64 bits", advice)
     if column.dtype.is_float():
         return column.fill_nan(None)
-    text = column.cast(pl.String).str.strip_chars()
+    text = _cast(column, pl.String(), where, what, advice).str.strip_chars()
     whole = text.cast(pl.Int64, strict=False)
     if whole.null_count() == column.null_count():
         return whole
@@ -258,9 +316,4 @@ def _as_time(column: pl.Series, where: str) -> pl.Series:
         parsed = moment.str.to_datetime(form, time_unit="us", strict=False)
         if parsed.null_count() == column.null_count():
             return parsed.cast(pl.Int64)
-    rows = (number.is_null() & column.is_not_null()).arg_true()
-    raise DataError(
-        f"{where}: '{column.name}' holds times that are neither numbers nor dates "
-        f"({row_numbers(rows)}, "
-        f"such as '{text[int(rows[0])]}'); write them as numbers or as YYYY-MM-DD HH:MM:SS."
-    )
+    return _cast(text, pl.Float64(), where, what, advice)  # which names the rows that are none

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from reccocktail.errors import DataError, RunError
-from reccocktail.schema import EVALUATION_TABLES, HISTORY, ITEM, TITLE, validate
+from reccocktail.schema import EVALUATION_TABLES, HISTORY, ITEM, TITLE, Kind, validate
 from reccocktail.storage import read_json, sha256_file, sha256_json
 
 FORMAT = 1
@@ -89,20 +89,29 @@ class Domain:
         return {item: row for row, item in enumerate(self.item_ids)}
 
     def train(self) -> pl.DataFrame:
-        """Training table: `user_id`, `history` (at least two items, oldest first)."""
-        return _read(self.path / "train.parquet")
+        """Training table: `user_id`, `history` (at least two items, oldest first).
+
+        Raises:
+            DataError: it does not keep the promises of its kind, see `schema.validate`.
+        """
+        return self._table("train", "train")
 
     def rows(self, table: str) -> pl.DataFrame:
         """One of `EVALUATION_TABLES`: `user_id`, `history`, `target`, `candidates`.
 
         Raises:
-            DataError: there is no table of that name.
+            DataError: there is no table of that name, or it does not keep the promises of its kind,
+                see `schema.validate`.
         """
         if table not in EVALUATION_TABLES:
             raise DataError(
                 f"There is no table '{table}'; choose one of {', '.join(EVALUATION_TABLES)}."
             )
-        return _read(self.path / f"{table}.parquet")
+        return self._table(table, "evaluation")
+
+    def _table(self, table: str, kind: Kind) -> pl.DataFrame:
+        file = self.path / f"{table}.parquet"
+        return validate(_read(file), kind, str(file))
 
     def train_counts(self) -> npt.NDArray[np.int64]:
         """Training interactions of each item, shape (items,); 0 for cold items."""

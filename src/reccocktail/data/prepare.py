@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from reccocktail.data.candidates import Touched, draw_candidates
 from reccocktail.data.columns import as_interactions, as_items
-from reccocktail.data.domain import FORMAT, MANIFEST, Domain
+from reccocktail.data.domain import FORMAT, MANIFEST, TABLES, Domain
 from reccocktail.data.ingest import encode, keep_usable, require_times, touched_pairs
 from reccocktail.data.splitting import (
     TEST_COLD,
@@ -33,8 +33,9 @@ from reccocktail.schema import (
     TITLE,
     USER,
 )
-from reccocktail.storage import atomic_dir, sha256_file, write_json
+from reccocktail.storage import atomic_dir, require_replaceable, sha256_file, write_json
 
+_MANIFEST_KEYS = ("format", "name", "rule", "outputs")  # tell it from any other manifest.json
 RULES = {
     "leave-one-out": (
         "Each user's last warm item is the warm test target, the last but one the warm validation "
@@ -103,7 +104,9 @@ def prepare(
         title_column: column with titles, if it has no common name.
 
     Raises:
-        DataError: a parameter is out of range, a table cannot be used, or nothing is left.
+        DataError: a parameter is out of range, a table cannot be used, nothing is left, or `out`
+            holds other files.
+        RunError: `out` cannot be written.
     """
     _check(
         name,
@@ -125,6 +128,7 @@ def prepare(
         item_column=item_column,
         time_column=time_column,
         rating_column=rating_column,
+        rated=min_rating is not None,
     )
     item_table = read_table(items)
     named_here = item_column is not None and any(
@@ -302,14 +306,10 @@ def _check(
 
 
 def check_out(out: Path, inputs: tuple[Path, ...]) -> None:
-    """Never replace a folder that `prepare` did not write, or one that holds the inputs."""
-    if out.exists() and not (
-        out.is_dir() and ((out / MANIFEST).is_file() or not any(out.iterdir()))
-    ):
-        raise DataError(
-            f"{out} exists and is not a prepared folder; choose another folder or remove it."
-        )
+    """Refuse a folder that holds other files than a prepared folder's, or the inputs."""
     if any(out.resolve() in path.resolve().parents for path in inputs):
         raise DataError(
             f"{out} holds the input files and would be replaced; choose another folder."
         )
+    files = [f"{table}.parquet" for table in TABLES]
+    require_replaceable(out, "a prepared folder", MANIFEST, _MANIFEST_KEYS, files, DataError)

@@ -142,8 +142,7 @@ def global_time(log: Log, users: int, items: int, valid_from: float, test_from: 
         raise DataError(
             f"The quantiles {valid_from:g} and {test_from:g} of the timestamps do not cut time "
             "into three windows "
-            f"(first {ordered[0]}, cuts {t1} and {t2}); choose other quantiles or use --split "
-            "leave-one-out."
+            f"(first {ordered[0]}, cuts {t1} and {t2}); use --split leave-one-out."
         )
     first = np.full(items, ordered[-1])
     np.minimum.at(first, log.item, log.time)

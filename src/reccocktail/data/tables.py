@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def read_table(path: Path) -> pl.DataFrame:
         if ending in (".jsonl", ".ndjson", ".json"):
             return _filled(_read_json(content, path), path)
         return _filled(_read_text(content, ending), path)
-    except (OSError, EOFError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         advice = "save it as UTF-8" if "utf" in reason.lower() else "check the file"
         raise DataError(f"{path.name} cannot be read ({reason[:200]}); {advice}.") from error
@@ -78,7 +79,7 @@ def _read_json(content: bytes, path: Path) -> pl.DataFrame:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(
                     f"{path.name}: line {number} is not JSON ({error}); mend or remove it."
                 ) from error
@@ -86,15 +87,21 @@ def _read_json(content: bytes, path: Path) -> pl.DataFrame:
                 raise DataError(
                     f"{path.name}: line {number} is not a JSON object; mend or remove it."
                 ) from None
-            rows.append({key: _scalar(value) for key, value in row.items()})
-        return pl.DataFrame(rows, infer_schema_length=None, strict=False)
+            rows.append(row)
+        names = dict.fromkeys(name for row in rows for name in row)
+        return pl.DataFrame([_column(name, [row.get(name) for row in rows]) for name in names])
 
 
-def _scalar(value: Any) -> Any:
-    return (
-        ", ".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-        if isinstance(value, dict)
-        else value
-    )
+def _column(name: str, cells: list[Any]) -> pl.Series:
+    """A column of JSON values; of mixed ones all become text, beside lists all become lists."""
+    if any(isinstance(cell, list) for cell in cells):
+        lists = [None if cell is None else _leaves(cell) for cell in cells]
+        return pl.Series(name, lists, dtype=pl.List(pl.String))
+    plain = [str(cell) if isinstance(cell, dict) else cell for cell in cells]
+    return pl.Series(name, plain, strict=False)
+
+
+def _leaves(value: Any) -> list[str | None]:
+    if isinstance(value, list):
+        return [leaf for part in value for leaf in _leaves(part)]
+    return [None if value is None else str(value)]

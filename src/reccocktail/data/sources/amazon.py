@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from reccocktail.data.sources.lines import field, one_file, parse, text_lines
+from reccocktail.data.sources.lines import field, number_field, one_file, parse, text_lines
 from reccocktail.errors import DataError
 from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER
 
@@ -66,8 +66,8 @@ def read_reviews(path: Path) -> pl.DataFrame:
         what = str(field(record, _ITEM_FIELDS, path, number))
         user.append(users.setdefault(who, len(users)))
         item.append(items.setdefault(what, len(items)))
-        time.append(int(field(record, ("unixReviewTime", "timestamp"), path, number)))
-        rating.append(float(field(record, ("overall", "rating"), path, number)))
+        time.append(int(number_field(record, ("unixReviewTime", "timestamp"), path, number)))
+        rating.append(number_field(record, ("overall", "rating"), path, number))
     names, products = (
         pl.Series(list(users), dtype=pl.String),
         pl.Series(list(items), dtype=pl.String),

@@ -3,7 +3,9 @@
 import ast
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number (from 1) and text of each line that is not blank.
 
     Raises:
-        DataError: the file is missing, cut off, or not UTF-8.
+        DataError: the file is missing, cut off, damaged, or not UTF-8.
     """
     number = 0
     try:
@@ -27,7 +29,7 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, line
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(
             f"{path.name} cannot be read after line {number} ({error}); fetch it again."
         ) from error
@@ -69,6 +71,25 @@ def field(record: dict[str, Any], names: tuple[str, ...], path: Path, number: in
     raise DataError(
         f"{path.name}: line {number} has no field '{names[0]}' (fields found: "
         f"{', '.join(record) or 'none'})."
+    )
+
+
+def number_field(record: dict[str, Any], names: tuple[str, ...], path: Path, number: int) -> float:
+    """Value of the first of `names` that the record has, a finite number or its text.
+
+    Raises:
+        DataError: the record has none of them, or its value is no such number.
+    """
+    value = field(record, names, path, number)
+    try:
+        found = int(value) if isinstance(value, int) else float(value)
+        if isfinite(found) and abs(found) < 2**63:
+            return found
+    except (ValueError, TypeError):
+        pass
+    raise DataError(
+        f"{path.name}: line {number} has '{str(value)[:40]}' for '{names[0]}', which is no number; "
+        "mend or remove it."
     )
 
 

@@ -109,7 +109,9 @@ def _films(
     path: Path, separator: str, least: int, pick: Callable[[list[str]], Row]
 ) -> pl.DataFrame:
     rows = []
-    for number, line in enumerate(_text(_content(path)).splitlines(), 1):
+    # Not splitlines(): it also cuts at characters that a title may hold, such as U+0085.
+    lines = _text(_content(path)).replace("\r\n", "\n").split("\n")
+    for number, line in enumerate(lines, 1):
         fields = line.split(separator)
         if line.strip() and len(fields) < least:
             raise DataError(
