@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from program import program
+
 SIZES = (250_000, 500_000, 1_000_000)
 MEAN_LENGTH = 12
 
@@ -100,11 +102,11 @@ def main() -> None:
         kept, seconds = result["kept"]["interactions"], result["seconds"]
         print(f"{size:>12,} {kept:>9,} {seconds:>8.2f} {peak:>8.0f} {start:>12.0f}")
     if arguments.out:
+        from provenance import write_result  # not before, see above
+
         hardware = {"machine": platform.machine(), "python": platform.python_version()}
-        arguments.out.write_text(
-            json.dumps({"hardware": hardware, "runs": results}, indent=2) + "\n"
-        )
+        write_result(arguments.out, {"hardware": hardware, "runs": results})
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -161,6 +161,8 @@ def test_too_few_cold_items_give_all_that_are_left(tmp_path):
     found = cold_candidates(small, rows, interactions=raw)
     assert set(found["candidates"].list.len()) == {1 + left}
     assert set(cold_candidates(small, rows, negatives=3)["candidates"].list.len()) == {4}
+    with pytest.raises(DataError, match="Negatives is 0 and must be at least 1"):
+        cold_candidates(small, rows, negatives=0)
     one = small.items.with_columns(
         split=pl.when(pl.col("item_id") == rows["target"][0]).then(pl.lit("test_cold"))
         .otherwise(pl.lit("warm"))

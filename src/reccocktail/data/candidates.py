@@ -122,18 +122,20 @@ def cold_candidates(
     Args:
         domain: prepared domain.
         rows: of its table `test_cold`.
-        negatives: how many; None for as many as the rows have. Where users have fewer cold items
-            left, all rows get as many as the user with the fewest has.
+        negatives: how many, at least 1; None for as many as the rows have. Where users have fewer
+            cold items left, all rows get as many as the user with the fewest has.
         seed: of the draw.
         interactions: all interactions before any filter (`user_id`, `item_id`), so that no cold
             item that a user touched is a negative. A prepared folder holds only one of a user's
             cold items, the target, and without this argument others may be among the negatives.
 
     Raises:
-        DataError: a user has no cold item left but its own.
+        DataError: `negatives` is below 1, or a user has no cold item left but its own.
     """
     if not rows.height:
         return rows
+    if negatives is not None and negatives < 1:
+        raise DataError(f"Negatives is {negatives} and must be at least 1.")
     wanted = negatives or int(rows[CANDIDATES].list.len().to_numpy().min()) - 1
     user = np.arange(rows.height, dtype=np.int64)
     target = rows[TARGET].replace_strict(domain.index, return_dtype=pl.Int64).to_numpy()
