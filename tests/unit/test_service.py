@@ -1,5 +1,6 @@
 """The service without HTTP: many users, many domains, changes while requests run, restarts."""
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from reccocktail.serving.query import Query
 from reccocktail.serving.recommend import Recommender
 from reccocktail.serving.remix import MixRequest
 from reccocktail.serving.service import Service
-from reccocktail.serving.store import Store
+from reccocktail.serving.store import ADAPTERS_KEPT, Record, Store
 from reccocktail.serving.weights import Models, own_copy, with_update
 from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
@@ -653,6 +654,28 @@ def test_a_restart_finds_everything_again(here, tmp_path):
     again.close()
 
 
+def test_many_mixes_outlive_a_restart(here, tmp_path):
+    """The adapter that was plugged in stays: a start that gives it takes up the mixes."""
+    state = tmp_path / "state"
+    here.service(state).close()
+    store = Store(state)
+    for _ in range(ADAPTERS_KEPT + 1):
+        folder = shutil.copytree(here.adapters["two"], store.next_mix("tastes"))
+        former = store.record("tastes")
+        store.write_record("tastes", Record(former.data, (*former.adapters, folder)))
+        store.mix_ended(folder)
+    kept = [f"mix-{n:04d}" for n in range(3, ADAPTERS_KEPT + 2)]
+    assert [path.name for path in store.record("tastes").adapters] == ["one", *kept]
+    store.close()
+    again = here.service(state)
+    assert again.answering.domain("tastes").adapter.name == kept[-1]
+    mixes = state / "domains" / "tastes" / "mixes"
+    assert sorted(path.name for path in mixes.iterdir()) == kept
+    found = [again.changing.revert("tastes").adapter.name for _ in kept]
+    assert found == [*kept[-2::-1], "one"]
+    again.close()
+
+
 def test_a_domain_that_is_gone_does_not_keep_the_others(here, tmp_path):
     state = tmp_path / "state"
     service = here.service(state)
@@ -804,6 +827,50 @@ def test_items_and_replacements_during_a_mix(service, here, monkeypatch):
     assert service.answering.domain("tastes").adapter.name == "three"
 
 
+def started_amid(monkeypatch, happens):
+    """Let something happen just before a mix's thread starts."""
+    real = threading.Thread.start
+
+    def start(thread):
+        if thread.name == "mix":
+            happens()
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+
+
+def test_a_domain_removed_as_its_mix_starts_does_not_stop_the_next_mix(service, here, monkeypatch):
+    request = MixRequest((here.adapters["one"], here.adapters["two"]))
+    with monkeypatch.context() as patch:
+        started_amid(patch, lambda: service.changing.remove("tastes"))
+        service.changing.start_mix("tastes", request)
+    service.changing.plug("tastes", here.tastes.path, here.adapters["one"])
+    for _ in range(200):
+        try:
+            assert service.changing.start_mix("tastes", request).status == "running"
+            break
+        except ConflictError:  # the first one has not noticed yet
+            time.sleep(0.05)
+    else:
+        raise AssertionError("no mix starts any more")
+    assert settled(service).status == "failed"  # nobody asked
+
+
+def test_a_mix_that_cannot_start_does_not_stop_the_next_one(service, here, monkeypatch):
+    def none_left():
+        raise RuntimeError("can't start new thread")
+
+    request = MixRequest((here.adapters["one"], here.adapters["two"]))
+    with monkeypatch.context() as patch:
+        started_amid(patch, none_left)
+        with pytest.raises(ConflictError, match="can't start new thread") as error:
+            service.changing.start_mix("tastes", request)
+    one_sentence(error.value)
+    assert service.changing.mix_status("tastes").status == "failed"
+    assert service.changing.start_mix("tastes", request).status == "running"
+    assert "needs 20" in settled(service).message
+
+
 # -- paths ------------------------------------------------------------------------------------
 
 
@@ -825,11 +892,14 @@ def test_folders_are_confined(here, tmp_path):
             allowed.folder(path)
 
 
-def test_a_template_by_path_is_not_read(here, tmp_path):
-    """A card could name any file of the machine as its prompt template."""
+@pytest.mark.parametrize(("group", "setting"), [("prompt", "template"), ("dense", "readout")])
+def test_files_named_in_a_card_are_not_read(here, tmp_path, group, setting):
+    """A card could name any file of the machine as its prompt template or its readout."""
     path = save(random_adapter(here.backbone, here.tastes, "sly"), tmp_path)
+    assert Allowed(tmp_path).adapter("sly") == path
     card = read_json(path / "adapter.json")
-    card["recipe"]["prompt"]["template"] = "/etc/passwd"
+    card["recipe"][group][setting] = "/etc/passwd"
     write_json(path / "adapter.json", card)
-    with pytest.raises(ForbiddenError, match="template"):
+    with pytest.raises(ForbiddenError, match=setting) as error:
         Allowed(tmp_path).adapter("sly")
+    one_sentence(error.value)

@@ -160,20 +160,29 @@ class Changing:
 
         Raises:
             UnknownDomainError: there is none of that name.
-            ConflictError: a mix is running, or there is no state folder.
+            ConflictError: a mix is running or cannot start, or there is no state folder.
         """
         store = self._require_store()
         with self._change(name):
             state = self._answering.domain(name)
             if not self._mixing.acquire(blocking=False):
                 raise ConflictError("A mix is running; wait for its end.")
-            out = store.next_mix(name)
-            running = self._mixes[name] = MixStatus("running", started=time.time())
-        thread = threading.Thread(
-            target=self._mix, args=(store, state, request, out), name="mix", daemon=True
-        )
-        thread.start()
-        return running
+            started = time.time()
+            running = self._mixes[name] = MixStatus("running", started=started)
+            try:
+                thread = threading.Thread(
+                    target=self._mix,
+                    args=(store, state, request, store.next_mix(name), started),
+                    name="mix",
+                    daemon=True,
+                )
+                thread.start()
+            except Exception as error:  # then no thread is there to free the lock
+                self._mixing.release()
+                refused = ConflictError(f"The mix cannot start ({error}); try again later.")
+                self._mixes[name] = MixStatus("failed", str(refused), None, started, time.time())
+                raise refused from error
+            return running
 
     def mix_status(self, name: str) -> MixStatus:
         """How the last mix of a domain went.
@@ -204,8 +213,10 @@ class Changing:
             store.write_record(name, record)
             return self._answering.publish(former)
 
-    def _mix(self, store: Store, state: Served, request: MixRequest, out: Path) -> None:
-        name, started = state.name, self._mixes[state.name].started
+    def _mix(
+        self, store: Store, state: Served, request: MixRequest, out: Path, started: float
+    ) -> None:
+        name = state.name
         try:
             recent = self._answering.recent(name)
             cocktail = remix(state, request, recent, self._backbone, out)

@@ -53,8 +53,8 @@ class Allowed:
         """An adapter folder below the root, or a known name.
 
         Raises:
-            ForbiddenError, DataError: see `folder`; or its card names a prompt template by path,
-                which may be any file of this machine.
+            ForbiddenError, DataError: see `folder`; or its card names a prompt template or a
+                readout by path, which may be any file of this machine.
         """
         if asked in self.names:
             return self.names[asked]
@@ -63,11 +63,18 @@ class Allowed:
             card = read_json(path / CARD_FILE)
             recipe = card.get("recipe") if isinstance(card, dict) else None
             groups = recipe.values() if isinstance(recipe, dict) else ()
-            templates = [group.get("template") for group in groups if isinstance(group, dict)]
-            for template in templates:
+            for group in groups:
+                if not isinstance(group, dict):
+                    continue
+                template = group.get("template")
                 if isinstance(template, str) and not _SHIPPED_TEMPLATE.fullmatch(template):
                     raise ForbiddenError(
                         f"'{asked}' names a prompt template by its path; "
                         "only shipped templates can be plugged in."
+                    )
+                if group.get("readout") not in (None, "auto"):
+                    raise ForbiddenError(
+                        f"'{asked}' names a readout by its path; "
+                        "only shipped readouts can be plugged in."
                     )
         return path

@@ -1,6 +1,7 @@
 """What a service must remember over a restart, in a folder of its own.
 
-    STATE/domains/NAME/domain.json      prepared folder and adapters, the current one last
+    STATE/domains/NAME/domain.json      prepared folder and adapters: the one plugged in first,
+                                        the current one last
     STATE/domains/NAME/items.parquet    items added at run time
     STATE/domains/NAME/mixes/mix-NNNN/   cocktails mixed at run time
 
@@ -44,7 +45,8 @@ class Record:
 
     Attributes:
         data: prepared folder.
-        adapters: adapter folders, the current one last; the ones before can be gone back to.
+        adapters: adapter folders, the one that was plugged in first, the current one last; the
+            ones before can be gone back to.
     """
 
     data: Path
@@ -110,12 +112,19 @@ class Store:
             raise RunError(f"{file} is damaged; remove it and plug the domain in again.") from error
 
     def write_record(self, name: str, record: Record) -> Record:
-        """Remember where a domain comes from; of its adapters, the last few.
+        """Remember where a domain comes from: the adapter plugged in and the last few mixes.
+
+        Mixes that the record names no longer are removed from the disk.
+
+        Returns:
+            What is remembered.
 
         Raises:
             StateError: the write was refused.
         """
-        record = Record(record.data, record.adapters[-ADAPTERS_KEPT:])
+        # A start that plugs in the first one again must find it, or it would undo every mix.
+        first, *mixed = record.adapters
+        record = Record(record.data, (first, *mixed[-(ADAPTERS_KEPT - 1) :]))
         value = {"format": 1, "data": str(record.data), "adapters": [*map(str, record.adapters)]}
         with _durable(self._domains / name / RECORD) as temporary:
             temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
