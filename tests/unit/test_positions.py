@@ -1,11 +1,13 @@
 """A cocktail at other coefficients: which there are, what they rank, what they cost."""
 
+import shutil
 import time
 
 import pytest
 from fastapi.testclient import TestClient
 
 from reccocktail.errors import DataError
+from reccocktail.mixing.arithmetic import MergeOptions
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.serving import positions
@@ -71,6 +73,18 @@ def test_the_ends_are_the_parents_and_the_chosen_point_is_the_cocktail(client, s
     assert ask(client, [1, 0]).json()["adapter"] == "one"
 
 
+def test_a_position_is_merged_with_the_cocktails_options(client, service, here, tmp_path):
+    """The cocktail at 0.3 and the one at 0.5 differ in nothing but the coefficients."""
+    parents = [Adapter.load(here.adapters[name]) for name in ("one", "two")]
+    settings = MixSettings(users=10, options=MergeOptions(norm_matched=True))
+    for name, first in (("matched", 0.3), ("half", 0.5)):
+        given = (first, 1 - first)
+        mix(parents, here.backbone, here.tastes, "warm", here.root / name, settings, given)
+        service.changing.plug(name, here.tastes.path, here.root / name)
+    own = scores(ask(client, None, "half"))
+    assert scores(ask(client, [0.5, 0.5], "matched")) == pytest.approx(own, abs=1e-5)
+
+
 def test_other_coefficients_are_refused(client, service):
     assert "choose of [0, 1]" in ask(client, [0.1, 0.9]).json()["detail"]
     assert "choose of none" in ask(client, [0, 1], "tastes").json()["detail"]
@@ -97,3 +111,16 @@ def test_parents_are_known_by_their_tensors_not_by_their_names(here, tmp_path):
     true = sheet | {"sha256": Adapter.load(here.adapters["one"]).sha256}
     assert positions._find(**true, near=[here.adapters["two"]]) is not None
     assert positions._find(**(true | {"name": "../one"}), near=[here.adapters["two"]]) is None
+
+
+def test_what_is_damaged_beside_a_cocktail_is_passed_over(client, service, here, tmp_path):
+    damaged = shutil.copytree(here.adapters["one"], tmp_path / "one")
+    (damaged / "adapter.json").write_text('{"a": ')
+    shop = shutil.copytree(here.root / "mixed", tmp_path / "shop")
+    service.changing.plug("shop", here.tastes.path, shop)
+    found, others = client.get("/v1/domains/shop"), client.get("/v1/domains/mixed")
+    assert found.status_code == 200  # the parents lie beside another domain's adapter too
+    assert found.json()["positions"] == others.json()["positions"] != []
+    true = Adapter.load(here.adapters["one"]).sha256
+    assert positions._find("one", true, near=[shop, here.adapters["two"]]) is not None
+    assert positions._find("x" * 300, true, near=[shop]) is None  # no folder can have this name

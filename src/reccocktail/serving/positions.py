@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from reccocktail.backbone import Backbone
-from reccocktail.errors import AdapterError, DataError, RecCocktailError, RunError
-from reccocktail.mixing.arithmetic import METHODS, combine
+from reccocktail.errors import DataError, RecCocktailError, RunError
+from reccocktail.mixing.arithmetic import METHODS, MergeOptions, combine
+from reccocktail.mixing.sheet import options_of
 from reccocktail.serving.batching import ClosedError
 from reccocktail.serving.served import Served, encoded
 from reccocktail.serving.weights import Models
@@ -45,11 +46,13 @@ class Parents:
     Attributes:
         adapters: two; by custom the base spirit first.
         method: how they are merged.
+        options: of the method.
         chosen: the first coefficient of the cocktail; None if it has more than one pair.
     """
 
     adapters: tuple[Adapter, Adapter]
     method: Any
+    options: MergeOptions
     chosen: float | None
 
 
@@ -146,7 +149,7 @@ class Positions:
         first, done = key[1], 0
         base, ingredient = parents.adapters
         pair = torch.tensor([first, 1 - first])
-        lora = combine([base.lora, ingredient.lora], pair, parents.method)
+        lora = combine([base.lora, ingredient.lora], pair, parents.method, parents.options)
         name = f"{first:g} {base.name} + {1 - first:g} {ingredient.name}"
         name = {0.0: ingredient.name, 1.0: base.name}.get(first, name)
 
@@ -188,7 +191,7 @@ def _parents(sheet: dict[str, Any] | None, near: Sequence[Path]) -> Parents | No
     rows = list(sheet["coefficients"].values())
     on_line = len(rows) == 1 and abs(sum(rows[0]) - 1) < 1e-5
     chosen = round(float(rows[0][0]), 6) if on_line else None
-    return Parents((found[0], found[1]), sheet["method"], chosen)
+    return Parents((found[0], found[1]), sheet["method"], options_of(sheet), chosen)
 
 
 def _find(name: str, sha256: str, near: Sequence[Path]) -> Adapter | None:
@@ -199,7 +202,7 @@ def _find(name: str, sha256: str, near: Sequence[Path]) -> Adapter | None:
     for folder in dict.fromkeys(beside):
         try:
             adapter = Adapter.load(folder)
-        except AdapterError:
+        except (RecCocktailError, OSError):  # whatever lies there, it is not the parent
             continue
         if adapter.sha256 == sha256:
             return adapter
