@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from reccocktail.backbone import load_backbone
 from reccocktail.errors import AdapterError, DataError, RecipeError, RunError
@@ -19,7 +20,7 @@ from reccocktail.serving import batch as module
 from reccocktail.serving.batch import Job, batch
 from reccocktail.serving.recommend import Recommender
 from reccocktail.serving.users import UserTable
-from reccocktail.storage import sha256_file
+from reccocktail.storage import sha256_file, write_json
 from reccocktail.training.adapter import Adapter
 from tests.adapters import random_adapter, save
 from tests.domains import taste_domain
@@ -141,6 +142,25 @@ def test_users_of_training_alone_have_a_history_too(job, tmp_path):
     assert rows["user_id"].to_list() == ids and rows["history"].list.len().min() >= 1
 
 
+def test_float_ids_are_those_that_prepare_wrote(job, tmp_path):
+    """A column of whole numbers with gaps reaches Parquet as floats."""
+    domain = module.Domain.load(job.data)
+    lists = [[1.0, 2.0], [float("nan")], [3.0]]
+    frame = pl.DataFrame({"user_id": [7.0, None, float("nan")], "history": lists})
+    frame.write_parquet(tmp_path / "floats.parquet")
+    rows = UserTable(tmp_path / "floats.parquet", domain).rows(0, 3)
+    assert rows["user_id"].to_list() == ["7", None, None]
+    assert rows["history"].to_list() == [["1", "2"], [None], ["3"]]
+    with pytest.raises(DataError, match=r"Row 2 of .* has no user id"):
+        UserTable(tmp_path / "floats.parquet", domain).check()
+
+
+def test_a_list_may_end_in_a_semicolon(job, tmp_path):
+    (tmp_path / "own.tsv").write_text("user_id\thistory\na\ti1; i2; \n")
+    rows = UserTable(tmp_path / "own.tsv", module.Domain.load(job.data)).rows(0, 1)
+    assert rows["history"].to_list() == [["i1", "i2"]]
+
+
 def test_more_places_than_items(job):
     batch(replace(job, k=10**4))
     lengths = table(job.out)["items"].list.len()
@@ -190,6 +210,22 @@ def test_kill_9_and_restart_give_the_files_of_an_undisturbed_run(job, tmp_path):
     batch(small)
     batch(replace(small, out=tmp_path / "undisturbed"))
     assert contents(small.out) == contents(tmp_path / "undisturbed")
+
+
+def test_a_run_goes_on_in_the_dtype_it_was_begun_in(job, monkeypatch):
+    """Left out, the dtype is the first device's; files of another one's do not lie beside."""
+    left_out = replace(job, dtype=None)
+    manifest = batch(left_out)
+    assert manifest["settings"]["dtype"] == "float32" and batch(job) == manifest
+    begun = manifest["settings"] | {"dtype": None}  # as it was written once
+    write_json(job.out / "manifest.json", manifest | {"settings": begun})
+    assert batch(left_out)["outputs"] == manifest["outputs"]
+    write_json(job.out / "manifest.json", manifest)
+    monkeypatch.setattr(module, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("reccocktail.backbone.bfloat16_is_fast", lambda _: True)
+    with pytest.raises(RunError, match="another dtype;") as error:
+        batch(left_out)
+    one_sentence(error.value)
 
 
 # -- ray --------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def batch(
     for flag, value in (("-k", job.k), ("--chunk", job.chunk), ("--workers", workers or 1)):
         if value < 1:
             raise RecipeError(f"{flag} must be at least 1, not {value}.")
-    job = replace(job, precision=_precision(job))
+    job = _settled(job)
     adapter, domain = _adapter(job), Domain.load(job.data)
     users = UserTable(job.users, domain)
     settings = _settings(job, adapter, domain)
@@ -197,13 +197,14 @@ def _settings(job: Job, adapter: Adapter, domain: Domain) -> dict[str, Any]:
     }
 
 
-def _precision(job: Job) -> Precision:
-    """The job's precision with nothing left open, so that all workers and later runs agree."""
+def _settled(job: Job) -> Job:
+    """The job with no dtype and precision left open, so that all workers and later runs agree."""
     device = choose_device(job.device)
-    chosen = choose_precision(job.precision, device, choose_dtype(job.dtype, device))
-    if job.precision != "auto":
-        return job.precision
-    return "bfloat16" if chosen else "float32"
+    weights = choose_dtype(job.dtype, device)
+    chosen, precision = choose_precision(job.precision, device, weights), job.precision
+    if precision == "auto":
+        precision = "bfloat16" if chosen else "float32"
+    return replace(job, dtype=str(weights).removeprefix("torch."), precision=precision)
 
 
 def _former(out: Path) -> dict[str, Any] | None:
@@ -220,6 +221,8 @@ def _former(out: Path) -> dict[str, Any] | None:
 
 def _require_same(former: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     former = {"precision": "float32", **former}  # before there was another
+    if former.get("dtype") is None:  # left to each run's device once
+        former["dtype"] = now["dtype"]
     changed = [name for name, value in now.items() if former.get(name) != value]
     if changed:
         raise RunError(

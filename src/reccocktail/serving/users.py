@@ -6,11 +6,11 @@ from typing import Any
 
 import polars as pl
 
-from reccocktail.data.columns import find_column
+from reccocktail.data.columns import as_interactions, find_column
 from reccocktail.data.domain import Domain
 from reccocktail.data.tables import read_table
 from reccocktail.errors import DataError
-from reccocktail.schema import HISTORY, USER
+from reccocktail.schema import HISTORY, ITEM, USER
 
 _CHECKED_AT_ONCE = 500_000  # rows
 _LIST = pl.List(pl.String())
@@ -59,16 +59,18 @@ class UserTable:
 
     def rows(self, start: int, count: int) -> pl.DataFrame:
         """`user_id` and `history` (null for an unknown user) of some rows, in the file's order."""
-        columns = [pl.col(self._user).cast(pl.String).alias(USER)]
+        columns = [pl.col(self._user).alias(USER)]
         if self._has_history:
             columns.append(pl.col(HISTORY))
         part = self._rows.slice(start, count).select(columns).collect()
+        part = part.with_columns(self._text(pl.col(USER), part[USER]))
         if not self._has_history:
             return part.join(self._histories(), on=USER, how="left", maintain_order="left")
         if part.schema[HISTORY] == pl.String:
             lists = [self._parsed(text, start + row) for row, text in enumerate(part[HISTORY], 1)]
             return part.with_columns(pl.Series(HISTORY, lists, dtype=_LIST))
-        return part.with_columns(pl.col(HISTORY).cast(_LIST))
+        item = self._text(pl.element(), part[HISTORY].explode())
+        return part.with_columns(pl.col(HISTORY).list.eval(item).cast(_LIST))
 
     def check(self) -> None:
         """Look at every row before any work is done for one.
@@ -106,9 +108,19 @@ class UserTable:
             self._own = both.unique(USER, keep="first", maintain_order=True)
         return self._own
 
+    def _text(self, column: pl.Expr, ids: pl.Series) -> pl.Expr:
+        """A column of `ids` as `prepare` writes them, which made the domain's."""
+        if not ids.dtype.is_float():
+            return column.cast(pl.String)
+        known = ids.fill_nan(None).drop_nulls().unique()
+        text = as_interactions(pl.DataFrame({USER: known, ITEM: known}), self._path.name)[USER]
+        return column.replace_strict(known, text, default=None, return_dtype=pl.String)
+
     def _parsed(self, text: str | None, row: int) -> list[str] | None:
-        if text is None or not text.strip().startswith("["):
-            return None if text is None else [part.strip() for part in text.split(";") if part]
+        if text is None:
+            return None
+        if not text.strip().startswith("["):
+            return [part.strip() for part in text.split(";") if part.strip()]
         try:
             found: Any = json.loads(text)
         except ValueError as error:
