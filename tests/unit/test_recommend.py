@@ -1,17 +1,20 @@
 """Recommendations from the whole catalogue: fitting, never what is known, new items too."""
 
+import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
 import pytest
 
 from reccocktail.errors import AdapterError, DataError
+from reccocktail.ranking import build
 from reccocktail.ranking.additions import WORDS_WEIGHTS, Weights
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
-from reccocktail.recipe import LoraSettings
+from reccocktail.recipe import ChoiceSettings, GenerateSettings, LoraSettings
 from reccocktail.serving import catalogue as module
 from reccocktail.serving.recommend import Recommender
 from reccocktail.training.model import merged
@@ -149,6 +152,13 @@ def test_a_new_title_scores_as_its_words_do(domain, plain, backbone, monkeypatch
     assert sum(place.item_id.startswith("new:") for place in everything) == 1  # blanks are none
 
 
+def test_a_new_title_is_cleaned_as_a_catalogues_is(domain, plain, backbone):
+    history = domain.rows("test_warm")["history"][0].to_list()
+    given = ["Red &amp; <b>black</b>\n tea", "<br>"]
+    everything = Recommender(domain, plain, backbone, given).recommend(history, 10**6)
+    assert [p.title for p in everything if p.item_id.startswith("new:")] == ["Red & black tea"]
+
+
 # -- who is asked for -------------------------------------------------------------------------
 
 
@@ -229,6 +239,30 @@ def test_a_second_recommender_reads_the_cache(domain, learned, backbone, monkeyp
     other = random_adapter(backbone, domain, "other", seed=4)
     assert Recommender(domain, other, backbone).recommend(history) != first
     assert sum(rows) == len(domain.item_ids)
+
+
+def test_weights_are_remembered_for_what_they_were_chosen_for(domain, plain, backbone, monkeypatch):
+    """Same weights of the model: rankers with other settings, and other grids, choose anew."""
+    few = [SimpleNamespace(scores=[])]
+    numbers = itertools.count(1)
+    monkeypatch.setattr(module, "score", lambda *_, **__: few)
+    monkeypatch.setattr(module, "choose", lambda *_: Weights(prior=float(next(numbers))))
+
+    def weights(**settings):
+        ranker = build(backbone, plain.card.recipe.model_copy(update=settings))
+        return module.weigh(backbone.model, Catalogue.of(domain, ranker), "a model").prior
+
+    asked = [
+        {},
+        {"ranker": "generate"},
+        {"ranker": "generate", "generate": GenerateSettings(length="mean")},
+        {"ranker": "choice"},
+        {"ranker": "choice", "choice": ChoiceSettings(orders=2)},
+    ]
+    for _ in range(2):
+        assert [weights(**settings) for settings in asked] == [1, 2, 3, 4, 5]
+    monkeypatch.setattr(module, "WORDS_WEIGHTS", (0.0, 3.0))
+    assert weights() == 6
 
 
 def test_another_reading_of_titles_is_not_confused(domain, plain, backbone, monkeypatch):

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 
 from reccocktail.data.domain import Domain
 from reccocktail.prompting.encoding import TokenIds
-from reccocktail.ranking.additions import Weights, choose
+from reccocktail.ranking.additions import WORDS_WEIGHTS, Weights, choose
 from reccocktail.ranking.base import Model, Ranker
+from reccocktail.ranking.choice import ChoiceRanker
 from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.generate import GenerateRanker
 from reccocktail.ranking.lexical import Words, of_histories
-from reccocktail.ranking.prior import popularity_prior
+from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
 from reccocktail.training.validation import sample_rows
@@ -154,15 +156,10 @@ def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
     rows: pl.DataFrame = sample_rows(domain.rows("valid_warm"), _WEIGHING_USERS, seed=0)
     if not rows.height:
         return Weights()
-    ranker = catalogue.ranker
-    reading: list[object] = [
-        ranker.template_sha256,
-        ranker.readout_sha256,
-        ranker.prompt.model_dump(),
-    ]
-    if isinstance(ranker, DenseRanker):
-        reading += [ranker.dense.model_dump(), ranker.temperature]
-    key = sha256_json([identity, domain.sha256, "prior and words", reading])
+    grids = [WEIGHTS, WORDS_WEIGHTS, _WEIGHING_USERS]
+    key = sha256_json(
+        [identity, domain.sha256, "prior and words", _scoring(catalogue.ranker), grids]
+    )
     file = cache_dir() / "priors" / f"{key}.json"
     if file.exists():
         found = read_json(file)
@@ -181,6 +178,22 @@ def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
     )
     write_json(file, {"prior": weights.prior, "words": weights.words, "users": rows.height})
     return weights
+
+
+def _scoring(ranker: Ranker) -> list[object]:
+    """All that a ranker's scores come from beside the model."""
+    found: list[object] = [
+        ranker.template_sha256,
+        ranker.readout_sha256,
+        ranker.prompt.model_dump(),
+    ]
+    if isinstance(ranker, DenseRanker):
+        return [*found, ranker.dense.model_dump(), ranker.temperature]
+    if isinstance(ranker, GenerateRanker):
+        return [*found, ranker.generate.model_dump()]
+    if isinstance(ranker, ChoiceRanker):
+        return [*found, ranker.choice.model_dump()]
+    return found
 
 
 def prior_with_new(domain: Domain, new: int) -> NDArray[np.float64]:

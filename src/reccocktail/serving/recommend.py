@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
+from reccocktail.data.titles import clean_titles
 from reccocktail.errors import AdapterError, DataError
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.ranking.explanation import Reason
@@ -55,7 +56,9 @@ class Recommender:
             domain: prepared domain.
             adapter: trained on `backbone`.
             backbone: the language model.
-            new_titles: titles of items that nobody has touched yet; they are ranked with the rest.
+            new_titles: titles of items that nobody has touched yet; they are cleaned as those of a
+                catalogue are, and ranked with the rest. Those that hold nothing readable are left
+                out.
             retriever: dense adapter that finds the candidates for one of another ranker.
 
         Raises:
@@ -66,7 +69,7 @@ class Recommender:
             check_compatible([retriever], backbone)
         self._domain, self._adapter, self._backbone = domain, adapter, backbone
         self._lookup = TitleLookup(domain.name, domain.item_ids, domain.titles)
-        new = [title for title in new_titles if title.strip()]
+        new = [title for title in clean_titles(new_titles) if title]
         recipe = adapter.card.recipe
         self._max_history = recipe.prompt.max_history
         if recipe.ranker == "dense":
