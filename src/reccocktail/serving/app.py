@@ -11,6 +11,7 @@ from reccocktail import __version__
 from reccocktail.serving import errors, schemas
 from reccocktail.serving.admin_routes import admin_routes
 from reccocktail.serving.keys import Keys
+from reccocktail.serving.limits import MAX_BODY
 from reccocktail.serving.middleware import Outside
 from reccocktail.serving.monitoring import Monitoring
 from reccocktail.serving.plugging import Plugging
@@ -19,7 +20,6 @@ from reccocktail.serving.static import PageFiles
 from reccocktail.serving.user_routes import user_routes
 
 PAGE = Path(__file__).parent / "page"
-MAX_BODY = 4 * 2**20
 
 
 def create_app(

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from reccocktail.errors import RecipeError, RunError
 
+MAX_BODY = 4 * 2**20  # bytes of a request's body
+
 
 class UnknownDomainError(RunError):
     """No domain of that name is served."""

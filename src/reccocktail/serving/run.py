@@ -11,7 +11,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.errors import RecCocktailError, RecipeError, RunError
 from reccocktail.progress import say
 from reccocktail.serving.keys import Keys
-from reccocktail.serving.limits import Limits
+from reccocktail.serving.limits import MAX_BODY, Limits
 from reccocktail.serving.paths import Allowed
 from reccocktail.serving.service import Service
 
@@ -40,7 +40,7 @@ class Serving:
     names: Mapping[str, Path] = field(default_factory=dict)
     keys: Keys = field(default_factory=Keys)
     limits: Limits = field(default_factory=Limits)
-    max_body: int = 4 * 2**20
+    max_body: int = MAX_BODY
 
 
 def parse_domains(values: Sequence[str]) -> dict[str, tuple[Path, str]]:
