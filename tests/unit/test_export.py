@@ -371,6 +371,9 @@ def test_foreign_files_are_never_replaced(backbone, adapter, tmp_path):
     export_merged(adapter, backbone, tmp_path / "out")
     export_peft(adapter, tmp_path / "out")  # an earlier export makes way
     assert not (tmp_path / "out" / "model.safetensors").exists()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"other files .* \(such as notes\.txt\)"):
+        export_peft(adapter, tmp_path / "out")
 
 
 def test_wrong_dtypes_and_backbones_are_refused(backbone, adapter, tmp_path):

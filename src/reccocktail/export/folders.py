@@ -16,12 +16,12 @@ from torch.nn.functional import pad
 
 from reccocktail import __version__
 from reccocktail.backbone import DTYPES, Backbone, quiet_transformers
-from reccocktail.errors import AdapterError, RunError
+from reccocktail.errors import AdapterError
 from reccocktail.export.gguf import GGUF_TYPES, GgufType, require_exportable, write_gguf
 from reccocktail.prompting.template import load_template
 from reccocktail.ranking.dense import PLAIN_TEMPERATURE
 from reccocktail.ranking.readout import Readout, load_readout
-from reccocktail.storage import atomic_dir, read_json, require_dir, write_json
+from reccocktail.storage import atomic_dir, read_json, require_replaceable, write_json
 from reccocktail.training.adapter import Adapter, Factors, Lora
 from reccocktail.training.model import merged
 
@@ -30,6 +30,18 @@ MARK = "export.json"
 GGUF_FILE = "model.gguf"
 READOUT_FILE = "readout.safetensors"
 SHARD_SIZE = "5GB"
+_MARK_KEYS = ("format", "adapter_sha256", "card")
+# Tokenizers choose their files' names themselves.
+_FILES = (
+    "*.json",
+    "*.safetensors",
+    "*.gguf",
+    "*.jinja",
+    "*.model",
+    "merges.txt",
+    "vocab.txt",
+    "README.md",
+)
 _LIBRARIES = ("gguf", "peft", "safetensors", "torch", "transformers")
 
 
@@ -139,15 +151,10 @@ def require_export_dir(path: Path) -> None:
     """Refuse a folder to export to, before any work: an export replaces the whole folder.
 
     Raises:
-        RunError: the folder holds something that is not an export, `path` is a file, or the file
+        RunError: the folder holds other files than an export's, `path` is a file, or the file
             system refuses.
     """
-    require_dir(path)
-    if path.is_dir() and any(path.iterdir()) and not (path / MARK).is_file():
-        raise RunError(
-            f"{path} holds other files than an export's, which exporting would replace; "
-            "choose another folder."
-        )
+    require_replaceable(path, "an export", MARK, _MARK_KEYS, _FILES)
 
 
 def uniform(lora: Lora) -> Lora:
