@@ -19,10 +19,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from common import program
 from mix_grid import Grid
+from program import program
+from provenance import write_result
 from reccocktail.mixing.objectives import OBJECTIVES, Objective
-from reccocktail.storage import atomic_file, write_json
+from reccocktail.storage import atomic_file
 from remedies import grid_arguments, grids_of
 
 matplotlib.use("agg")
@@ -145,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         }
         for grid in grids
     }
-    write_json(args.out / "adaptation.json", {"scenarios": results, **said})
+    write_result(args.out / "adaptation.json", {"scenarios": results, **said})
     with atomic_file(args.out / "adaptation.png") as temporary, open(temporary, "wb") as stream:
         figure(results, stream)
     table = Table("scenario", "way", "users", "objective", "regret", "lambda_1")

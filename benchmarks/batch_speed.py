@@ -9,7 +9,6 @@ time with its start. Both engines' files are compared byte by byte.
 
 import argparse
 import importlib.util
-import os
 import tempfile
 import time
 from collections.abc import Sequence
@@ -21,15 +20,16 @@ import polars as pl
 import torch
 from rich.console import Console
 
-from common import precision_argument, spread
+from arguments import precision_argument
+from program import program
+from provenance import machine, write_result
 from reccocktail.backbone import choose_device
 from reccocktail.data.domain import Domain
-from reccocktail.environment import commit, hardware, versions
-from reccocktail.errors import RecCocktailError
 from reccocktail.schema import USER
 from reccocktail.serving.batch import ChunkWriter, Job, batch
 from reccocktail.spirits import resolve
-from reccocktail.storage import sha256_file, write_json
+from reccocktail.storage import sha256_file
+from spreads import spread
 
 PLAN = 100_000_000  # users
 
@@ -99,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         precision=options.precision,
     )
     ray = not options.no_ray and importlib.util.find_spec("ray") is not None
-    device = choose_device(options.device)
-    machine = hardware(device) | {"load_average_at_start": os.getloadavg()[0]}
+    about = machine(choose_device(options.device))
     with tempfile.TemporaryDirectory() as folder:
         found = measure(job, options.users, Path(folder), ray)
     local, plan = found["local"], found["plan"]
@@ -124,17 +123,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             "precision": job.precision,
         },
         "data_sha256": Domain.load(job.data).sha256,
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": machine,
+        **about,
     }
     if options.out:
-        write_json(options.out, result)
+        write_result(options.out, result)
     return result
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RecCocktailError as error:
-        raise SystemExit(f"batch_speed: {error}") from error
+    program(main)

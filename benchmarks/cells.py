@@ -11,12 +11,48 @@ from typing import Any
 
 import polars as pl
 
+from reccocktail.backbone import Backbone
+from reccocktail.errors import RunError
 from reccocktail.progress import say
 from reccocktail.schema import USER
 from reccocktail.storage import atomic_file, read_json, write_json
 
 SHEET_FILE, RANKS_FILE = "cell.json", "ranks.parquet"
 _COMPRESSION_LEVEL = 19  # the files are read for years and written once
+
+
+def finished(file: Path, identity: str | dict[str, Any]) -> dict[str, Any] | None:
+    """What a finished cell wrote, or None if the cell is still to be done.
+
+    Args:
+        file: the cell's sheet.
+        identity: all that decides a cell, as a hash, or by name so that a refusal can say what is
+            another.
+
+    Raises:
+        RunError: the cell was made with other settings or data.
+    """
+    if not file.exists():
+        return None
+    found: dict[str, Any] = read_json(file)
+    former = found["identity"]
+    if former != identity:
+        names = "settings or data"
+        if isinstance(identity, dict) and isinstance(former, dict):
+            every = [name for name in (former | identity) if former.get(name) != identity.get(name)]
+            names = f"settings or data ({', '.join(every)})"
+        raise RunError(
+            f"{file.parent} was made with other {names}; give the same ones, or another --out."
+        )
+    return found
+
+
+def precision_facts(backbone: Backbone) -> dict[str, str]:
+    """What the precision adds to a cell's identity: nothing where it is that of the weights.
+
+    Cells from before there was a choice keep their identity.
+    """
+    return {"precision": backbone.precision} if backbone.autocast else {}
 
 
 def write_cell(folder: Path, ranks: pl.DataFrame, sheet: Mapping[str, Any]) -> None:

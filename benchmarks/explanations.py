@@ -25,7 +25,8 @@ import torch
 from rich.console import Console
 from scipy.stats import binomtest
 
-from common import environment, spread
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.titles import title_key
@@ -43,6 +44,7 @@ from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import merged, ranker_of
 from reccocktail.training.validation import sample_rows
+from spreads import spread
 
 CITED_TOKENS = 32  # of a citation that nothing constrains
 
@@ -69,7 +71,11 @@ class Judge:
 
     def __init__(self, adapter: Adapter, backbone: Backbone, domain: Domain) -> None:
         ranker = ranker_of(adapter.card, backbone)
-        assert isinstance(ranker, DenseRanker), "--judge is a dense adapter"
+        if not isinstance(ranker, DenseRanker):
+            raise RunError(
+                f"The adapter '{adapter.name}' ranks by {adapter.card.recipe.ranker}; "
+                "give a dense one as --judge."
+            )
         self._ranker, self._lora, self._backbone = ranker, adapter.lora, backbone
         self._tokens = ranker.titles(domain.titles)
 
@@ -207,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with log.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
     done = summary(rows)
-    write_json(
+    write_result(
         args.out / "explanations.json",
         {"settings": settings, "reasons": done, **environment(backbone, domain)},
     )
@@ -215,4 +221,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -29,16 +29,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from cells import SHEET_FILE, published_cells, take_cells
-from common import (
-    asked_backbone,
-    backbone_arguments,
-    environment,
-    finished,
-    program,
-    recipe_argument,
-    study_parser,
-)
+from arguments import asked_backbone, backbone_arguments, recipe_argument, study_parser
+from cells import SHEET_FILE, finished, published_cells, take_cells
 from few_shot_report import (
     AVERAGE,
     BACKBONE,
@@ -50,6 +42,8 @@ from few_shot_report import (
     write_report,
 )
 from few_shot_target import Scores, Sizes, Target, keep_cell, read_scores
+from program import program
+from provenance import environment
 from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset

@@ -12,10 +12,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from cells import read_cell
+from provenance import write_result
 from reccocktail.evaluation.metrics import FloatArray, per_user, summarise
 from reccocktail.evaluation.plots import ACCENT, COOL, INK, MUTED, STYLE, new_figure, save_png
 from reccocktail.schema import USER
-from reccocktail.storage import write_json
 
 SIMILARITY, BACKBONE, BASE = "text-similarity", "backbone", "base_spirit"
 INGREDIENT, SECOND_ROUND, AVERAGE = "ingredient", "second_round", "average"
@@ -138,7 +138,7 @@ def write_report(
         cells = [read_cell(folder) for folder in folders]
         sheets = [sheet for sheet, _ in cells]
         found[name] = {"data": data, "cells": sheets} | summary(cells)
-    write_json(out / "few_shot.json", {"targets": found, **more})
+    write_result(out / "few_shot.json", {"targets": found, **more})
     with rc_context(STYLE):
         save_png(quality_figure(found, "text alone"), out / "few_shot.png")
         save_png(quality_figure(found, "with prior"), out / "few_shot_prior.png")

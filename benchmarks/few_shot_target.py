@@ -9,8 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cells import write_cell
-from common import precision_facts
+from cells import precision_facts, write_cell
 from few_shot_report import cell_metrics
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain

@@ -26,7 +26,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from common import environment, windows_of
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.overlap import overlapping_items
@@ -38,8 +39,8 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.pooling import pool
 from reccocktail.ranking.readout import Readout, Whitening
 from reccocktail.recipe import Recipe
-from reccocktail.storage import write_json
 from reccocktail.training.batches import DomainWindows
+from windows import windows_of
 
 STATES, WORDS = "states", "words"
 RIDGES = {STATES: (0.1, 0.3, 1.0, 3.0), WORDS: (0.03, 0.1, 0.3, 1.0, 3.0)}
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ],
         "log_loss": {str(t): loss for t, loss in losses.items()},
     }
-    write_json(args.out, result | machine)
+    write_result(args.out, result | machine)
     table = Table("vector", "n", "MRR", "NDCG@10")
     for name, row in result["rows"].items():
         cells = [
@@ -246,4 +247,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

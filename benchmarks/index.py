@@ -8,7 +8,6 @@ figure is of one thread. A million vectors of width 576 take 2.3 GB, twice while
 """
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from reccocktail.environment import commit, hardware, versions
+from program import program
+from provenance import machine, write_result
 from reccocktail.serving.index import Index
-from reccocktail.storage import write_json
 
 K = 10
 SEEN = 10  # items a query excludes
@@ -100,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
-    machine = hardware(torch.device("cpu")) | {"load_average_at_start": os.getloadavg()[0]}
+    about = machine(torch.device("cpu"))
     rows = [
         measure(items, options.queries, options.width)
         for items in options.items or [100_000, 1_000_000]
@@ -119,14 +118,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     result = {
         "settings": {"queries": options.queries, "width": options.width, "k": K, "excluded": SEEN},
         "rows": rows,
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": machine,
+        **about,
     }
     if options.out:
-        write_json(options.out, result)
+        write_result(options.out, result)
     return result
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

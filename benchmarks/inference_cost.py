@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from common import environment, module_tensors, ratio_of_pairs, seconds, spread, tensor_bytes
+from costs import module_tensors, seconds, tensor_bytes
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.mixing.arithmetic import Method, combine
@@ -31,10 +33,10 @@ from reccocktail.ranking import build
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY
-from reccocktail.storage import write_json
 from reccocktail.training.adapter import Adapter, Card, Lora
 from reccocktail.training.model import attach, merged
 from reccocktail.training.validation import sample_rows
+from spreads import ratio_of_pairs, spread
 from variants import Variant, random_lora, rank_of, twin, variants
 
 TOP = 10
@@ -322,8 +324,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result |= measure(backbone, domain, pair, card, args)
     show(result)
     if args.out:
-        write_json(args.out, result)
+        write_result(args.out, result)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import polars as pl
 
-from common import program
+from program import program
 from reccocktail.data.domain import Domain
 from reccocktail.data.prepare import prepare
 from reccocktail.errors import RecipeError

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy
 
-from common import environment, windows_of
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
@@ -31,12 +32,13 @@ from reccocktail.ranking import build
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER
-from reccocktail.storage import read_json, write_json
+from reccocktail.storage import read_json
 from reccocktail.training.batches import DomainWindows
 from reccocktail.training.log import read_log
 from reccocktail.training.model import merged
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
+from windows import windows_of
 
 SHARE = 0.98
 TARGETS = 96  # in one judging batch
@@ -162,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
             result |= environment(backbone, domains[0]) | {
                 "data": [{"name": d.name, "sha256": d.sha256} for d in domains]
             }
-            write_json(file, result)
+            write_result(file, result)
     table = Table("trial", "changes", "steps", "loss", "MRR", "NDCG@10")
     for name, found in result["trials"].items():
         cells = [
@@ -174,4 +176,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

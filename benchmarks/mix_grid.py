@@ -6,6 +6,7 @@ popularity prior is not added.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from common import precision_facts
+from cells import precision_facts
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
@@ -141,7 +142,7 @@ class Grid:
             for table, part in zip(TABLES, scored, strict=True):
                 arrays |= {f"{table}_scores": np.stack(part.scores),
                            f"{table}_entropy": part.entropy.double().numpy()}  # fmt: skip
-            arrays["information"] = np.array(mutual_information(scored[0].common))
+            arrays["information"] = np.array(mutual_information(scored[0].common()))
             file.parent.mkdir(parents=True, exist_ok=True)
             with atomic_file(file) as temporary, open(temporary, "wb") as stream:
                 np.savez(stream, **arrays)
@@ -180,8 +181,11 @@ class Grid:
         for cell in cells:
             chosen = slice(None) if users is None else users
             scores = list(cell.scores[of][chosen])
-            seen = Scored(scores, torch.from_numpy(cell.entropy[of][chosen]), as_matrix(scores))
-            known = Scored(list(cell.scores["valid"][those]), torch.empty(0), torch.empty(0))
+            entropy = torch.from_numpy(cell.entropy[of][chosen])
+            seen = Scored(scores, entropy, partial(as_matrix, scores))
+            known = Scored(
+                list(cell.scores["valid"][those]), torch.empty(0), lambda: torch.empty(0)
+            )
             point = Point.of(cell.coefficients, seen, known, self.positive["valid"][those])
             point.information = cell.information if users is None else float("nan")
             points.append(point)

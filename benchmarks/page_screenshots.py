@@ -19,6 +19,8 @@ from urllib.parse import urlencode
 
 from playwright.sync_api import Page, expect, sync_playwright
 
+from program import program
+
 WAIT = 10 * 60 * 1000  # ms: a mix may have to be prepared first
 SIZES = {
     "desktop": {"width": 1280, "height": 800},
@@ -89,4 +91,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

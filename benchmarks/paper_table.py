@@ -21,16 +21,10 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from cells import SHEET_FILE, published_cells, read_cell, take_cells, write_cell
-from common import (
-    asked_backbone,
-    backbone_arguments,
-    environment,
-    finished,
-    program,
-    recipe_argument,
-    study_parser,
-)
+from arguments import asked_backbone, backbone_arguments, recipe_argument, study_parser
+from cells import SHEET_FILE, finished, published_cells, read_cell, take_cells, write_cell
+from program import program
+from provenance import environment
 from reccocktail.data.columns import as_interactions
 from reccocktail.data.domain import Domain
 from reccocktail.data.tables import read_table

@@ -18,16 +18,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from common import (
-    asked_backbone,
-    backbone_arguments,
-    environment,
-    program,
-    range_text,
-    ratio_of_pairs,
-    seconds,
-    spread,
-)
+from arguments import asked_backbone, backbone_arguments
+from costs import seconds
+from program import program
+from provenance import environment, write_result
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.progress import bar
@@ -37,8 +31,8 @@ from reccocktail.ranking.base import pass_tokens
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
-from reccocktail.storage import write_json
 from reccocktail.training.model import scoring
+from spreads import range_text, ratio_of_pairs, spread
 
 SIZES = (128, 256, 512, 1024, 2048, 4096)
 GPU_SIZES = (1024, 4096, 16384, 65536)
@@ -107,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
         )
     if args.out:
-        write_json(
+        write_result(
             args.out,
             {
                 "benchmark": "pass_tokens",

@@ -13,7 +13,8 @@ from typing import Any
 
 from rich.console import Console
 
-from reccocktail import environment
+from program import program
+from provenance import machine, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
@@ -23,7 +24,6 @@ from reccocktail.ranking.additions import choose
 from reccocktail.ranking.prior import popularity_prior, with_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
-from reccocktail.storage import write_json
 from reccocktail.training.model import model_sha256, scoring
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
@@ -82,6 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="see training.compile")
     args = parser.parse_args(arguments)
     backbone = load_backbone(args.backbone)
+    about = machine(backbone.device)
     cells: dict[str, Any] = {}
     for path in args.data:
         domain = Domain.load(path)
@@ -95,14 +96,12 @@ def main(arguments: list[str] | None = None) -> None:
             values["0"], values["1"]
         )
         cells[domain.name] = {"sha256": domain.sha256, "cells": found}
-        write_json(
+        write_result(
             args.out / "popularity.json",
             {
                 "domains": cells,
                 "steps": args.steps,
-                "versions": environment.versions(),
-                "commit": environment.commit(),
-                "hardware": environment.hardware(backbone.device),
+                **about,
             },
         )
         for key in ("0", "1"):
@@ -125,4 +124,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

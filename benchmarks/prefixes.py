@@ -19,7 +19,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from common import environment, program, ratio_of_pairs, seconds, spread
+from costs import seconds
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
@@ -30,9 +32,9 @@ from reccocktail.ranking import build
 from reccocktail.ranking.base import LARGE_PASS, Batch
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
-from reccocktail.storage import write_json
 from reccocktail.training.batches import DomainWindows
 from reccocktail.training.model import base_model, new_peft_model
+from spreads import ratio_of_pairs, spread
 
 SIZES = (64, DenseRanker.tree_tokens, 192, 256, 512)
 ONE_BY_ONE = float("inf")  # more titles than any catalogue has
@@ -167,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             ),
         )
         if args.out:
-            write_json(args.out, result)
+            write_result(args.out, result)
     Console().print(table)
 
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from cells import SHEET_FILE, publish_cells
 from few_shot_report import gains
+from program import program
 from reccocktail.evaluation.results import metrics_table, read_metrics
 from reccocktail.storage import read_json, write_json
 from table_page import markdown
@@ -59,4 +60,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

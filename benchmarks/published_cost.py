@@ -31,7 +31,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from common import PeakMemory, environment, finished, seconds
+from cells import finished
+from costs import PeakMemory, seconds
+from program import program
+from provenance import environment, write_result
 from ranking_speed import measure
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
@@ -268,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
 
     def keep() -> None:
-        write_json(args.out / "published_cost.json", whole)
+        write_result(args.out / "published_cost.json", whole)
 
     for scenario in (args.scenario or SCENARIOS) if "search" in parts else ():
 
@@ -311,4 +314,4 @@ def _sentence(scenario: Scenario, found: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

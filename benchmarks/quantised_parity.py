@@ -19,7 +19,8 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
-from common import environment
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
@@ -27,7 +28,6 @@ from reccocktail.quantization import dequantise, quantise
 from reccocktail.ranking.base import Model
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.spirits import resolve
-from reccocktail.storage import write_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import attach, base_model, merged, ranker_of
 from reccocktail.training.validation import sample_rows
@@ -100,11 +100,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     agree = result["live_against_merged"]["largest"] <= args.tolerance
     if args.out:
-        write_json(args.out, {"adapter_sha256": adapter.sha256, **result, "agree": agree, **about})
+        write_result(
+            args.out, {"adapter_sha256": adapter.sha256, **result, "agree": agree, **about}
+        )
     Console().print_json(data={**result, "agree": agree})
     if not agree:
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -15,7 +15,7 @@ import polars as pl
 import torch
 from transformers import GenerationConfig
 
-from common import seconds
+from costs import seconds
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RecipeError

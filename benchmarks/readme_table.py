@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common import program
+from program import program
 from reccocktail.errors import RunError
 from reccocktail.evaluation.plots import save_png
 from reccocktail.progress import say
@@ -36,7 +36,8 @@ READING = """With the popularity prior; 95 % intervals over users and seeds; bol
 mean of a column. Cold items stand among negatives of the whole catalogue, as in the paper. Arrows:
 better or worse than a, the better single adapter, or b, the best baseline; shown if p < 0.05 both
 over users and over target items (paired bootstrap), corrected for the number of rows (Holm). In the
-picture the wider of the two intervals. All rows, metrics, costs, and cold items among cold ones alone, beside the paper's
+picture the wider of the two intervals. All rows, metrics, costs, and cold items among cold ones \
+alone, beside the paper's
 figures: [docs/tables.md](docs/tables.md)."""
 _ROOT = Path(__file__).parents[1]
 

@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from common import environment, precision_argument, program
+from arguments import precision_argument
 from mix_grid import SPACES, Cell, Grid, Sizes, cell_at
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
@@ -28,7 +30,7 @@ from reccocktail.mixing.arithmetic import combine, update_cosine, update_norm
 from reccocktail.mixing.objectives import OBJECTIVES
 from reccocktail.schema import SCENARIOS, TARGET
 from reccocktail.spirits import resolve
-from reccocktail.storage import atomic_file, write_json
+from reccocktail.storage import atomic_file
 from reccocktail.training.adapter import Adapter
 
 SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10")
@@ -196,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     grids, said = grids_of(args)
     results = {grid.scenario: compare(grid) for grid in grids}
     updates = relation(grids[0].pair)
-    write_json(args.out / "remedies.json", {"updates": updates, "scenarios": results, **said})
+    write_result(args.out / "remedies.json", {"updates": updates, "scenarios": results, **said})
     text = markdown(updates, results)
     with atomic_file(args.out / "remedies.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

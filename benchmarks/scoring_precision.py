@@ -23,7 +23,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from common import environment, program, seconds, spread
+from costs import seconds
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
@@ -35,10 +37,10 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.schema import SCENARIOS
 from reccocktail.spirits import resolve
-from reccocktail.storage import write_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import ranker_of, scoring
 from reccocktail.training.validation import sample_rows
+from spreads import spread
 
 TOP = 10
 EXACT, ROUNDED = "float32", "bfloat16"
@@ -100,7 +102,7 @@ class Side:
         with scoring(self.backbone, self.lora) as model:
             (found,) = score(model, self.catalogue, [rows], label, whole_catalogue=True)
         assert found.catalogue is not None
-        self.whole = list(found.catalogue)
+        self.whole = list(found.catalogue(slice(None)))
 
 
 def measure(
@@ -248,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         soft_wrap=True,
     )
     if args.out:
-        write_json(args.out, result)
+        write_result(args.out, result)
 
 
 if __name__ == "__main__":

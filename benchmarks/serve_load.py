@@ -33,11 +33,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from program import program
+from provenance import machine, write_result
 from reccocktail.data.domain import Domain
-from reccocktail.environment import commit, hardware, versions
 from reccocktail.errors import RunError
 from reccocktail.progress import say
-from reccocktail.storage import write_json
 
 NAME = "domain"
 QUEUE = 32
@@ -351,16 +351,14 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args(words)
     result = {
-        "commit": commit(),
-        "versions": versions(),
-        "hardware": hardware(torch.device("cpu")),
+        **machine(torch.device("cpu")),
         "seconds_per_cell": arguments.seconds,
         "dtype": arguments.dtype or "float32",
         "domains": [measure(data, arguments) for data in arguments.data],
     }
-    write_json(arguments.out, result)
+    write_result(arguments.out, result)
     say(f"Written: {arguments.out}")
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from program import program
 from reccocktail import spirits
 from reccocktail.data.domain import Domain
 from reccocktail.data.overlap import overlapping_items
@@ -346,4 +347,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -17,13 +17,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from common import asked_backbone, backbone_arguments, environment, program
+from arguments import asked_backbone, backbone_arguments
+from program import program
+from provenance import environment, write_result
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.spirits import resolve
-from reccocktail.storage import read_json, write_json
+from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import ranker_of, scoring
 from reccocktail.training.validation import Validation
@@ -77,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 found[name] = {"sha256": sha256, **validation(model)}
             result |= environment(backbone, domains[0])
             result["data"] = [{"name": d.name, "sha256": d.sha256} for d in domains]
-            write_json(args.out, result)
+            write_result(args.out, result)
     result["minus"] = differences({name: found[name] for name in models}, [d.name for d in domains])
-    write_json(args.out, result)
+    write_result(args.out, result)
     table = Table("domain", *models)
     for name in [*(f"{MEASURE}/{d.name}" for d in domains), MEASURE]:
         table.add_row(name, *(f"{found[model][name]:.3f}" for model in models))

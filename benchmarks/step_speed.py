@@ -21,7 +21,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from common import asked_backbone, backbone_arguments, environment, range_text, spread
+from arguments import asked_backbone, backbone_arguments
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.precision import in_precision, training_precision
@@ -29,10 +31,10 @@ from reccocktail.progress import bar
 from reccocktail.ranking import build
 from reccocktail.ranking.base import Batch
 from reccocktail.recipe import Recipe
-from reccocktail.storage import write_json
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.model import base_model, new_peft_model
 from reccocktail.training.speed import fast_layers
+from spreads import range_text, spread
 
 VARIANTS = {
     "float32": {"int8": False, "compile": False},
@@ -172,8 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     Console().print(table)
     if args.out:
-        write_json(args.out, result)
+        write_result(args.out, result)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

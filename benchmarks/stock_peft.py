@@ -22,6 +22,8 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from program import program
+
 TOLERANCE = 1e-4
 
 # -- with stock libraries ---------------------------------------------------------------------
@@ -192,4 +194,4 @@ def order(scores: Sequence[float]) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(lambda: sys.exit(main()))

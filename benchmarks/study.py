@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from common import PeakMemory
+from costs import PeakMemory
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common import PeakMemory
+from costs import PeakMemory
 from reccocktail.baselines import make_baseline
 from reccocktail.data.domain import Domain
 from reccocktail.data.overlap import overlapping_items

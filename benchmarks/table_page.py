@@ -6,9 +6,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from provenance import write_result
 from reccocktail.evaluation.plots import models_figure, plot_models, svg
 from reccocktail.evaluation.report import page_environment
-from reccocktail.storage import atomic_file, write_json
+from reccocktail.storage import atomic_file
 from table_report import (
     HEADLINE,
     PAPER_FILE,
@@ -44,7 +45,7 @@ def views_of(table: str) -> list[str]:
 
 def write_all(out: Path, result: dict[str, Any]) -> None:
     """Write paper_table.json, .md, .html, and paper_table_<target>.png."""
-    write_json(out / "paper_table.json", result)
+    write_result(out / "paper_table.json", result)
     with atomic_file(out / "paper_table.md") as temporary:
         temporary.write_text(markdown(result), encoding="utf-8")
     with atomic_file(out / "paper_table.html") as temporary:

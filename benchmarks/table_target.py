@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from common import precision_facts
+from cells import precision_facts
 from few_shot_report import VIEWS as TWO_VIEWS
 from few_shot_report import cell_metrics
 from reccocktail.backbone import Backbone
@@ -104,7 +104,8 @@ def _stacked(found: Scored) -> FloatArray:
 
 
 def _scored(scores: FloatArray) -> Scored:
-    return Scored(list(scores), torch.full((len(scores),), float("nan")), torch.empty(0))
+    unknown = torch.full((len(scores),), float("nan"))
+    return Scored(list(scores), unknown, lambda: torch.empty(0))
 
 
 class Target:

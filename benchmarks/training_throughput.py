@@ -28,8 +28,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from common import PeakMemory, environment, spread
+from costs import PeakMemory
 from paper_prompt import PromptWriter, ShortTitles, prompt_loss
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.progress import bar
@@ -37,9 +39,9 @@ from reccocktail.prompting.encoding import length_batches
 from reccocktail.ranking import build
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
-from reccocktail.storage import write_json
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.model import new_peft_model
+from spreads import spread
 
 
 @dataclass
@@ -308,8 +310,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     show(result)
     if args.out:
-        write_json(args.out, result)
+        write_result(args.out, result)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

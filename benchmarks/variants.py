@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import module_tensors, tensor_bytes
+from costs import module_tensors, tensor_bytes
 from reccocktail.backbone import Backbone
 from reccocktail.mixing.arithmetic import Method
 from reccocktail.recipe import Recipe
 from reccocktail.training.adapter import Factors, Lora
-from reccocktail.training.model import attach, new_peft_model, tensors_of
+from reccocktail.training.model import add_update, attach, new_peft_model, tensors_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,8 @@ def twin(model: nn.Module) -> Any:
 def merged_twin(model: nn.Module, lora: Lora) -> Any:
     """A twin with the update inside its weights; the adapted weights are its own tensors."""
     found = twin(model)
-    modules = dict(found.named_modules())
-    for name, (a, b, scaling) in lora.items():
-        weight = modules[name].weight
-        update = scaling * (b.to(weight.device) @ a.to(weight.device))
-        modules[name].weight = nn.Parameter((weight + update).to(weight.dtype), requires_grad=False)
+    for name, factors in lora.items():
+        add_update(found.get_submodule(name), factors)
     return found
 
 

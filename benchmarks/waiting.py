@@ -22,9 +22,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from common import range_text, spread
+from program import program
+from provenance import write_result
 from reccocktail.progress import bar
-from reccocktail.storage import read_json, write_json
+from reccocktail.storage import read_json
+from spreads import range_text, spread
 
 POLICIES = {"active": None, "passive": "PASSIVE"}
 _BUSY = "while True: pass"
@@ -46,8 +48,8 @@ def step_speed(policy: str | None, arguments: Sequence[str], out: Path) -> dict[
     """The result of one run of `step_speed.py` under a policy of waiting."""
     variables = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
     variables |= {"OMP_WAIT_POLICY": policy} if policy else {}
-    program = Path(__file__).with_name("step_speed.py")
-    command = [sys.executable, str(program), *arguments, "--out", str(out)]
+    file = Path(__file__).with_name("step_speed.py")
+    command = [sys.executable, str(file), *arguments, "--out", str(out)]
     subprocess.run(command, env=variables, check=True, stdout=subprocess.DEVNULL)
     found: dict[str, Any] = read_json(out)
     return found
@@ -112,8 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     Console().print(table)
     if args.out:
-        write_json(args.out, result)
+        write_result(args.out, result)
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

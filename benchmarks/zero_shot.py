@@ -17,16 +17,10 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from common import (
-    asked_backbone,
-    backbone_arguments,
-    environment,
-    finished,
-    precision_facts,
-    program,
-    ratio_of_means,
-    study_parser,
-)
+from arguments import asked_backbone, backbone_arguments, study_parser
+from cells import finished, precision_facts
+from program import program
+from provenance import environment, write_result
 from reccocktail.backbone import Backbone
 from reccocktail.baselines import make_baseline
 from reccocktail.data.domain import Domain
@@ -43,6 +37,7 @@ from reccocktail.storage import atomic_file, sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import ranker_of
 from reccocktail.training.validation import sample_rows
+from spreads import ratio_of_means
 
 BASE = "base_spirit"
 PLAIN = "backbone, plain states"  # without the fixed readout
@@ -205,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "settings": asdict(settings),
             **machine,
         }
-        write_json(args.out / "zero_shot.json", result)
+        write_result(args.out / "zero_shot.json", result)
     text = "\n\n".join(
         [
             *(

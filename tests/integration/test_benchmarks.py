@@ -434,7 +434,7 @@ def test_source_validation_is_the_validation_of_a_training(
 
 
 def test_a_ratio_of_means_and_its_interval(benchmark: Any) -> None:
-    ratio_of_means = benchmark("common").ratio_of_means
+    ratio_of_means = benchmark("spreads").ratio_of_means
     below = np.array([1.0, 0.0] * 200)
     found = ratio_of_means(np.ones(400), below)
     assert found["ratio"] == pytest.approx(2.0)

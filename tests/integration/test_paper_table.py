@@ -352,7 +352,7 @@ def test_what_the_user_can_mend_is_one_sentence_and_exit_2(capsys):
         raise RunError("The folder is missing; make it.")
 
     with pytest.raises(SystemExit) as stopped:
-        bench("common").program(fails)
+        bench("program").program(fails)
     assert stopped.value.code == 2
     assert capsys.readouterr().err.strip() == "Error: The folder is missing; make it."
 

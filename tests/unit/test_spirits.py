@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from benchmarks import ship as program
-from benchmarks.ship import ship
 from safetensors.torch import load_file
 
 from reccocktail import spirits
@@ -22,9 +20,14 @@ from reccocktail.training.adapter import Adapter
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from tests.adapters import pico_recipe, random_adapter, save
+from tests.benches import benchmark_modules
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
 from tests.pico import pico_backbone
+
+with benchmark_modules() as find:
+    program = find("ship")
+ship = program.ship
 
 REPOSITORY = Path(__file__).parents[2]
 TERMS = {"wide": "none, it is made up"}
