@@ -151,11 +151,8 @@ def test_lists_stay_lists_where_a_type_changes_late(tmp_path):
     assert table["more"].to_list()[-1] == "{'k': [1]}"
 
 
-def damaged(content: bytes) -> bytes:
-    """Gzip with a hole in the middle, which is not the error of a file that was cut off."""
-    packed = bytearray(gzip.compress(content, mtime=0))
-    packed[len(packed) // 3 : len(packed) // 3 + 40] = bytes(40)
-    return bytes(packed)
+# A header and then no block of any kind: not the error of a file that was cut off.
+DAMAGED_GZIP = gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20
 
 
 @pytest.mark.parametrize(
@@ -168,11 +165,7 @@ def damaged(content: bytes) -> bytes:
         ("a.parquet", b"PAR1 no", "cannot be read"),
         ("a.csv.gz", b"not gzip", "cannot be read"),
         ("a.csv.gz", gzip.compress(b"user,item\n1,2\n" * 99, mtime=0)[:-9], "cannot be read"),
-        (
-            "a.csv.gz",
-            damaged(b"user,item\n" + b"".join(b"%d,%d\n" % (n, n * 7919) for n in range(9999))),
-            "cannot be read",
-        ),
+        ("a.csv.gz", DAMAGED_GZIP, "cannot be read"),
         ("a.jsonl", b'{"user": 1}\n{"user": ' + b"[" * 99_999 + b"\n", "line 2 is not JSON"),
         ("a.csv", "user,item\nJosé,1\n".encode("latin-1"), "save it as UTF-8"),
         ("a.jsonl", b'{"user": 1}\n{"user": \n', "line 2 is not JSON"),
@@ -201,7 +194,7 @@ def test_missing_columns_name_what_was_found_and_the_flag():
     with pytest.raises(DataError, match=r"several columns for the user .*user_id, userId"):
         as_interactions(pl.DataFrame({"user_id": [1], "userId": [1], "item": [2]}), "x.csv")
     twice = pl.DataFrame({"item": [1], "title": ["t"], "Genres": ["g"], "genres": ["h"]})
-    with pytest.raises(DataError, match=r"several columns .*Genres, genres\); rename one\."):
+    with pytest.raises(DataError, match=r"several columns .*Genres, genres\); rename all"):
         as_items(twice, "x.csv")
 
 

@@ -112,7 +112,8 @@ def find_column(
         if len(found := plain.get(alias, [])) > 1:
             raise DataError(
                 f"{where} has several columns for the {_PLAIN[wanted]} ({', '.join(found)}); "
-                + ("rename one." if wanted == CATEGORIES else f"name one with {_flag(wanted)}.")
+                + ("" if wanted == CATEGORIES else f"name one with {_flag(wanted)}, or ")
+                + "rename all but one."
             )
         if found:
             return found[0]
