@@ -37,14 +37,33 @@ def finished(file: Path, identity: str | dict[str, Any]) -> dict[str, Any] | Non
     found: dict[str, Any] = read_json(file)
     former = found["identity"]
     if former != identity:
-        names = "settings or data"
+        names: list[str] = []
         if isinstance(identity, dict) and isinstance(former, dict):
-            every = [name for name in (former | identity) if former.get(name) != identity.get(name)]
-            names = f"settings or data ({', '.join(every)})"
-        raise RunError(
-            f"{file.parent} was made with other {names}; give the same ones, or another --out."
-        )
+            names = [name for name in (former | identity) if former.get(name) != identity.get(name)]
+        raise other_settings(file.parent, names)
     return found
+
+
+def require_alike(file: Path, former: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse what was kept of other settings or data, by what it says of itself.
+
+    Files from before something was said do not say it, and are taken.
+
+    Raises:
+        RunError: names what differs.
+    """
+    names = [name for name in asked if name in former and former[name] != asked[name]]
+    if names:
+        raise other_settings(file, names)
+
+
+def other_settings(place: Path, names: Sequence[str]) -> RunError:
+    """The refusal of what lies at `place`; `names` are those of the settings that differ."""
+    which = f" ({', '.join(names)})" if names else ""
+    return RunError(
+        f"{place} was made with other settings or data{which}; "
+        "give the same ones, or another --out."
+    )
 
 
 def precision_facts(backbone: Backbone) -> dict[str, str]:

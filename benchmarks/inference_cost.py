@@ -193,9 +193,10 @@ def measure(
     recipe, device = card.recipe, backbone.device
     ranker = build(backbone, recipe)
     catalogue = Catalogue.of(domain, ranker)
-    # A cached catalogue costs the same whatever its vectors are.
+    # A cached catalogue costs the same whatever its vectors are, if they are as long.
     generator = torch.Generator().manual_seed(args.seed)
-    shape = (len(domain.item_ids), backbone.fingerprint.hidden_size)
+    one = ranker.item_vectors(backbone.model, catalogue.tokens[:1], device)
+    shape = (len(domain.item_ids), one.shape[-1])
     vectors = normalize(torch.randn(shape, generator=generator), dim=-1).to(device)
     single = Requests(catalogue, vectors, args.requests, args.seed)
     many = Requests(catalogue, vectors, args.batch_users, args.seed)
@@ -206,12 +207,12 @@ def measure(
         loras: dict[Method, Lora] = {method: combine(pair, HALVES, method) for method in METHODS}
         compared = variants(backbone, pair[0], loras)
 
-        def one(answer: Callable[[Any, int], object]) -> Callable[[Any, int], object]:
+        def of_one(answer: Callable[[Any, int], object]) -> Callable[[Any, int], object]:
             return lambda model, number: answer(model, number % len(single))
 
         with torch.inference_mode():
-            times_cached = ranking(compared, one(single.cached), cached, device, advance)
-            times_uncached = ranking(compared, one(single.uncached), uncached, device, advance)
+            times_cached = ranking(compared, of_one(single.cached), cached, device, advance)
+            times_uncached = ranking(compared, of_one(single.uncached), uncached, device, advance)
             times_batch = ranking(
                 compared, lambda model, _: many.batch(model), args.rounds, device, advance
             )
@@ -310,7 +311,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             role="base",
             backbone=backbone.fingerprint,
             recipe=recipe,
-            template_sha256=ranker.template.sha256,
+            template_sha256=ranker.template_sha256,
+            readout_sha256=ranker.readout_sha256,
             data=(),
         )
     settings = ("repeats", "requests", "uncached_requests", "batch_users", "rounds", "seed")

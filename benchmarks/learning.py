@@ -11,6 +11,7 @@ command goes on. Writes learning.json into --out.
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import cross_entropy
 
+from cells import require_alike
 from program import program
-from provenance import environment, write_result
+from provenance import backbone_of, environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
@@ -56,6 +58,22 @@ def settings_of(base: Recipe, changes: str) -> Recipe:
             place = place[folder]
         place[last] = yaml.safe_load(value)
     return Recipe.model_validate(values)
+
+
+def part_of(domain: Domain, folder: Path) -> Domain:
+    """The training users of all trials; drawn anew where the folder's are of other data."""
+    wanted = {"of": domain.sha256, "fraction": SHARE, "seed": 0}
+    if folder.exists():
+        kept = Domain.load(folder)
+        if kept.manifest.get("subset") == wanted:
+            return kept
+    return subset(domain, SHARE, folder)
+
+
+def shared(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What all trials of a file have in common, as far as the file says it."""
+    found = {name: result[name] for name in ("data", "batches") if name in result}
+    return found | backbone_of(result)
 
 
 def held_out(domain: Domain, training: Domain, ranker: DenseRanker) -> DomainWindows:
@@ -143,27 +161,25 @@ def main(arguments: list[str] | None = None) -> None:
     base = Recipe.load(args.recipe) if args.recipe else Recipe()
     base = settings_of(base, f"backbone={args.backbone} training.validations=0")
     domains = [Domain.load(path) for path in args.data]
-    training = [
-        Domain.load(folder)
-        if (folder := args.out / "data" / domain.name).exists()
-        else subset(domain, SHARE, folder)
-        for domain in domains
-    ]
     backbone = load_backbone(args.backbone)
+    about = environment(backbone, domains[0]) | {
+        "data": [{"name": d.name, "sha256": d.sha256} for d in domains],
+        "batches": args.batches,
+    }
     file = args.out / "learning.json"
     result = read_json(file) if file.exists() else {"trials": {}}
+    require_alike(file, shared(result), shared(about))
+    training = [part_of(domain, args.out / "data" / domain.name) for domain in domains]
     for trial in args.trial:
         name, _, changes = (part.strip() for part in trial.partition(":"))
         recipe = settings_of(base, changes)
-        former = result["trials"].get(name)
-        if former is None or former["recipe_sha256"] != recipe.sha256:
-            minutes = 0.0 if name == "backbone" else args.minutes
+        minutes = 0.0 if name == "backbone" else args.minutes
+        former = result["trials"].get(name, {})
+        if (former.get("recipe_sha256"), former.get("minutes")) != (recipe.sha256, minutes):
             folder = args.out / name.replace(" ", "_")
             found = run_trial(backbone, domains, training, recipe, folder, minutes, args.batches)
             result["trials"][name] = {"changes": changes, "minutes": minutes, **found}
-            result |= environment(backbone, domains[0]) | {
-                "data": [{"name": d.name, "sha256": d.sha256} for d in domains]
-            }
+            result |= about
             write_result(file, result)
     table = Table("trial", "changes", "steps", "loss", "MRR", "NDCG@10")
     for name, found in result["trials"].items():

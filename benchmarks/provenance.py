@@ -49,6 +49,13 @@ def environment(backbone: Backbone, domain: Domain) -> dict[str, Any]:
     }
 
 
+def backbone_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a figure of the `environment` in a result, as far as the result says it."""
+    found = result.get("backbone", {})
+    names = {"backbone": "sha256", "dtype": "dtype", "precision": "precision"}
+    return {name: found[key] for name, key in names.items() if key in found}
+
+
 def command() -> str:
     """The program that runs and its arguments; of an absolute path only the last component."""
     words = [Path(sys.argv[0]).name]

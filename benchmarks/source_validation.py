@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from arguments import asked_backbone, backbone_arguments
+from cells import require_alike
 from program import program
-from provenance import environment, write_result
+from provenance import backbone_of, environment, write_result
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.evaluation.significance import paired_bootstrap
@@ -32,6 +33,12 @@ from reccocktail.training.validation import Validation
 
 MEASURE = "ndcg@10"
 BARE = "backbone"
+
+
+def decides(result: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides the figures of a file, by name, as far as the file says it."""
+    users, seed, *data = result["identity"]
+    return {"users": users, "seed": seed, "data": data, **backbone_of(result)}
 
 
 def differences(found: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> dict[str, Any]:
@@ -67,9 +74,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     domains = [Domain.load(path) for path in args.data]
     validation = Validation([Catalogue.of(d, ranker) for d in domains], args.users, args.seed)
     identity = [args.users, args.seed, *(domain.sha256 for domain in domains)]
+    about = environment(backbone, domains[0])
+    about["data"] = [{"name": d.name, "sha256": d.sha256} for d in domains]
     result = read_json(args.out) if args.out.exists() else {"identity": identity, "models": {}}
-    if result["identity"] != identity:
-        raise RunError(f"{args.out} holds figures of other users or data; give another --out.")
+    require_alike(args.out, decides(result), decides({"identity": identity, **about}))
     found = result["models"]
     models: dict[str, Adapter | None] = {**adapters, BARE: None}
     for name, adapter in models.items():
@@ -77,8 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name not in found or found[name]["sha256"] != sha256:
             with scoring(backbone, adapter.lora if adapter else None) as model:
                 found[name] = {"sha256": sha256, **validation(model)}
-            result |= environment(backbone, domains[0])
-            result["data"] = [{"name": d.name, "sha256": d.sha256} for d in domains]
+            result |= about
             write_result(args.out, result)
     result["minus"] = differences({name: found[name] for name in models}, [d.name for d in domains])
     write_result(args.out, result)

@@ -1,14 +1,16 @@
 """What studies of a target domain share: whom they judge, a seed's recipe, kept cocktails."""
 
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from cells import require_alike
 from costs import PeakMemory
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
@@ -38,9 +40,7 @@ def judged_rows(
     scenarios: list[Scenario] = [s for s in SCENARIOS if domain.rows(f"test_{s}").height > 2]
     adapted: set[str] = set()
     for scenario in scenarios:
-        rows = domain.rows(f"test_{scenario}")
-        drawn = sample_rows(rows, min(adaptation_users, rows.height // 2), seed=0)
-        adapted |= set(drawn[USER].to_list())
+        adapted |= set(_adapted(domain, scenario, adaptation_users, seed=0)[USER].to_list())
     tables: dict[str, pl.DataFrame] = {}
     for scenario in scenarios:
         test = domain.rows(f"test_{scenario}").filter(~pl.col(USER).is_in(sorted(adapted)))
@@ -48,6 +48,12 @@ def judged_rows(
         valid = domain.rows(f"valid_{scenario}")
         tables[f"valid_{scenario}"] = sample_rows(valid, validation_users, seed=0)
     return scenarios, tables
+
+
+def _adapted(domain: Domain, scenario: Scenario, users: int, seed: int) -> pl.DataFrame:
+    """The rows that a cocktail adapts to, as `Mixer` draws them."""
+    rows = domain.rows(f"test_{scenario}")
+    return sample_rows(rows, min(users, rows.height // 2), seed)
 
 
 def without_validation(recipe: Recipe, seed: int) -> Recipe:
@@ -84,31 +90,65 @@ def kept_sheet(
     out: Path,
     settings: MixSettings,
 ) -> dict[str, Any]:
-    """Sheet of the cocktail that `mix` makes, with what it cost, in `<out>.json`.
+    """Sheet of the cocktail that `mix` makes, with what decides it and its cost, in `<out>.json`.
 
     The adapter itself follows from the sheet and is dropped.
 
     Raises:
-        RunError: the sheet that is there was mixed in another precision.
+        RunError: the sheet that is there was mixed of other adapters or data, or with other
+            settings.
     """
     file = out.with_name(f"{out.name}.json")
+    asked = _decides(pair, backbone, domain, scenario, settings)
     if not file.exists():
         started = time.monotonic()
         with PeakMemory(backbone.device) as memory:
             mix(pair, backbone, domain, scenario, out, settings)
         sheet = read_json(out / COCKTAIL_FILE)
         cost = {"seconds": time.monotonic() - started, "peak_memory_bytes": memory.bytes}
-        write_json(file, sheet | cost)
+        write_json(file, sheet | cost | {"identity": asked})
         shutil.rmtree(out)
     found: dict[str, Any] = read_json(file)
-    # Sheets from before there was a choice do not say it, and were mixed as the weights are.
-    former = found.get("precision", replace(backbone, autocast=None).precision)
-    if former != backbone.precision:
-        raise RunError(
-            f"{file} was mixed in {former}, and this would score in {backbone.precision}; "
-            f"give the same --precision, or another --out."
-        )
+    require_alike(file, found.get("identity") or _said(found, backbone), asked)
     return found
+
+
+def _decides(
+    pair: Sequence[Adapter],
+    backbone: Backbone,
+    domain: Domain,
+    scenario: Scenario,
+    settings: MixSettings,
+) -> dict[str, Any]:
+    """All that decides a cocktail, by name, as JSON has it; users as many as there are."""
+    adapted = _adapted(domain, scenario, settings.users, settings.seed)
+    labelled = min(settings.validation_users, domain.rows(f"valid_{scenario}").height)
+    found = {
+        **asdict(settings),
+        "adapters": [adapter.sha256 for adapter in pair],
+        "backbone": backbone.fingerprint.sha256,
+        "data": domain.sha256,
+        "scenario": scenario,
+        "precision": backbone.precision,
+        "users": adapted.height,
+        "validation_users": labelled,
+    }
+    return json.loads(json.dumps(found))
+
+
+def _said(sheet: Mapping[str, Any], backbone: Backbone) -> dict[str, Any]:
+    """What a sheet from before identities were kept says of what decided it."""
+    names = ("method", "search", "granularity", "objective", "scenario", "seed")
+    return {
+        **{name: sheet[name] for name in names if name in sheet},
+        "adapters": [adapter["sha256"] for adapter in sheet["adapters"]],
+        "backbone": sheet["backbone"]["sha256"],
+        "data": sheet["data"]["sha256"],
+        # Before there was a choice it was that of the weights.
+        "precision": sheet.get("precision", replace(backbone, autocast=None).precision),
+        "users": sheet["adaptation"]["users"],
+        "validation_users": sheet["validation"]["users"],
+    }
 
 
 def best_of_curve(sheet: Mapping[str, Any], value: str) -> list[float] | None:

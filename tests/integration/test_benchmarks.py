@@ -265,6 +265,27 @@ def test_inference_cost_takes_trained_adapters(
     assert result["ranks"]["base adapter"] == 32  # the folder's rank, not the recipe's
 
 
+def test_inference_cost_of_a_recipe_with_a_readout(
+    folder: Path, tmp_path: Path, backbone: Backbone, benchmark: Any
+) -> None:
+    """Vectors are as long as the readout makes them; the card of the random LoRAs says which."""
+    file, out = tmp_path / "readout.safetensors", tmp_path / "result.json"
+    a_readout(backbone.fingerprint.sha256).save(file)
+    recipe = Recipe.model_validate({"dense": {"readout": str(file)}})
+    (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
+    program = benchmark("inference_cost")
+    cards, measure = [], program.measure
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "measure", lambda *a: cards.append(a[3]) or measure(*a))
+        sizes = "--repeats 1 --requests 1 --uncached-requests 1 --batch-users 1 --rounds 1"
+        more = [*sizes.split(), "--recipe", str(tmp_path / "recipe.json")]
+        program.main([*flags(folder, out), *more])
+    assert cards[0].readout_sha256 == Readout.load(file).sha256
+    found = json.loads(out.read_text())
+    numbers = found["catalogue_items"] * 2 * backbone.fingerprint.hidden_size
+    assert found["memory"]["item_vectors_bytes"] == 4 * numbers
+
+
 def test_inference_cost_refuses_one_adapter(
     folder: Path, tmp_path: Path, benchmark: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -427,8 +448,17 @@ def test_source_validation_is_the_validation_of_a_training(
     out.write_text(json.dumps(found))
     study.main([*arguments, "--adapter", f"spirit={base}"])
     assert json.loads(out.read_text())["models"]["spirit"]["ndcg@10/tastes"] == 0.123
-    with pytest.raises(RunError, match="other users or data"):
-        study.main([*arguments, "--adapter", f"spirit={base}", "--seed", "1"])
+    refused = {"seed": ["--seed", "1"], "precision": ["--precision", "bfloat16"]}
+    for what, more in refused.items():
+        with pytest.raises(RunError, match=rf"other settings or data \({what}\)"):
+            study.main([*arguments, "--adapter", f"spirit={base}", *more])
+    found["backbone"] = found["backbone"] | {"sha256": "of another one"}
+    out.write_text(json.dumps(found))
+    with pytest.raises(RunError, match=r"\(backbone\)"):
+        study.main([*arguments, "--adapter", f"spirit={base}"])
+    del found["backbone"]  # a file from before that was kept
+    out.write_text(json.dumps(found))
+    study.main([*arguments, "--adapter", f"spirit={base}"])
     with pytest.raises(RunError, match="NAME=FOLDER"):
         study.main([*arguments, "--adapter", str(base)])
 
@@ -696,8 +726,25 @@ def test_learning_judges_trials_on_users_that_no_trial_trained_on(
     users = whole.train()["user_id"].to_list()
     judged = {users[owner] for owner in windows.owner}
     assert judged and not judged & set(part.train()["user_id"].to_list())
-    monkeypatch.setattr(learning, "run_trial", None)
-    learning.main([*common, *trials])  # finished trials are taken as they are
+    # The same command takes finished trials as they are; another one's are not its own.
+    trained: list[str] = []
+    again = {name: value for name, value in result["short"].items() if name != "minutes"}
+    monkeypatch.setattr(learning, "run_trial", lambda *a: trained.append(a[4].name) or again)
+    learning.main([*common, *trials, "--minutes", "0.02"])
+    assert trained == []
+    learning.main([*common, *trials, "--minutes", "0.03"])
+    assert trained == ["short"]
+    kept = json.loads((tmp_path / "learning.json").read_text())
+    assert kept["trials"]["short"]["minutes"] == 0.03
+    with pytest.raises(RunError, match=r"other settings or data \(batches\)"):
+        learning.main([*common, *trials, "--batches", "3"])
+    other = taste_domain(tmp_path, users=50, seed=4)
+    with pytest.raises(RunError, match=r"other settings or data \(data\)"):
+        learning.main([*common, *trials, "--data", str(other.path)])
+    # Nor are the users of a domain of the same name.
+    part = tmp_path / "data" / "tastes"
+    assert learning.part_of(whole, part).manifest["subset"]["of"] == whole.sha256
+    assert learning.part_of(other, part).manifest["subset"]["of"] == other.sha256
 
 
 def test_popularity_compares_equal_steps(folder: Path, tmp_path: Path, benchmark: Any) -> None:

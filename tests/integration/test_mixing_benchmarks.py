@@ -2,14 +2,18 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from reccocktail.backbone import load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.mixing.entropy import fit_temperature
+from reccocktail.mixing.measure import MixSettings
+from reccocktail.training.adapter import Adapter
 from tests.adapters import random_adapter, save
 from tests.benches import benchmark_modules
 from tests.domains import taste_domain
@@ -24,8 +28,6 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("mixing")
     pico_model().save_pretrained(place / "backbone")
     pico_tokenizer().save_pretrained(place / "backbone")
-    from reccocktail.backbone import load_backbone
-
     domain = taste_domain(place, users=80)
     backbone = load_backbone(str(place / "backbone"), device="cpu")
     for seed, (name, role) in enumerate((("base", "base"), ("own", "ingredient"))):
@@ -234,3 +236,57 @@ def test_published_rates(bench):
     assert len(rates["warm"]) == len(rates["cold"]) == 10
     assert (rates["warm"][0], rates["warm"][-1]) == (0.5, 5.0)
     assert (rates["cold"][0], rates["cold"][-1]) == (0.01, 0.09)
+
+
+def test_a_kept_sheet_is_that_of_its_adapters_data_and_settings(
+    folder, bench, tmp_path, monkeypatch
+):
+    study = bench("study")
+    backbone, domain = (
+        load_backbone(str(folder / "backbone"), device="cpu"),
+        Domain.load(folder / "tastes"),
+    )
+    pair = [Adapter.load(folder / name) for name in ("base", "own")]
+    settings = MixSettings(users=6, validation_users=5, grid=(0.0, 0.5, 1.0), refinements=0)
+
+    def sheet(*, adapters=pair, domain=domain, scenario="warm", **changed):
+        made = replace(settings, **changed)
+        return study.kept_sheet(adapters, backbone, domain, scenario, tmp_path / "mix", made)
+
+    first = sheet()
+    monkeypatch.setattr(study, "mix", lambda *_: pytest.fail("mixed again"))
+    assert sheet() == first
+    # There are fewer users than either asks for.
+    everyone = domain.rows("valid_warm").height
+    kept = tmp_path / "mix.json"
+    kept.write_text(
+        json.dumps(first | {"identity": first["identity"] | {"validation_users": everyone}})
+    )
+    sheet(validation_users=everyone + 1)
+    other = random_adapter(backbone, domain, "own", "ingredient", seed=9)
+    elsewhere = taste_domain(tmp_path, users=70)
+    refused = {
+        "adapters": {"adapters": [pair[0], other]},
+        "users": {"users": 4},
+        "validation_users": {"validation_users": 4},
+        "seed": {"seed": 1},
+        "method": {"method": "factor"},
+        "scenario": {"scenario": "cold"},
+        "data": {"domain": elsewhere},
+    }  # fmt: skip
+    # With all that decides it, and as sheets were before that was kept.
+    former = {name: value for name, value in first.items() if name != "identity"}
+    for found in (first, former):
+        kept.write_text(json.dumps(found))
+        assert sheet() == found
+        for name, change in refused.items():
+            with pytest.raises(
+                RunError, match=rf"mix.json was made with .*\(.*\b{name}\b.*\)"
+            ) as error:
+                sheet(**change)
+            one_sentence(error.value)
+    assert sheet(grid=(0.0, 1.0)) == former  # it does not say its grid
+    kept.write_text(json.dumps(first))
+    for name, change in {"grid": (0.0, 1.0), "refinements": 1}.items():
+        with pytest.raises(RunError, match=rf"\({name}\)"):
+            sheet(**{name: change})

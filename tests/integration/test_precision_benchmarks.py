@@ -126,7 +126,9 @@ def test_few_shot_keeps_to_its_precision(folder, tmp_path):
     # Nor is a mix of the stopped cell taken over.
     for cell in (place, out / "tastes" / "zero"):
         (cell / "cell.json").unlink()
-    with pytest.raises(RunError, match="was mixed in bfloat16") as refused:
+    with pytest.raises(
+        RunError, match=r"cocktail_warm.json was made with .*\(precision\)"
+    ) as refused:
         few_shot(arguments)
     one_sentence(refused.value)
 
