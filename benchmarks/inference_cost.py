@@ -34,10 +34,10 @@ from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY
 from reccocktail.training.adapter import Adapter, Card, Lora
-from reccocktail.training.model import attach, merged
+from reccocktail.training.model import attach, merged, twin
 from reccocktail.training.validation import sample_rows
 from spreads import ratio_of_pairs, spread
-from variants import Variant, random_lora, rank_of, twin, variants
+from variants import Variant, random_lora, rank_of, variants
 
 TOP = 10
 METHODS: tuple[Method, ...] = ("delta", "factor", "svd")

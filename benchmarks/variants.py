@@ -1,18 +1,16 @@
 """The models that `inference_cost.py` compares: on one backbone's tensors, all at once."""
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from costs import module_tensors, tensor_bytes
+from costs import tensor_bytes
 from reccocktail.backbone import Backbone
 from reccocktail.mixing.arithmetic import Method
 from reccocktail.recipe import Recipe
 from reccocktail.training.adapter import Factors, Lora
-from reccocktail.training.model import add_update, attach, new_peft_model, tensors_of
+from reccocktail.training.model import attach, new_peft_model, tensors_of, twin, with_update
 
 
 @dataclass(frozen=True)
@@ -23,19 +21,6 @@ class Variant:
     model: Any
     rank: int
     added_bytes: int
-
-
-def twin(model: nn.Module) -> Any:
-    """A model of its own modules on the same tensors."""
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in module_tensors(model)})
-
-
-def merged_twin(model: nn.Module, lora: Lora) -> Any:
-    """A twin with the update inside its weights; the adapted weights are its own tensors."""
-    found = twin(model)
-    for name, factors in lora.items():
-        add_update(found.get_submodule(name), factors)
-    return found
 
 
 def variants(backbone: Backbone, base: Lora, cocktails: dict[Method, Lora]) -> list[Variant]:
@@ -53,7 +38,7 @@ def variants(backbone: Backbone, base: Lora, cocktails: dict[Method, Lora]) -> l
         adapted("base adapter", base),
         *(adapted(f"cocktail {method}", lora) for method, lora in cocktails.items()),
         # In place of the former weights, so nothing is added.
-        Variant("merged", merged_twin(backbone.model, cocktails["delta"]), 0, 0),
+        Variant("merged", with_update(backbone.model, cocktails["delta"]), 0, 0),
     ]
 
 

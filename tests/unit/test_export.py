@@ -1,6 +1,7 @@
 """Exports give the same numbers elsewhere: in stock PEFT, stock transformers and llama.cpp."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -402,3 +403,17 @@ def test_the_command(adapter, tmp_path, capsys):
     assert Adapter.load(out).sha256 == adapter.sha256
     nowhere = ("--backbone", tmp_path / "nowhere")
     assert run("--adapter", source, "--format", "gguf", "--out", tmp_path / "x", *nowhere) == 2
+
+
+@pytest.mark.parametrize("write", [export_merged, export_gguf])
+def test_a_changed_head_that_is_tied_fits_no_merged_file(write, tmp_path):
+    backbone = pico_backbone()
+    outputs, inputs = backbone.model.lm_head.weight.shape
+    head = {"lm_head": Factors(torch.ones(2, inputs), torch.ones(outputs, 2), 1.0)}
+    adapter = replace(random_adapter(backbone, DOMAIN, "mine"), lora=head)
+    with pytest.raises(
+        AdapterError, match="shares with its embeddings; export it as peft"
+    ) as error:
+        write(adapter, backbone, tmp_path / "out")
+    one_sentence(error.value)
+    assert not (tmp_path / "out").exists()

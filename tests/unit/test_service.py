@@ -21,10 +21,10 @@ from reccocktail.serving.recommend import Recommender
 from reccocktail.serving.remix import MixRequest
 from reccocktail.serving.service import Service
 from reccocktail.serving.store import ADAPTERS_KEPT, Record, Store
-from reccocktail.serving.weights import Models, own_copy, with_update
+from reccocktail.serving.weights import Models
 from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.model import merged
+from reccocktail.training.model import merged, twin, with_update
 from tests.adapters import pico_recipe, random_adapter, save
 from tests.helpers import one_sentence
 from tests.serving import kitchen
@@ -212,14 +212,13 @@ def test_a_model_of_its_own_computes_what_a_merged_one_does(here):
     assert shared | changed == {name for name, _ in model.named_parameters()}
 
 
-def test_a_search_on_a_copy_leaves_the_served_model_alone(here):
+def test_a_search_on_a_twin_leaves_the_served_model_alone(here):
     model = here.backbone.model
     lora = Adapter.load(here.adapters["one"]).lora
-    twin = own_copy(model, lora)
     tokens = torch.arange(6)[None]
     with torch.no_grad():
         bare = model(tokens).logits
-        with merged(twin, lora):
+        with merged(twin(model), lora):
             assert torch.equal(model(tokens).logits, bare)
 
 

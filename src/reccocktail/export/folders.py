@@ -88,11 +88,13 @@ def export_merged(adapter: Adapter, backbone: Backbone, out: Path, dtype: str = 
         dtype: of the weights: float32, bfloat16 or float16.
 
     Raises:
-        AdapterError: unknown dtype, or the adapter belongs to another backbone.
+        AdapterError: unknown dtype, the adapter belongs to another backbone, or see
+            `require_own_head`.
         RunError: see `require_export_dir`.
     """
     kind = _torch_dtype(dtype)
     backbone.fingerprint.require_match(adapter.card.backbone, adapter.name)
+    require_own_head(backbone, adapter.lora)
     require_export_dir(out)
     readme = _readme(
         adapter,
@@ -124,13 +126,15 @@ def export_gguf(
         dtype: of the weight matrices: float32, float16, bfloat16 or q8_0; vectors stay float32.
 
     Raises:
-        AdapterError: unknown dtype, or the adapter belongs to another backbone.
+        AdapterError: unknown dtype, the adapter belongs to another backbone, or see
+            `require_own_head`.
         BackboneError: the architecture or the tokenizer cannot be written here.
         RunError: see `require_export_dir`.
     """
     if dtype not in GGUF_TYPES:
         raise AdapterError(f"Unknown dtype '{dtype}'; choose one of {', '.join(GGUF_TYPES)}.")
     backbone.fingerprint.require_match(adapter.card.backbone, adapter.name)
+    require_own_head(backbone, adapter.lora)
     require_exportable(backbone)
     require_export_dir(out)
     readme = _readme(
@@ -145,6 +149,22 @@ def export_gguf(
             write_gguf(backbone, folder / GGUF_FILE, dtype, name=adapter.name)
 
     _write(out, write, adapter, "gguf", dtype, readme)
+
+
+def require_own_head(backbone: Backbone, lora: Lora) -> None:
+    """Refuse to write a head that is tied to the embeddings and carries a LoRA: a file has one.
+
+    Raises:
+        AdapterError: so it is.
+    """
+    model = backbone.model
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    tied = head is not None and head.weight is model.get_input_embeddings().weight
+    if tied and any(module is head for name, module in model.named_modules() if name in lora):
+        raise AdapterError(
+            f"The adapter changes the vocabulary's head, whose weight {backbone.name} shares with "
+            "its embeddings; export it as peft."
+        )
 
 
 def require_export_dir(path: Path) -> None:

@@ -14,8 +14,8 @@ from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.schema import CANDIDATES, CATEGORIES, HISTORY, ITEM, SPLIT, TITLE, USER, Scenario
 from reccocktail.serving.served import Served
-from reccocktail.serving.weights import own_copy
 from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import twin
 
 CANDIDATES_A_USER = 30
 LEAST_HISTORIES = 20
@@ -117,15 +117,14 @@ def remix(
 ) -> Adapter:
     """Write a cocktail of the request's adapters to `out`.
 
-    The backbone is not touched: the search works on a copy of the layers that adapters change.
+    The backbone is not touched: the search works on a twin of it.
 
     Raises:
         DataError, AdapterError: see `recent_domain` and `mixing.cocktail.mix`.
     """
     adapters = [Adapter.load(path) for path in request.adapters]
     domain = recent_domain(state, histories, request.settings.users, request.settings.seed)
-    modules = {module for adapter in adapters for module in adapter.lora}
-    own = replace(backbone, model=own_copy(backbone.model, sorted(modules)))
+    own = replace(backbone, model=twin(backbone.model))
     return mix(
         adapters,
         own,

@@ -1,58 +1,20 @@
 """One backbone, many sets of weights: a model for each adapter that shares what the adapter leaves.
 
-A served adapter is merged into copies of the layers it changes; every other weight is the
-backbone's own tensor. Two domains therefore never share a weight that differs between them, nothing
-has to be switched between requests, and inference costs what the bare backbone costs.
+A served adapter is merged into layers of its own; every other weight is the backbone's own tensor.
+Two domains therefore never share a weight that differs between them, nothing has to be switched
+between requests, and inference costs what the bare backbone costs.
 """
 
-import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from reccocktail.backbone import Backbone
 from reccocktail.precision import round_products
 from reccocktail.training.adapter import Lora
-from reccocktail.training.model import check_shapes
-
-
-def own_copy(model: PreTrainedModel, modules: Iterable[str]) -> PreTrainedModel:
-    """A model that may change the weights of `modules` without anybody noticing.
-
-    Args:
-        model: the backbone; it stays as it is.
-        modules: names of linear layers whose weights are copied; all other tensors are shared.
-    """
-    shared = [*model.parameters(), *model.buffers()]
-    twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
-    named = dict(twin.named_modules())
-    for name in modules:
-        weight = named[name].weight
-        assert isinstance(weight, Tensor)
-        named[name].weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
-    return twin
-
-
-def with_update(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
-    """A model with the update in its weights, beside the backbone (see `own_copy`).
-
-    Raises:
-        AdapterError: the update does not fit the backbone.
-    """
-    check_shapes(model, lora)
-    twin = own_copy(model, lora)
-    named = dict(twin.named_modules())
-    with torch.no_grad():
-        for name, (a, b, scaling) in lora.items():
-            weight = named[name].weight
-            assert isinstance(weight, Tensor)
-            update = scaling * (b.to(weight.device) @ a.to(weight.device))
-            weight.add_(update.to(weight.dtype))
-    return twin
+from reccocktail.training.model import with_update
 
 
 class Models:

@@ -1,5 +1,6 @@
 """An adapter on its backbone: fresh and trainable, attached through PEFT, or merged into it."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -209,6 +210,25 @@ def add_update(layer: nn.Module, factors: Factors) -> None:
     assert isinstance(weight, Tensor)
     update = scaling * (b.to(weight.device) @ a.to(weight.device))
     layer.weight = nn.Parameter(weight + update.to(weight.dtype), requires_grad=False)
+
+
+def twin(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of its own modules on the same tensors: what is put in their place changes nobody."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def with_update(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
+    """A twin of the model with the update in its weights.
+
+    Raises:
+        AdapterError: the update does not fit the model.
+    """
+    check_shapes(model, lora)
+    found = twin(model)
+    for name, factors in lora.items():
+        add_update(found.get_submodule(name), factors)
+    return found
 
 
 @contextmanager
