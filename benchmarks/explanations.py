@@ -28,7 +28,7 @@ from scipy.stats import binomtest
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.data.titles import title_key
 from reccocktail.errors import RunError
 from reccocktail.progress import track
@@ -43,7 +43,6 @@ from reccocktail.spirits import resolve
 from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import merged, ranker_of
-from reccocktail.training.validation import sample_rows
 from spreads import spread
 
 CITED_TOKENS = 32  # of a citation that nothing constrains

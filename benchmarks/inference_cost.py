@@ -25,7 +25,7 @@ from costs import module_tensors, seconds, tensor_bytes
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.mixing.arithmetic import Method, combine
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds
@@ -35,7 +35,6 @@ from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY
 from reccocktail.training.adapter import Adapter, Card, Lora
 from reccocktail.training.model import attach, merged, twin
-from reccocktail.training.validation import sample_rows
 from spreads import ratio_of_pairs, spread
 from variants import Variant, random_lora, rank_of, variants
 

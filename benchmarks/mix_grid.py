@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cells import precision_facts
 from reccocktail.backbone import Backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
 from reccocktail.mixing.arithmetic import MergeOptions
@@ -30,7 +30,6 @@ from reccocktail.schema import USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, scoring
-from reccocktail.training.validation import sample_rows
 
 SPACES = ("simplex", "off-simplex", "norm-matched", "per-layer")
 TABLES = ("unlabelled", "valid", "test")

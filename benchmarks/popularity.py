@@ -16,7 +16,7 @@ from rich.console import Console
 from program import program
 from provenance import machine, write_result
 from reccocktail.backbone import Backbone, load_backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking import build
@@ -27,7 +27,6 @@ from reccocktail.recipe import Recipe
 from reccocktail.training.model import model_sha256, scoring
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
-from reccocktail.training.validation import sample_rows
 
 METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@1")
 

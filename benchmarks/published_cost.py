@@ -37,7 +37,7 @@ from program import program
 from provenance import environment, write_result
 from ranking_speed import measure
 from reccocktail.backbone import Backbone, load_backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.mixing.measure import Mixer, MixSettings
@@ -49,7 +49,6 @@ from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import merged
-from reccocktail.training.validation import sample_rows
 
 RATES: dict[Scenario, tuple[float, ...]] = {
     "warm": tuple(round(float(x), 3) for x in np.linspace(0.5, 5.0, 10)),

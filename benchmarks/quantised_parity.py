@@ -22,7 +22,7 @@ from rich.console import Console
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
 from reccocktail.quantization import dequantise, quantise
 from reccocktail.ranking.base import Model
@@ -30,7 +30,6 @@ from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.spirits import resolve
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import attach, base_model, merged, ranker_of
-from reccocktail.training.validation import sample_rows
 
 
 def scores_of(backbone: Backbone, adapter: Adapter, domain: Domain, rows: pl.DataFrame) -> Any:

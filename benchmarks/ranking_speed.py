@@ -17,7 +17,7 @@ from transformers import GenerationConfig
 
 from costs import seconds
 from reccocktail.backbone import Backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RecipeError
 from reccocktail.evaluation.metrics import FloatArray
 from reccocktail.progress import bar
@@ -27,7 +27,6 @@ from reccocktail.ranking.generate import GenerateRanker
 from reccocktail.ranking.prompted import lengths_of
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, score
 from reccocktail.recipe import GenerateSettings, PromptSettings, Recipe
-from reccocktail.training.validation import sample_rows
 
 TITLES = 5  # that are decoded, as in the published code
 WAYS: dict[str, Recipe] = {

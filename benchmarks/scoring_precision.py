@@ -27,7 +27,7 @@ from costs import seconds
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
@@ -39,7 +39,6 @@ from reccocktail.schema import SCENARIOS
 from reccocktail.spirits import resolve
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import ranker_of, scoring
-from reccocktail.training.validation import sample_rows
 from spreads import spread
 
 TOP = 10

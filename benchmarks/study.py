@@ -13,7 +13,7 @@ import polars as pl
 from cells import require_alike
 from costs import PeakMemory
 from reccocktail.backbone import Backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
 from reccocktail.evaluation.controls import GRID
 from reccocktail.mixing.cocktail import mix
@@ -23,7 +23,6 @@ from reccocktail.recipe import Recipe
 from reccocktail.schema import SCENARIOS, USER, Scenario
 from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.validation import sample_rows
 
 
 def judged_rows(

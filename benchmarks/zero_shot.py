@@ -23,7 +23,7 @@ from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone
 from reccocktail.baselines import make_baseline
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.evaluate import BACKBONE, EvaluationSettings
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summarise
 from reccocktail.evaluation.scorer import Scorer
@@ -36,7 +36,6 @@ from reccocktail.spirits import resolve
 from reccocktail.storage import atomic_file, sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import ranker_of
-from reccocktail.training.validation import sample_rows
 from spreads import ratio_of_means
 
 BASE = "base_spirit"

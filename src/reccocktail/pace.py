@@ -3,11 +3,11 @@
 import time
 
 from reccocktail.backbone import Backbone
+from reccocktail.data.domain import sample_rows
 from reccocktail.progress import bar
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.training.model import scoring
-from reccocktail.training.validation import sample_rows
 
 _WARM_UP, _AT_ONCE, _USERS = 4, 16, 128
 _SECONDS = 5.0  # long enough to be within a few percent of the next measurement

@@ -22,6 +22,7 @@ from reccocktail.training.adapter import (
     load_lora,
 )
 from reccocktail.training.model import attach, check_shapes, merged, new_peft_model, tensors_of
+from tests.helpers import one_sentence
 from tests.pico import pico_backbone, pico_model
 
 IDS = torch.arange(5, 25).reshape(2, 10)
@@ -427,3 +428,11 @@ def test_half_precision_is_read_in_full(saved):
     save_file(tensors, saved / TENSORS_FILE)
     lora = Adapter.load(saved).lora
     assert all(f.a.dtype == f.b.dtype == torch.float32 for f in lora.values())
+
+
+def test_notes_beside_an_adapter_are_not_deleted_with_it(backbone, saved):
+    (saved / "thesis.docx").write_bytes(b"three years")
+    with pytest.raises(AdapterError, match=r"such as thesis\.docx") as error:
+        adapter_on(backbone, random_lora(backbone.model)).save(saved, "")
+    one_sentence(error.value)
+    assert (saved / "thesis.docx").exists()

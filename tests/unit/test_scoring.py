@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from reccocktail.data.domain import sample_rows
 from reccocktail.ranking import kept
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import DenseSettings, PromptSettings
-from reccocktail.training.validation import Validation, sample_rows
+from reccocktail.training.validation import Validation
 from tests.domains import taste_domain
 from tests.pico import pico_backbone
 

@@ -10,10 +10,10 @@ import polars as pl
 from scipy import sparse
 
 from reccocktail.baselines.base import FloatArray, HistoryBaseline, Numbers
+from reccocktail.data.domain import sample_rows
 from reccocktail.errors import DataError
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.ranking.scoring import positive_columns
-from reccocktail.training.validation import sample_rows
 
 if TYPE_CHECKING:
     from reccocktail.data.domain import Domain

@@ -136,3 +136,11 @@ def _read(file: Path) -> pl.DataFrame:
         raise DataError(
             f"{file} cannot be read; make it with `reccocktail data prepare` again."
         ) from error
+
+
+def sample_rows(rows: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
+    """At most `users` rows, drawn without replacement, in the table's order."""
+    if rows.height <= users:
+        return rows
+    chosen = np.sort(np.random.default_rng(seed).choice(rows.height, size=users, replace=False))
+    return rows.select(pl.all().gather(chosen))

@@ -14,7 +14,7 @@ import torch
 from reccocktail.backbone import Backbone
 from reccocktail.baselines import baseline_name, make_baseline
 from reccocktail.baselines.base import Baseline
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
 from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls
@@ -34,7 +34,6 @@ from reccocktail.schema import USER, Scenario
 from reccocktail.storage import require_dir
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import ranker_of
-from reccocktail.training.validation import sample_rows
 
 BACKBONE = "backbone"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reccocktail.backbone import Backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import AdapterError, DataError
 from reccocktail.mixing.arithmetic import DIFFERENTIABLE, METHODS, MergeOptions, Method, combine
 from reccocktail.mixing.entropy import fit_temperature, jensen_shannon
@@ -29,7 +29,6 @@ from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, ranker_of, scoring
-from reccocktail.training.validation import sample_rows
 
 Search = Literal["auto", "published"]
 SEARCHES: tuple[Search, ...] = ("auto", "published")

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.additions import WORDS_WEIGHTS, Weights, choose
 from reccocktail.ranking.base import Model, Ranker
@@ -22,7 +22,6 @@ from reccocktail.ranking.lexical import Words, of_histories
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
-from reccocktail.training.validation import sample_rows
 
 _WEIGHING_USERS = 64
 

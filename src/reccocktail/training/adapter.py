@@ -20,7 +20,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RunError
 from reccocktail.fingerprint import Fingerprint
 from reccocktail.recipe import Recipe
-from reccocktail.storage import atomic_dir, read_json, require_dir, write_json
+from reccocktail.storage import atomic_dir, read_json, require_replaceable, write_json
 
 CARD_FILE = "adapter.json"
 CONFIG_FILE = "adapter_config.json"
@@ -208,15 +208,11 @@ def require_adapter_dir(path: Path) -> None:
     """Refuse a folder to write an adapter to, before any work: saving replaces the whole folder.
 
     Raises:
-        AdapterError: the folder holds something that is not an adapter.
+        AdapterError: the folder holds something that is not an adapter's.
         RunError: `path` is a file, or the file system refuses.
     """
-    require_dir(path)
-    if path.is_dir() and any(path.iterdir()) and not (path / CARD_FILE).is_file():
-        raise AdapterError(
-            f"{path} holds other files than an adapter's, which saving would replace; "
-            "choose another folder."
-        )
+    files = [TENSORS_FILE, CONFIG_FILE, "README.md", "*.json"]
+    require_replaceable(path, "an adapter", CARD_FILE, ("backbone", "recipe"), files, AdapterError)
 
 
 def lora_sha256(lora: Lora) -> str:

@@ -4,19 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import polars as pl
 
+from reccocktail.data.domain import sample_rows
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.ranking.base import Model, Ranker
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
-
-
-def sample_rows(rows: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
-    """At most `users` rows, drawn without replacement, in the table's order."""
-    if rows.height <= users:
-        return rows
-    chosen = np.sort(np.random.default_rng(seed).choice(rows.height, size=users, replace=False))
-    return rows.select(pl.all().gather(chosen))
 
 
 class Validation:
