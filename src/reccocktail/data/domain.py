@@ -55,7 +55,7 @@ class Domain:
             manifest = read_json(path / MANIFEST)
             version, name, outputs = manifest["format"], manifest["name"], dict(manifest["outputs"])
         except (RunError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path / MANIFEST} is damaged; {again} again.") from error
+            raise DataError(f"{path / MANIFEST} is damaged; delete the folder and {again} again.") from error
         if version != FORMAT:
             raise DataError(
                 f"{path} has format {version} and this version reads format {FORMAT}; {again} "
