@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -129,12 +130,16 @@ def require_dir(path: Path) -> None:
     """Refuse a folder to write before any work is done for it; its parent is made.
 
     Raises:
-        RunError: `path` is a file or lies below one, or the file system refuses.
+        RunError: `path` is a file or lies below one, or nothing can be written there.
     """
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+        # Only a write tells what the file system allows, and to whom.
+        for folder in (path.parent, path):
+            if folder.is_dir():
+                tempfile.TemporaryFile(dir=folder).close()
 
 
 def require_replaceable(

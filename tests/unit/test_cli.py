@@ -371,6 +371,8 @@ def test_a_missing_column(refused, tmp_path):
 def test_unknown_people_titles_and_empty_histories(refused):
     recommend = ["recommend", "--adapter", "base", "--data", "shop"]
     assert "'nobody'" in refused([*recommend, "--user", "nobody"])
+    assert "'-10iuHZ'" in refused([*recommend, "--user", "-10iuHZ"])
+    assert "'-zxqv'" in refused([*recommend, "--history", "-zxqv"])
     assert "'zxqv'" in refused([*recommend, "--history", "red apple; zxqv"])
     assert "empty" in refused([*recommend, "--history", ""])
     assert "empty" in refused([*recommend, "--history", " ; ;"])
@@ -436,6 +438,11 @@ def test_bad_flags_and_values(refused, tmp_path):
         f"{mix} --scenario warm --search published --steps 0": "one step",
         f"{mix} --scenario warm --users 0": "--users",
         f"{mix} --scenario warm --users many": "many",
+        f"{mix} --scenario warm --seed 1.5": "1.5",
+        "recommend --adapter base --data shop --user u1 -k 2.5": "2.5",
+        f"{train} --role base --steps 2.6": "2.6",
+        "serve --domain shop=shop:base --port 99999": "99999",
+        "serve --domain shop=shop:base --port -1": "port",
         f"{mix} --scenario warm --validation-users -1": "validation users",
         f"{mix} --scenario warm --seed -1": "seed",
         f"{mix} --scenario warm --coefficients 0 --coefficients 0": "coefficients",
@@ -526,6 +533,55 @@ def test_the_output_is_a_file(refused, tmp_path):
     ):
         assert "file" in refused(command), command
         assert file.read_text() == "mine", command
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
+def test_an_output_that_cannot_be_written_is_said_before_the_work(refused, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("work was done for nothing")
+
+    monkeypatch.setattr("reccocktail.mixing.cocktail.Mixer", never)
+    monkeypatch.setattr("reccocktail.evaluation.evaluate.make_baseline", never)
+    monkeypatch.setattr(AdapterTrainer, "train", never)
+    out = "--out /proc/nothing"
+    for command in (
+        f"train --role ingredient --data shop --recipe recipe.yaml --backbone pico --steps 1 {out}",
+        f"mix --adapter base --adapter ingredient --data shop --scenario warm {out}",
+        f"evaluate --data shop --baseline popularity {out}",
+    ):
+        assert "Cannot write /proc/nothing" in refused(command), command
+
+
+def test_brackets_and_stars_in_paths_are_letters(call, home, tmp_path):
+    """Not patterns: other files beside the named ones must not be read."""
+    raw = tmp_path / "raw"
+    shutil.copytree(home / "shop-raw", raw)
+    (raw / "items.parquet").rename(raw / "i*[1].parquet")
+    (raw / "i2[1].parquet").write_bytes((raw / "i*[1].parquet").read_bytes())
+    out = tmp_path / "gl[3]*"
+    (tmp_path / "gl3 beside").mkdir()
+    command = ["data", "prepare", "--interactions", f"{raw}/interactions.parquet", "--name", "x"]
+    code, _, err = call(
+        [*command, "--items", f"{raw}/i*[1].parquet", "--out", str(out), "--min-count", "2"]
+    )
+    assert code == 0, err
+    code, _, err = call(f"evaluate --data {out} --baseline popularity --out {tmp_path}/e[1]")
+    assert code == 0, err
+    assert call(f"report {tmp_path}/e[1] --out {tmp_path}/page.html")[0] == 0
+
+
+def test_given_coefficients_need_no_search(call, tmp_path):
+    """So every method takes them, for any number of adapters and any granularity."""
+    three = "--adapter base --adapter ingredient --adapter cocktail_warm --data shop"
+    given = "--coefficients .2 --coefficients .3 --coefficients .5"
+    for method in ("svd", "ties"):
+        code, _, err = call(
+            f"mix {three} --scenario warm --method {method} {given} --out {tmp_path / method}"
+        )
+        assert code == 0, err
+    pair = "--adapter base --adapter ingredient --data shop --coefficients .2 --coefficients .8"
+    layers = f"mix {pair} --scenario warm --method ties --granularity layer --out {tmp_path}/l"
+    assert call(layers)[0] == 0
 
 
 def test_an_unfinished_run(call, refused, tmp_path, monkeypatch):

@@ -419,12 +419,18 @@ def judged(first, entropy, ndcg):
 def test_agreement():
     worse, better = np.zeros(50), np.ones(50)
     same = [judged(0.0, 1.0, better), judged(1.0, 2.0, worse)]
-    assert "choose the same lambda, 0.00/1.00" in agreement(same, "entropy")
+    assert "choose the same lambda, 0.00/1.00" in agreement(same, same[0], "entropy")
     apart = [judged(0.0, 1.0, worse), judged(1.0, 2.0, better)]
-    assert "they disagree" in agreement(apart, "entropy") and "-1.0" in agreement(apart, "entropy")
+    said = agreement(apart, apart[0], "entropy")
+    assert "they disagree" in said and "-1.0" in said
     noise = [judged(0.0, 1.0, [0, 1] * 25), judged(1.0, 2.0, [1, 0] * 24 + [1, 1])]
-    assert "within noise" in agreement(noise, "entropy")
-    assert "No labelled" in agreement([point(0.0, 1.0), point(1.0, 2.0)], "entropy")
+    assert "within noise" in agreement(noise, noise[0], "entropy")
+    bare = [point(0.0, 1.0), point(1.0, 2.0)]
+    assert "No labelled" in agreement(bare, bare[0], "entropy")
+    # A mix by groups is judged itself, not the adapter that would have been next.
+    mixed = judged(None, 0.5, worse)
+    said = agreement([*apart, mixed], mixed, "entropy")
+    assert "chooses lambda of the cocktail" in said and "highest at 1.00/0.00" in said
 
 
 # -- refusals ---------------------------------------------------------------------------------

@@ -5,7 +5,15 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from reccocktail.cli.shared import LoadIn, Precision, app, output, quantization_of
+from reccocktail.cli.shared import (
+    LoadIn,
+    MaybeWhole,
+    Precision,
+    Whole,
+    app,
+    output,
+    quantization_of,
+)
 from reccocktail.errors import RecipeError
 from reccocktail.launcher import is_first
 from reccocktail.schema import Scenario
@@ -40,7 +48,7 @@ def train(
     backbone: str | None = None,
     ranker: Literal["dense", "generate", "choice"] | None = None,
     minutes: float | None = None,
-    steps: int | None = None,
+    steps: MaybeWhole = None,
     resume: bool = False,
     init: Path | None = None,
     beside: Path | None = None,
@@ -135,18 +143,18 @@ def mix(
         "entropy", "calibrated", "adapter-calibrated", "divergence", "information", "validation"
     ] = "entropy",
     search: Literal["auto", "published"] = "auto",
-    users: int = 50,
-    validation_users: int = 200,
+    users: Whole = 50,
+    validation_users: Whole = 200,
     coefficients: list[float] | None = None,
     dilute: list[float] | None = None,
     density: float = 0.5,
-    rank: int | None = None,
+    rank: MaybeWhole = None,
     norm_matched: bool = False,
-    steps: int | None = None,
+    steps: MaybeWhole = None,
     learning_rate: float | None = None,
     softmax_temperature: float | None = None,
     transductive: bool = False,
-    seed: int = 0,
+    seed: Whole = 0,
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,

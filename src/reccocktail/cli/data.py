@@ -5,7 +5,7 @@ from typing import Literal
 
 from rich.table import Table
 
-from reccocktail.cli.shared import data_app, output
+from reccocktail.cli.shared import Whole, data_app, output
 
 
 @data_app.command(name="list")
@@ -40,11 +40,11 @@ def prepare_domain(
     items: Path,
     name: str,
     out: Path,
-    min_count: int = 5,
+    min_count: Whole = 5,
     cold_fraction: float = 0.1,
     split: Literal["leave-one-out", "global-time"] = "leave-one-out",
-    negatives: int = 29,
-    seed: int = 0,
+    negatives: Whole = 29,
+    seed: Whole = 0,
     min_rating: float | None = None,
     user_column: str | None = None,
     item_column: str | None = None,

@@ -6,7 +6,16 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from reccocktail.baselines import BASELINES
-from reccocktail.cli.shared import LoadIn, Precision, app, output, print_metrics, quantization_of
+from reccocktail.cli.shared import (
+    LoadIn,
+    MaybeWhole,
+    Precision,
+    Whole,
+    app,
+    output,
+    print_metrics,
+    quantization_of,
+)
 from reccocktail.errors import RecipeError
 from reccocktail.schema import SCENARIOS, Scenario
 
@@ -51,12 +60,12 @@ def evaluate(
     ] = None,
     control: list[str] | None = None,
     scenario: list[Scenario] | None = None,
-    users: int | None = None,
-    validation_users: int = 200,
+    users: MaybeWhole = None,
+    validation_users: Whole = 200,
     prior: bool = True,
     words: bool = False,
     full_catalogue: bool = True,
-    seed: int = 0,
+    seed: Whole = 0,
     backbone: str | None = None,
     device: str | None = None,
     dtype: str | None = None,

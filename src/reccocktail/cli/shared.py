@@ -1,12 +1,32 @@
 """What the commands share: the applications they register with, the terminal, common options."""
 
-from typing import Literal
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from rich.console import Console
 
 from reccocktail import __version__
 
+
+def _whole(_: Any, tokens: Sequence[cyclopts.Token]) -> int:
+    """A whole number; cyclopts would round 1.5 to 2 without a word."""
+    text = tokens[0].value
+    try:
+        return int(text)
+    except ValueError:
+        with suppress(ValueError):
+            if float(text).is_integer():
+                return int(float(text))
+        raise ValueError(f"'{text}' is not a whole number.") from None
+
+
+Whole = Annotated[int, cyclopts.Parameter(converter=_whole)]
+MaybeWhole = Annotated[int | None, cyclopts.Parameter(converter=_whole)]
+# Ids and titles may begin with a hyphen.
+Text = Annotated[str | None, cyclopts.Parameter(allow_leading_hyphen=True)]
+Texts = Annotated[list[str] | None, cyclopts.Parameter(allow_leading_hyphen=True)]
 LoadIn = Literal["4bit"]
 Precision = Literal["float32", "bfloat16", "auto"]
 

@@ -55,7 +55,9 @@ class Domain:
             manifest = read_json(path / MANIFEST)
             version, name, outputs = manifest["format"], manifest["name"], dict(manifest["outputs"])
         except (RunError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path / MANIFEST} is damaged; delete the folder and {again} again.") from error
+            raise DataError(
+                f"{path / MANIFEST} is damaged; delete the folder and {again} again."
+            ) from error
         if version != FORMAT:
             raise DataError(
                 f"{path} has format {version} and this version reads format {FORMAT}; {again} "
@@ -131,7 +133,7 @@ class Domain:
 
 def _read(file: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(file)
+        return pl.read_parquet(file, glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(
             f"{file} cannot be read; make it with `reccocktail data prepare` again."

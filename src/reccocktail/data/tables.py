@@ -10,17 +10,16 @@ import polars as pl
 
 from reccocktail.errors import DataError
 
-FORMATS = (
-    ".parquet, .csv, .tsv, .inter, .item, .jsonl, .ndjson or .json, each but Parquet also with .gz"
-)
+FORMATS = ".parquet, .csv, .tsv, .inter, .item, .jsonl, .ndjson or .json, each also with .gz"
+_TEXTS = (".csv", ".tsv", ".inter", ".item")
+_JSON = (".jsonl", ".ndjson", ".json")
 
 
 def read_table(path: Path) -> pl.DataFrame:
     """Read a table; text formats keep every cell as text, so that ids such as ``007`` survive.
 
     Args:
-        path: a Parquet, CSV, TSV, RecBole atomic or JSON lines file (the text formats also with
-            ``.gz``).
+        path: a Parquet, CSV, TSV, RecBole atomic or JSON lines file, also with ``.gz``.
 
     Raises:
         DataError: the file is missing, empty, of an unknown format or cannot be read.
@@ -33,13 +32,15 @@ def read_table(path: Path) -> pl.DataFrame:
     ending = (endings[-2:-1] or [""])[0] if packed else (endings or [""])[-1]
     try:
         if ending == ".parquet" and not packed:
-            return _filled(pl.read_parquet(path), path)
-        if ending not in (".csv", ".tsv", ".inter", ".item", ".jsonl", ".ndjson", ".json"):
+            return _filled(pl.read_parquet(path, glob=False), path)
+        if ending not in (".parquet", *_TEXTS, *_JSON):
             raise DataError(f"{path.name} has an unknown format; give a {FORMATS} file.")
         content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
         if not content.strip():
             raise DataError(f"{path.name} is empty; give a table with a header and rows.")
-        if ending in (".jsonl", ".ndjson", ".json"):
+        if ending == ".parquet":
+            return _filled(pl.read_parquet(content), path)
+        if ending in _JSON:
             return _filled(_read_json(content, path), path)
         return _filled(_read_text(content, ending), path)
     except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError, UnicodeDecodeError) as error:

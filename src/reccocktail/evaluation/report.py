@@ -114,7 +114,7 @@ def _also_scored(folder: Path, cocktail: Mapping[str, Any]) -> int | None:
     users = (cocktail.get("adaptation") or {}).get("user_ids")
     if users is None or not (folder / PREDICTIONS_FILE).is_file():
         return None
-    rows = pl.scan_parquet(folder / PREDICTIONS_FILE)
+    rows = pl.scan_parquet(folder / PREDICTIONS_FILE, glob=False)
     scored = rows.filter(scenario=cocktail["scenario"]).select("user_id").unique().collect()
     return len(set(users) & set(scored["user_id"].to_list()))
 

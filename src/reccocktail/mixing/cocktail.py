@@ -56,7 +56,8 @@ def mix(
             f"{out} holds a trained adapter, which the cocktail would replace; "
             "choose another folder."
         )
-    mixer = Mixer(adapters, backbone, domain, scenario, settings or MixSettings())
+    settings = settings or MixSettings()
+    mixer = Mixer(adapters, backbone, domain, scenario, settings, searched=coefficients is None)
     settings = mixer.settings  # nothing is left open there
     loras = [adapter.lora for adapter in adapters]
     groups = Groups.build(loras, settings.granularity)
@@ -89,7 +90,7 @@ def _given(mixer: Mixer, groups: Groups, coefficients: Sequence[float]) -> Found
     one = torch.tensor([list(coefficients)], dtype=torch.float32)
     chosen = one.expand(len(groups.names), -1)
     point = mixer.measure(mixer.lora(chosen, groups), list(coefficients), "Measuring the given mix")
-    return Found(chosen, [point], fixed=True)
+    return Found(chosen, [point], point, fixed=True)
 
 
 def _by_line(mixer: Mixer) -> Found:
@@ -106,7 +107,7 @@ def _by_line(mixer: Mixer) -> Found:
     for measured in curve:
         measured.relate(ends)
     point, collapse = _guarded(curve, settings.objective)
-    return Found(torch.tensor([point.coefficients]), curve, collapse=collapse)
+    return Found(torch.tensor([point.coefficients]), curve, point, collapse=collapse)
 
 
 def _by_gradient(mixer: Mixer, groups: Groups) -> Found:
@@ -129,9 +130,11 @@ def _by_gradient(mixer: Mixer, groups: Groups) -> Found:
         measured.relate(ends)
     point, collapse = _guarded(curve, settings.objective, prefer=found)
     # The published search knows no guard.
-    if settings.search != "published" and point.coefficients is not None:
+    if settings.search == "published":
+        point = found
+    elif point.coefficients is not None:
         chosen = torch.tensor([point.coefficients]).expand(len(groups.names), -1)
-    return Found(chosen, curve, collapse=collapse, losses=losses)
+    return Found(chosen, curve, point, collapse=collapse, losses=losses)
 
 
 def _guarded(

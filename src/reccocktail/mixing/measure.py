@@ -114,8 +114,18 @@ class Mixer:
         domain: Domain,
         scenario: Scenario,
         settings: MixSettings,
+        *,
+        searched: bool = True,
     ) -> None:
         """Check that the adapters fit together and draw the users.
+
+        Args:
+            adapters: two or more.
+            backbone: theirs.
+            domain: whose users lend their histories.
+            scenario: which of them.
+            settings: see `MixSettings`.
+            searched: False where coefficients are given, so that no search must be able to run.
 
         Raises:
             AdapterError: different backbones, rankers or prompts, or unknown settings.
@@ -125,7 +135,7 @@ class Mixer:
         check_compatible(adapters, backbone)
         self.ranker = ranker_of(adapters[0].card, backbone)
         settings = resolved(settings, scenario, self.ranker)
-        _check_settings(adapters, settings)
+        _check_settings(adapters, settings, searched)
         self.adapters, self.backbone, self.domain = list(adapters), backbone, domain
         self.scenario, self.settings = scenario, settings
         self.descent = settings.descent or Descent()
@@ -268,7 +278,7 @@ def _take(table: pl.DataFrame, step: int, users: int) -> pl.DataFrame:
     return table[_numbers(table, step, users)]
 
 
-def _check_settings(adapters: Sequence[Adapter], settings: MixSettings) -> None:
+def _check_settings(adapters: Sequence[Adapter], settings: MixSettings, searched: bool) -> None:
     options: tuple[tuple[str, str, Iterable[str]], ...] = (
         ("method", settings.method, METHODS),
         ("search", settings.search, SEARCHES),
@@ -280,7 +290,7 @@ def _check_settings(adapters: Sequence[Adapter], settings: MixSettings) -> None:
             raise AdapterError(f"Unknown {name} '{value}'; choose one of {', '.join(allowed)}.")
     if len(adapters) < 2:
         raise AdapterError("A cocktail needs two adapters; give --adapter twice.")
-    gradient = len(adapters) > 2 or settings.granularity != "global"
+    gradient = searched and (len(adapters) > 2 or settings.granularity != "global")
     if gradient and settings.method not in DIFFERENTIABLE:
         raise AdapterError(
             f"Method '{settings.method}' has no gradient search; "

@@ -28,6 +28,7 @@ class Found:
     Attributes:
         coefficients: (groups, adapters).
         curve: the mixes that were measured.
+        taken: the one of them whose coefficients these are.
         fixed: they were given, not searched.
         collapse: why the first choice looks collapsed, if it does; only the published search takes
             it all the same.
@@ -36,6 +37,7 @@ class Found:
 
     coefficients: Tensor
     curve: list[Point]
+    taken: Point
     fixed: bool = False
     collapse: str | None = None
     losses: list[float] = field(default_factory=list)
@@ -44,7 +46,7 @@ class Found:
         """One sentence on how far the choice can be trusted."""
         if self.fixed:
             return "The coefficients were given, not searched."
-        return agreement(self.curve, objective)
+        return agreement(self.curve, self.taken, objective)
 
     def in_words(self, adapters: Sequence[Adapter]) -> str:
         """The coefficients with the adapters' names; of several groups, their means."""
@@ -135,14 +137,11 @@ def options_of(sheet: Mapping[str, Any]) -> MergeOptions:
     return MergeOptions(**sheet.get("options", {}))
 
 
-def agreement(curve: Sequence[Point], objective: Objective) -> str:
+def agreement(curve: Sequence[Point], chosen: Point, objective: Objective) -> str:
     """One sentence: does the objective's choice hold before labelled validation users?"""
-    judged = [
-        point for point in curve if point.validation is not None and point.coefficients is not None
-    ]
-    if len(judged) < 2:
+    judged = [point for point in curve if point.validation is not None]
+    if len(judged) < 2 or chosen.validation is None:
         return "No labelled validation users were there to judge the choice by."
-    chosen = min(judged, key=lambda point: point.value(objective))
     best = max(judged, key=lambda point: point.per_user["ndcg@10"].mean())
     n = len(best.per_user["ndcg@10"])
     if chosen is best:

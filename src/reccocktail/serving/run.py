@@ -42,6 +42,15 @@ class Serving:
     limits: Limits = field(default_factory=Limits)
     max_body: int = MAX_BODY
 
+    def __post_init__(self) -> None:
+        """Refuse a port that is none.
+
+        Raises:
+            RecipeError: so it is.
+        """
+        if not 0 <= self.port <= 65535:
+            raise RecipeError(f"{self.port} is no port; give --port a number from 0 to 65535.")
+
 
 def parse_domains(values: Sequence[str]) -> dict[str, tuple[Path, str]]:
     """`NAME=DIR:ADAPTER` values by name.

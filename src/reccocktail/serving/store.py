@@ -144,7 +144,7 @@ class Store:
         if not file.is_file():
             return pl.DataFrame(schema=ADDED_SCHEMA)
         try:
-            return pl.read_parquet(file).select(
+            return pl.read_parquet(file, glob=False).select(
                 pl.col(column).cast(dtype) for column, dtype in ADDED_SCHEMA.items()
             )
         except (OSError, pl.exceptions.PolarsError) as error:

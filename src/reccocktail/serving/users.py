@@ -35,7 +35,7 @@ class UserTable:
         self._path, self._domain = path, domain
         parquet = path.is_file() and path.suffix.lower() == ".parquet"
         try:
-            self._rows = pl.scan_parquet(path) if parquet else read_table(path).lazy()
+            self._rows = pl.scan_parquet(path, glob=False) if parquet else read_table(path).lazy()
             head = self._rows.head(0).collect()
             self.height: int = self._rows.select(pl.len()).collect().item()
         except (OSError, pl.exceptions.PolarsError) as error:

@@ -163,7 +163,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
                 f"{path.name} lacks the column(s) {', '.join(missing)} "
                 f"(columns found: {', '.join(found)}); give the file as it is published."
             )
-        return pl.read_parquet(path, columns=list(columns))
+        return pl.read_parquet(path, columns=list(columns), glob=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise DataError(
             f"{path} cannot be read ({str(error).splitlines()[0]}); fetch it again."
