@@ -350,8 +350,10 @@ def test_real_adapters_of_other_kinds_are_refused(tmp_path, family, kind):
         modules_to_save=["lm_head"] if kind == "modules_to_save" else None,
     )
     get_peft_model(pico_model(family), config).save_pretrained(tmp_path / "other")
-    with pytest.raises(AdapterError, match="cannot be mixed"):
-        load_lora(tmp_path / "other")
+    for load in (load_lora, Adapter.load):
+        with pytest.raises(AdapterError, match="cannot be mixed") as error:
+            load(tmp_path / "other")
+        one_sentence(error.value)
 
 
 @pytest.mark.parametrize("name", [CARD_FILE, CONFIG_FILE, TENSORS_FILE])
@@ -359,6 +361,13 @@ def test_a_missing_file_is_named(saved, name):
     (saved / name).unlink()
     with pytest.raises(AdapterError, match=name):
         Adapter.load(saved)
+
+
+def test_what_a_card_lacks_is_named(saved):
+    (saved / CARD_FILE).write_text("{}")
+    with pytest.raises(AdapterError, match=r"\(role: Field required\)") as error:
+        Adapter.load(saved)
+    one_sentence(error.value)
 
 
 def test_a_missing_folder(tmp_path):

@@ -189,6 +189,8 @@ class Adapter:
                 mixed.
         """
         if not (path / CARD_FILE).is_file():
+            if (path / CONFIG_FILE).is_file():
+                load_lora(path)  # a kind that no card could help is said first
             raise AdapterError(
                 f"{path} holds no {CARD_FILE}; "
                 "give an adapter folder made by `reccocktail train` or `mix`."
@@ -196,8 +198,11 @@ class Adapter:
         try:
             card = Card.model_validate(read_json(path / CARD_FILE))
         except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole"
             raise AdapterError(
-                f"{path / CARD_FILE} is not a valid card ({error.errors()[0]['msg']})."
+                f"{path / CARD_FILE} is not a valid card ({where}: {first['msg']}); "
+                "copy or train the adapter again."
             ) from error
         except RunError as error:  # whoever looks through adapters passes over a damaged one
             raise AdapterError(str(error)) from error
