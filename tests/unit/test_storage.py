@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import threading
@@ -265,63 +266,63 @@ def others_folder(target: Path, content: str) -> None:
     (target / content).write_text(content)
 
 
+class Race:
+    """A folder that others meddle with whenever it is moved away to be replaced."""
+
+    def __init__(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        others_folder(target, "first")
+        self.target, self.met, self._patch = target, 0, monkeypatch
+        monkeypatch.setattr(storage, "_RACE_SECONDS", 0.0)
+
+    def meet(
+        self,
+        times: float,
+        before: Callable[[], object] = lambda: None,
+        after: Callable[[], object] = lambda: None,
+    ) -> None:
+        real = os.replace
+
+        def replace(source: Path, destination: Path) -> None:
+            meets = Path(source) == self.target and self.met < times
+            if meets:
+                self.met += 1
+                before()
+            real(source, destination)
+            if meets:
+                after()
+
+        self._patch.setattr(os, "replace", replace)
+
+
+@pytest.fixture
+def race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Race:
+    return Race(tmp_path / "out", monkeypatch)
+
+
 @pytest.mark.parametrize("races", [1, 3])
 def test_of_two_that_replace_a_folder_at_once_the_last_one_stays(
-    races: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    races: int, race: Race, tmp_path: Path
 ) -> None:
-    target = tmp_path / "out"
-    others_folder(target, "first")
-    real, met = os.replace, 0
-
-    def replace(source: Path, destination: Path) -> None:
-        nonlocal met
-        real(source, destination)
-        if Path(source) == target and met < races:  # just then the other's folder appears
-            met += 1
-            others_folder(target, f"other{met}")
-
-    monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(storage, "_RACE_SECONDS", 0.0)
+    target = race.target
+    race.meet(races, after=lambda: others_folder(target, f"other{race.met}"))
     with atomic_dir(target) as temporary:
         (temporary / "mine").write_text("mine")
-    assert met == races and names(target) == ["mine"] and names(tmp_path) == ["out"]
+    assert race.met == races and names(target) == ["mine"] and names(tmp_path) == ["out"]
 
 
-def test_a_folder_that_another_moves_away_first_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = tmp_path / "out"
-    others_folder(target, "first")
-    real, met = os.replace, 0
-
-    def replace(source: Path, destination: Path) -> None:
-        nonlocal met
-        if Path(source) == target and not met:
-            met += 1
-            shutil.rmtree(target)
-        real(source, destination)
-
-    monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(storage, "_RACE_SECONDS", 0.0)
+def test_a_folder_that_another_moves_away_first_is_no_error(race: Race, tmp_path: Path) -> None:
+    target = race.target
+    race.meet(1, before=lambda: shutil.rmtree(target))
     with atomic_dir(target) as temporary:
         (temporary / "mine").write_text("mine")
-    assert names(target) == ["mine"] and names(tmp_path) == ["out"]
+    assert race.met == 1 and names(target) == ["mine"] and names(tmp_path) == ["out"]
 
 
 def test_another_who_never_stops_writing_is_named_and_leaves_nothing_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    race: Race, tmp_path: Path
 ) -> None:
-    target = tmp_path / "out"
-    others_folder(target, "other")
-    real = os.replace
-
-    def replace(source: Path, destination: Path) -> None:
-        real(source, destination)
-        if Path(source) == target:
-            others_folder(target, "other")
-
-    monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr(storage, "_RACE_SECONDS", 0.0)
+    target = race.target
+    race.meet(math.inf, after=lambda: others_folder(target, "other"))
     with pytest.raises(RunError, match="another process writes there") as error, atomic_dir(target):
         pass
     one_sentence(error.value)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from reccocktail.errors import RunError
-from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
+from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.mixing.arithmetic import MergeOptions, Method, combine, update_norm
 from reccocktail.mixing.entropy import as_matrix, fit_temperature, log_loss
@@ -194,13 +194,10 @@ def random_like(lora: Lora, seed: int) -> dict[str, Factors]:
 def _mean(one: Scored, other: Scored) -> Scored:
     """Scores averaged, which ranks as averaging the log-probabilities over candidates does."""
     scores = [(x + y) / 2 for x, y in zip(one.scores, other.scores, strict=True)]
-    first, second = one.catalogue, other.catalogue
-    whole = None
-    if first is not None and second is not None:
-        # Bound here, as both may be made for any rows later.
-        def whole(part: slice, x: RowScores = first, y: RowScores = second) -> FloatArray:
-            return (x(part) + y(part)) / 2
-
     entropy = entropy_of(torch.from_numpy(np.stack(scores))) if scores else one.entropy
-    common = one.common, other.common
-    return Scored(scores, entropy, lambda: (common[0]() + common[1]()) / 2, whole)
+    whole = one.catalogue and other.catalogue and _mean_rows(one.catalogue, other.catalogue)
+    return Scored(scores, entropy, lambda: (one.common() + other.common()) / 2, whole)
+
+
+def _mean_rows(one: RowScores, other: RowScores) -> RowScores:
+    return lambda part: (one(part) + other(part)) / 2
