@@ -17,7 +17,7 @@ from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
 from reccocktail.evaluation.controls import GRID
 from reccocktail.mixing.cocktail import mix
-from reccocktail.mixing.measure import MixSettings
+from reccocktail.mixing.measure import MixSettings, adaptation_rows
 from reccocktail.mixing.sheet import COCKTAIL_FILE
 from reccocktail.recipe import Recipe
 from reccocktail.schema import SCENARIOS, USER, Scenario
@@ -39,7 +39,8 @@ def judged_rows(
     scenarios: list[Scenario] = [s for s in SCENARIOS if domain.rows(f"test_{s}").height > 2]
     adapted: set[str] = set()
     for scenario in scenarios:
-        adapted |= set(_adapted(domain, scenario, adaptation_users, seed=0)[USER].to_list())
+        rows = adaptation_rows(domain.rows(f"test_{scenario}"), adaptation_users, seed=0)
+        adapted |= set(rows[USER].to_list())
     tables: dict[str, pl.DataFrame] = {}
     for scenario in scenarios:
         test = domain.rows(f"test_{scenario}").filter(~pl.col(USER).is_in(sorted(adapted)))
@@ -47,12 +48,6 @@ def judged_rows(
         valid = domain.rows(f"valid_{scenario}")
         tables[f"valid_{scenario}"] = sample_rows(valid, validation_users, seed=0)
     return scenarios, tables
-
-
-def _adapted(domain: Domain, scenario: Scenario, users: int, seed: int) -> pl.DataFrame:
-    """The rows that a cocktail adapts to, as `Mixer` draws them."""
-    rows = domain.rows(f"test_{scenario}")
-    return sample_rows(rows, min(users, rows.height // 2), seed)
 
 
 def without_validation(recipe: Recipe, seed: int) -> Recipe:
@@ -120,7 +115,7 @@ def _decides(
     settings: MixSettings,
 ) -> dict[str, Any]:
     """All that decides a cocktail, by name, as JSON has it; users as many as there are."""
-    adapted = _adapted(domain, scenario, settings.users, settings.seed)
+    adapted = adaptation_rows(domain.rows(f"test_{scenario}"), settings.users, settings.seed)
     labelled = min(settings.validation_users, domain.rows(f"valid_{scenario}").height)
     found = {
         **asdict(settings),

@@ -145,8 +145,7 @@ class Mixer:
             raise DataError(
                 f"{domain.name} has no test_{scenario} users to adapt to; prepare more data."
             )
-        # At most half of the test users, so that some are left to be scored.
-        self.unlabelled = sample_rows(table, min(settings.users, table.height // 2), settings.seed)
+        self.unlabelled = adaptation_rows(table, settings.users, settings.seed)
         self.labelled = sample_rows(
             domain.rows(f"valid_{scenario}"), settings.validation_users, settings.seed
         )
@@ -276,6 +275,11 @@ def _numbers(table: pl.DataFrame, step: int, users: int) -> list[int]:
 
 def _take(table: pl.DataFrame, step: int, users: int) -> pl.DataFrame:
     return table[_numbers(table, step, users)]
+
+
+def adaptation_rows(table: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
+    """The test rows that a mix adapts to: at most half, so that some are left to be scored."""
+    return sample_rows(table, min(users, table.height // 2), seed)
 
 
 def _check_settings(adapters: Sequence[Adapter], settings: MixSettings, searched: bool) -> None:
