@@ -63,6 +63,11 @@ class Ranker(Protocol):
         ...
 
     @property
+    def settings(self) -> dict[str, object]:
+        """All that scores come from beside the model, the wording, the readout and `prompt`."""
+        ...
+
+    @property
     def packed(self) -> bool:
         """Whether every place of a window but the first is a target, or its last item alone."""
         ...

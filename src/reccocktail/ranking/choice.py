@@ -33,7 +33,7 @@ class ChoiceRanker(PromptRanker):
         Raises:
             RecipeError, BackboneError: see `PromptRanker`.
         """
-        super().__init__(tokenizer, prompt, choice.template)
+        super().__init__(tokenizer, prompt, choice)
         self.choice = choice
         self.labels = self._labels(tokenizer.unk_token_id)
         """Token of each letter; every one is a single token that no other letter has."""

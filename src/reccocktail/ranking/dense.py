@@ -84,6 +84,12 @@ class DenseRanker:
         """Hash of the readout; None where states are read as they are."""
         return self.readout.sha256 if self.readout else None
 
+    @property
+    def settings(self) -> dict[str, object]:
+        """Depth, pooling, and the temperature in use; what only training reads is left out."""
+        own = self.dense
+        return {"depth": own.depth, "pooling": own.pooling, "temperature": self.temperature}
+
     # -- batches ------------------------------------------------------------------------------
 
     def titles(self, titles: Sequence[str]) -> list[TokenIds]:

@@ -53,7 +53,7 @@ class GenerateRanker(PromptRanker):
         Raises:
             RecipeError, BackboneError: see `PromptRanker`.
         """
-        super().__init__(tokenizer, prompt, generate.template)
+        super().__init__(tokenizer, prompt, generate)
         self.generate = generate
         self.published = generate.answer == "published"
         self._behind = self.instruction.separator if self.published else self.instruction.end

@@ -15,7 +15,7 @@ from reccocktail.prompting.instruction import Instruction
 from reccocktail.prompting.template import InstructionTemplate, load
 from reccocktail.ranking.base import Batch, Model
 from reccocktail.ranking.trie import distinct
-from reccocktail.recipe import PromptSettings
+from reccocktail.recipe import ChoiceSettings, GenerateSettings, PromptSettings
 
 NEGATIVES = 29  # beside the target in a training prompt, as in the paper
 NO_TOKEN = -1  # pads ids and places; a tokenizer's own padding token may be a real one
@@ -38,15 +38,24 @@ class PromptRanker(ABC):
     gradient_users = 2
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, template: str
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: PromptSettings,
+        own: GenerateSettings | ChoiceSettings,
     ) -> None:
         """Bind wording and truncation to a backbone's tokenizer.
+
+        Args:
+            tokenizer: the backbone's.
+            prompt: truncation.
+            own: the ranker's settings, its template among them.
 
         Raises:
             RecipeError, BackboneError: see `template.load` and `Instruction`.
         """
         self.prompt = prompt
-        self.template = load(template, InstructionTemplate)
+        self.settings: dict[str, object] = own.model_dump(exclude={"template"})
+        self.template = load(own.template, InstructionTemplate)
         self.instruction = Instruction(tokenizer, self.template, prompt.title_tokens, prompt.cutoff)
 
     @property

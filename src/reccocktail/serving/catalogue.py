@@ -15,9 +15,7 @@ from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.additions import WORDS_WEIGHTS, Weights, choose
 from reccocktail.ranking.base import Model, Ranker
-from reccocktail.ranking.choice import ChoiceRanker
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.generate import GenerateRanker
 from reccocktail.ranking.lexical import Words, of_histories
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
@@ -156,9 +154,11 @@ def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
     if not rows.height:
         return Weights()
     grids = [WEIGHTS, WORDS_WEIGHTS, _WEIGHING_USERS]
-    key = sha256_json(
-        [identity, domain.sha256, "prior and words", _scoring(catalogue.ranker), grids]
-    )
+    ranker = catalogue.ranker
+    scores = [
+        ranker.template_sha256, ranker.readout_sha256, ranker.prompt.model_dump(), ranker.settings
+    ]  # fmt: skip
+    key = sha256_json([identity, domain.sha256, "prior and words", scores, grids])
     file = cache_dir() / "priors" / f"{key}.json"
     if file.exists():
         found = read_json(file)
@@ -177,22 +177,6 @@ def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
     )
     write_json(file, {"prior": weights.prior, "words": weights.words, "users": rows.height})
     return weights
-
-
-def _scoring(ranker: Ranker) -> list[object]:
-    """All that a ranker's scores come from beside the model."""
-    found: list[object] = [
-        ranker.template_sha256,
-        ranker.readout_sha256,
-        ranker.prompt.model_dump(),
-    ]
-    if isinstance(ranker, DenseRanker):
-        return [*found, ranker.dense.model_dump(), ranker.temperature]
-    if isinstance(ranker, GenerateRanker):
-        return [*found, ranker.generate.model_dump()]
-    if isinstance(ranker, ChoiceRanker):
-        return [*found, ranker.choice.model_dump()]
-    return found
 
 
 def prior_with_new(domain: Domain, new: int) -> NDArray[np.float64]:
