@@ -43,8 +43,10 @@ def test_candidates_are_distinct_untouched_allowed_and_hold_the_target(
     rounds, candidates._ROUNDS = candidates._ROUNDS, 0 if exact else candidates._ROUNDS
     try:
         if free < negatives:
-            with pytest.raises(DataError, match=f"--negatives {free} or fewer"):
+            with pytest.raises(DataError, match=f"only {free} items left") as error:
                 draw(user, target, allowed, touched, negatives, seed)
+            # None at all is no number of negatives to advise.
+            assert (f"--negatives {free} or fewer" in str(error.value)) == (free > 0)
             return
         drawn = draw(user, target, allowed, touched, negatives, seed)
         again = draw(user, target, allowed, touched, negatives, seed)

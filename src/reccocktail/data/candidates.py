@@ -77,12 +77,12 @@ def draw_candidates(
     pool = np.flatnonzero(allowed).astype(np.int64)
     row, item = touched.of(user)
     free = len(pool) - np.bincount(row[allowed[item]], minlength=len(user))
-    if int(free.min()) < negatives:
+    left = int(free.min())
+    if left < negatives:
+        fewer = f"use --negatives {left} or fewer, or " if left > 0 else ""
         raise DataError(
-            f"{negatives} negatives are asked for, but a user has only {int(free.min())} items "
-            "left that it never "
-            f"touched (catalogue of {len(pool)}); use --negatives {int(free.min())} or fewer, or a "
-            "larger catalogue."
+            f"{negatives} negatives are asked for, but a user has only {max(left, 0)} items left "
+            f"that it never touched (catalogue of {len(pool)}); {fewer}give a larger catalogue."
         )
     drawn = pool[rng.integers(len(pool), size=(len(user), negatives))]
     redo = np.arange(len(user))
