@@ -6,7 +6,8 @@
 
 Published: a softmax pair for every module, Adam on entropy, a run for each of ten learning rates,
 of which test labels choose (this is their way; the choice by entropy stands beside it). Ours: the
-line search. Same backbone, users and adapters, one process, the search alone, each run with an
+line search on entropy, and the same on calibrated entropy, which reads `--labelled` validation
+users besides. Same backbone, users and adapters, one process, the search alone, each run with an
 empty cache. Test users are none of those adapted to.
 
 A second part, `ranking`, times the ways of ranking (see `ranking_speed.py`).
@@ -55,15 +56,16 @@ RATES: dict[Scenario, tuple[float, ...]] = {
     "cold": tuple(round(float(x), 3) for x in np.linspace(0.01, 0.09, 10)),
 }
 PARTS = ("search", "ranking")
+OURS, CALIBRATED = "ours", "ours, calibrated"
 SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10")
 
 
 class Found(NamedTuple):
-    """What a search gives: the mix, its coefficients (groups, adapters), the entropy it saw."""
+    """What a search gives: the mix, its coefficients (groups, adapters), its objective's value."""
 
     lora: Lora
     coefficients: Tensor
-    entropy: float
+    value: float
 
 
 def find(mixer: Mixer, steps: int | None = None) -> Found:
@@ -78,7 +80,9 @@ def find(mixer: Mixer, steps: int | None = None) -> Found:
         return Found(mixer.lora(coefficients, groups), coefficients, losses[-1])
     grid = settings.grid[:steps]
     best, seen = line_search(
-        lambda first: mixer.pair(first).value("entropy"), grid, 0 if steps else settings.refinements
+        lambda first: mixer.pair(first).value(settings.objective),
+        grid,
+        0 if steps else settings.refinements,
     )
     coefficients = torch.tensor([[best, 1 - best]])
     return Found(mixer.lora(coefficients, groups), coefficients, seen[best])
@@ -108,7 +112,8 @@ class Plan(NamedTuple):
     @property
     def label(self) -> str:
         """Name of the run's file."""
-        return self.search if self.rate is None else f"{self.search}-{self.rate:g}"
+        name = self.search.replace(", ", "-")
+        return name if self.rate is None else f"{name}-{self.rate:g}"
 
 
 def compare(
@@ -119,18 +124,22 @@ def compare(
     settings: MixSettings,
     rates: Sequence[float],
     steps: int,
+    labelled: int,
     test_users: int,
     out: Path,
     minutes: float | None,
     tell: Callable[[dict[str, Any]], object],
 ) -> dict[str, Any]:
     """Both searches for one scenario; `tell` hears of the result after every run."""
-    plans = [Plan("ours", None, settings)]
+    plans = [Plan(OURS, None, settings)]
     for rate in rates:
         descent = Descent(steps, rate)
         plans.append(
             Plan("published", rate, replace(settings, search="published", descent=descent))
         )
+    # Last, so that a run from before it was measured goes on.
+    calibrated = replace(settings, objective="calibrated", validation_users=labelled)
+    plans.append(Plan(CALIBRATED, None, calibrated))
     common: list[object] = [
         [a.sha256 for a in pair], backbone.fingerprint.sha256, backbone.device.type,
         str(backbone.model.dtype), domain.sha256, scenario, test_users,
@@ -199,7 +208,8 @@ def _run(
         "learning_rate": plan.rate,
         "seconds": spent,
         "peak_bytes": memory.bytes,
-        "entropy": found[0].entropy,
+        "objective": mixer.settings.objective,
+        "entropy": found[0].value,
         "lambda_1": float(first.mean()),
         "lambda_1_range": [float(first.min()), float(first.max())],
         "adapted_users": mixer.unlabelled.height,
@@ -210,25 +220,34 @@ def _run(
 
 
 def _result(runs: Sequence[dict[str, Any]], planned: int) -> dict[str, Any]:
-    """What the runs so far say; ratios need ours (the first) and a published one."""
+    """What the runs so far say; ratios need ours and a published one."""
     shown = [{k: v for k, v in r.items() if k not in ("values", "identity")} for r in runs]
     found: dict[str, Any] = {"runs": shown, "complete": len(runs) == planned}
-    theirs = range(1, len(runs))
+    theirs = [r for r in runs if r["search"] == "published"]
+    ours = {r["search"]: r for r in runs if r["search"] != "published"}
     if not theirs:
         return found
-    values = [{m: np.array(r["values"][m]) for m in SHOWN} for r in runs]
-    by_labels = max(theirs, key=lambda i: runs[i]["ndcg@10"])
-    by_entropy = min(theirs, key=lambda i: runs[i]["entropy"])
-    total = sum(runs[i]["seconds"] for i in theirs)
-    return found | {
-        "published_seconds": total,
-        "times_cheaper": total / runs[0]["seconds"],
-        "times_cheaper_than_one_rate": total / len(theirs) / runs[0]["seconds"],
-        "ours_minus_published": {
-            "rate chosen by test labels": _paired(values[0], values[by_labels]),
-            "rate chosen by entropy": _paired(values[0], values[by_entropy]),
-        },
+    total = sum(r["seconds"] for r in theirs)
+    chosen = {
+        "rate chosen by test labels": max(theirs, key=lambda r: r["ndcg@10"]),
+        "rate chosen by entropy": min(theirs, key=lambda r: r["entropy"]),
     }
+    found["published_seconds"] = total
+    for name, end in ((OURS, ""), (CALIBRATED, "_calibrated")):
+        if name in ours:
+            spent = ours[name]["seconds"]
+            found |= {
+                f"times_cheaper{end}": total / spent,
+                f"times_cheaper_than_one_rate{end}": total / len(theirs) / spent,
+                f"ours{end}_minus_published": {
+                    way: _paired(_values(ours[name]), _values(run)) for way, run in chosen.items()
+                },
+            }
+    return found
+
+
+def _values(run: dict[str, Any]) -> dict[str, FloatArray]:
+    return {m: np.array(run["values"][m]) for m in SHOWN}
 
 
 def _paired(one: dict[str, FloatArray], other: dict[str, FloatArray]) -> dict[str, Any]:
@@ -246,6 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--scenario", choices=SCENARIOS, action="append")
     parser.add_argument("--users", type=int, default=50, help="to adapt to")
     parser.add_argument("--test", type=int, default=1000, help="users")
+    parser.add_argument("--labelled", type=int, default=100, help="users to calibrate by")
     parser.add_argument("--steps", type=int, default=10, help="of Adam")
     parser.add_argument("--rates", type=float, nargs="+", help="in place of the published ten")
     parser.add_argument("--part", choices=PARTS, action="append")
@@ -280,7 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         found = compare(
             pair, backbone, domain, scenario, settings, args.rates or RATES[scenario], args.steps,
-            args.test, args.out, args.minutes, tell,
+            args.labelled, args.test, args.out, args.minutes, tell,
         )  # fmt: skip
         Console().print(_sentence(scenario, found), markup=False)
     if "ranking" in parts:

@@ -157,7 +157,7 @@ def test_few_labelled_users_are_all_that_a_point_knows(folder, bench, remedied):
         assert some.entropy == whole.entropy  # the unlabelled users are all there
 
 
-COST = "--users 6 --test 20 --steps 2 --rates 0.5 2 --scenario warm".split()
+COST = "--users 6 --labelled 9 --test 20 --steps 2 --rates 0.5 2 --scenario warm".split()
 
 
 def test_published_cost(folder, bench, tmp_path, monkeypatch, capsys):
@@ -170,8 +170,10 @@ def test_published_cost(folder, bench, tmp_path, monkeypatch, capsys):
     assert "times_cheaper" not in part and "goes on" in capsys.readouterr().out
     cost.main([*arguments(folder, tmp_path / "run"), *more])
     found = json.loads(file.read_text())["scenarios"]["warm"]
-    ours, *theirs = found["runs"]
+    ours, *theirs, calibrated = found["runs"]
     assert found["complete"] and ours == part["runs"][0]
+    assert [r["objective"] for r in found["runs"]] == ["entropy"] * 3 + ["calibrated"]
+    assert calibrated["search"] == "ours, calibrated" and calibrated["learning_rate"] is None
     assert ours["search"] == "ours" and [r["learning_rate"] for r in theirs] == [0.5, 2]
     assert {r["n"] for r in found["runs"]} == {20}
     assert {r["adapted_users"] for r in found["runs"]} == {6}
@@ -180,6 +182,9 @@ def test_published_cost(folder, bench, tmp_path, monkeypatch, capsys):
     best = max(r["ndcg@10"] for r in theirs)
     gap = found["ours_minus_published"]["rate chosen by test labels"]["ndcg@10"]["difference"]
     assert gap == pytest.approx(ours["ndcg@10"] - best)
+    assert found["times_cheaper_calibrated"] == pytest.approx(spent / calibrated["seconds"])
+    gap = found["ours_calibrated_minus_published"]["rate chosen by test labels"]["ndcg@10"]
+    assert gap["difference"] == pytest.approx(calibrated["ndcg@10"] - best)
     low, high = (np.ptp(r["lambda_1_range"]) for r in theirs)
     assert high > low > 0  # a higher rate went further
     assert ours["lambda_1_range"][0] == ours["lambda_1_range"][1]
