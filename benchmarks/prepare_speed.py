@@ -9,7 +9,6 @@ Prints one row a size.
 
 import argparse
 import json
-import platform
 import resource
 import subprocess
 import sys
@@ -102,10 +101,11 @@ def main() -> None:
         kept, seconds = result["kept"]["interactions"], result["seconds"]
         print(f"{size:>12,} {kept:>9,} {seconds:>8.2f} {peak:>8.0f} {start:>12.0f}")
     if arguments.out:
-        from provenance import write_result  # not before, see above
+        import torch  # not before, see above
 
-        hardware = {"machine": platform.machine(), "python": platform.python_version()}
-        write_result(arguments.out, {"hardware": hardware, "runs": results})
+        from provenance import machine, write_result
+
+        write_result(arguments.out, {**machine(torch.device("cpu")), "runs": results})
 
 
 if __name__ == "__main__":
