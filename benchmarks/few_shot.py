@@ -44,7 +44,6 @@ from few_shot_report import (
 from few_shot_target import Scores, Sizes, Target, keep_cell, read_scores
 from program import program
 from provenance import environment
-from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
 from reccocktail.evaluation.results import PREDICTIONS_FILE
@@ -89,8 +88,7 @@ def zero_cell(target: Target, out: Path) -> dict[str, Scores]:
         scores = {
             name: target.scores(lora, target.scenarios, name) for name, lora in models.items()
         }
-        similarity = TextSimilarity().fit(target.domain)
-        scores[SIMILARITY] = {name: similarity.scores(rows) for name, rows in target.rows.items()}
+        scores[SIMILARITY] = target.similarity()
         # Nobody has bought anything yet, so the prior is 0 for every item.
         counts = np.zeros(len(target.domain.item_ids), dtype=np.int64)
         keep_cell(target, out, scores, counts, {"identity": identity, "share": 0.0})

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cells import precision_facts, write_cell
 from few_shot_report import cell_metrics
 from reccocktail.backbone import Backbone
+from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, ranks
 from reccocktail.evaluation.results import PREDICTIONS_FILE, prediction_rows
@@ -24,9 +25,12 @@ from reccocktail.schema import USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, scoring
-from study import judged_rows
+from study import in_logits, judged_rows
 
 FILES = {"test": PREDICTIONS_FILE, "valid": "validation.parquet"}
+
+TF_IDF = "half-life by validation users, in logits"
+"""How text similarity is read: part of every cell, for its ranks are."""
 
 Scores = dict[str, list[FloatArray]]
 """Table (such as `test_warm`) -> scores of each row's candidates, by text alone."""
@@ -70,6 +74,7 @@ class Target:
                 asdict(self.sizes),
                 *more,
                 *precision_facts(self.backbone).values(),
+                TF_IDF,
             ]
         )
 
@@ -92,6 +97,17 @@ class Target:
             name: found.scores(self.catalogue.ranker, self.catalogue.candidates(rows))
             for name, rows, found in zip(names, tables, vectors, strict=True)
         }
+
+    def similarity(self) -> Scores:
+        """TF-IDF's on all rows, in logits."""
+        made = TextSimilarity().fit(self.domain)
+        found: Scores = {}
+        for scenario in self.scenarios:
+            test, valid = f"test_{scenario}", f"valid_{scenario}"
+            known = made.scores(self.rows[valid])
+            places = positive_columns(self.rows[valid])
+            found[test], found[valid] = in_logits(made.scores(self.rows[test]), known, places)
+        return found
 
     def placed(
         self, scores: Scores, counts: NDArray[np.int64], scenario: Scenario

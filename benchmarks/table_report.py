@@ -1,6 +1,7 @@
 """From the cells of `paper_table.py` to means, intervals, marks, costs and Markdown tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import polars as pl
 import yaml
 
 from few_shot_report import described
-from reccocktail.evaluation.metrics import FloatArray, per_user
+from reccocktail.evaluation.metrics import FloatArray, IntArray, per_user
 from reccocktail.evaluation.report import duration, size
-from reccocktail.evaluation.significance import holm, paired_bootstrap
+from reccocktail.evaluation.significance import described as described_difference
+from reccocktail.evaluation.significance import holm
 from table_rows import BY_NAME, ROWS
 from table_target import COLD, COLD_ONLY, TABLES, VIEWS, WARM, WEIGHTS
 
@@ -104,8 +106,9 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Every row's paired difference from one reference, p-values corrected over the rows (Holm).
 
-    Users are drawn anew, and in a second bootstrap target items (`ci95_items`), because many users
-    share the few cold items. `p_holm` is of the larger p of the two.
+    Users and seeds are drawn anew, each on their own, and in a second bootstrap target items and
+    seeds (`ci95_items`), because many users share the few cold items. What two rows made of the
+    same seeds moves together. `p_holm` is of the larger p of the two.
 
     Args:
         values: row -> (users, seeds, metrics); the same users in all rows.
@@ -117,23 +120,16 @@ def compare(
     others = [n for n in values if n != against and BY_NAME[n].kind != "oracle"]
     if not others:
         return []
-    # One draw of the users for all rows: a draw a row would take minutes.
-    mine: dict[str, FloatArray] = {}
-    theirs: dict[str, FloatArray] = {}
+    users, items = Drawn.of(range(len(targets))), Drawn.of(targets)
+    entries = []
     for name in others:
-        kept = _same_ingredients(seeds, name, against)
-        for part, row, places in ((mine, name, kept[0]), (theirs, against, kept[1])):
-            mean = values[row][:, places].mean(axis=1)
-            part |= {f"{name} {metric}": mean[:, j] for j, metric in enumerate(SHOWN)}
-    found = paired_bootstrap(mine, theirs, resamples=RESAMPLES)
-    items = paired_bootstrap(mine, theirs, groups=targets, resamples=RESAMPLES)
-    for name, of_items in items.items():
-        found[name] |= {"ci95_items": of_items["ci95"], "p_items": of_items["p"]}
-    entries = [
-        {"row": name, "against": against, "kind": kind, "n": len(values[name])}
-        | {metric: found[f"{name} {metric}"] for metric in SHOWN}
-        for name in others
-    ]
+        kept, alike = _same_ingredients(seeds, name, against)
+        pair = [values[row][:, places] for row, places in zip((name, against), kept, strict=True)]
+        found, of_items = (_difference(pair, drawn, alike) for drawn in (users, items))
+        for metric in SHOWN:
+            found[metric] |= {"ci95_items": of_items[metric]["ci95"]}
+            found[metric] |= {"p_items": of_items[metric]["p"]}
+        entries.append({"row": name, "against": against, "kind": kind, "n": len(targets)} | found)
     for metric in SHOWN:
         adjusted = holm([max(entry[metric]["p"], entry[metric]["p_items"]) for entry in entries])
         for entry, p in zip(entries, adjusted, strict=True):
@@ -141,22 +137,67 @@ def compare(
     return entries
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Resamples of groups of users, the same for every row that is compared.
+
+    Attributes:
+        group: (users,) which group each is of.
+        times: (resamples, groups) how often each group was drawn.
+    """
+
+    group: IntArray
+    times: FloatArray
+
+    @classmethod
+    def of(cls, groups: Sequence[Hashable]) -> "Drawn":
+        """Draw groups, each as likely as any other."""
+        number: dict[Hashable, int] = {}
+        group = np.array([number.setdefault(name, len(number)) for name in groups])
+        even = np.full(len(number), 1 / len(number))
+        times = np.random.default_rng(0).multinomial(len(number), even, size=RESAMPLES)
+        return cls(group, times.astype(np.float64))
+
+    def means(self, values: FloatArray, by_seed: FloatArray) -> FloatArray:
+        """Means (resamples, metrics) of values (users, seeds, metrics), seeds weighed too."""
+        users, seeds, metrics = values.shape
+        sums = np.zeros((self.times.shape[1], seeds * metrics))
+        np.add.at(sums, self.group, values.reshape(users, -1))
+        sizes = self.times @ np.bincount(self.group)
+        means = (self.times @ sums / sizes[:, None]).reshape(-1, seeds, metrics)
+        found: FloatArray = np.einsum("rsm,rs->rm", means, by_seed)
+        return found
+
+
+def _difference(pair: Sequence[FloatArray], drawn: Drawn, alike: bool) -> dict[str, Any]:
+    """One row less another, each (users, seeds, metrics); `alike` seeds are drawn as pairs."""
+    means = []
+    for number, values in enumerate(pair):
+        seeds = values.shape[1]
+        random = np.random.default_rng(1 if alike else 1 + number)
+        by_seed = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
+        means.append(drawn.means(values, by_seed))
+    observed = pair[0].mean(axis=(0, 1)) - pair[1].mean(axis=(0, 1))
+    return described_difference(SHOWN, observed, means[0] - means[1])
+
+
 def _same_ingredients(
     seeds: Mapping[str, Sequence[int | None]], row: str, against: str
-) -> tuple[list[int], list[int]]:
-    """Places of the seeds that two rows are compared over.
+) -> tuple[tuple[list[int], list[int]], bool]:
+    """Places of the seeds that two rows are compared over, and whether they are pairs.
 
     What is made of the ingredient of one seed is compared with what is made of the same one; a
     baseline's seeds have nothing to do with it, and all of them count.
     """
     shared = set(seeds[row]) & set(seeds[against]) - {None}
-    if not shared or "baseline" in (BY_NAME[row].kind, BY_NAME[against].kind):
+    alike = bool(shared) and "baseline" not in (BY_NAME[row].kind, BY_NAME[against].kind)
+    if not alike:
         shared = {*seeds[row], *seeds[against]}
     first, second = (
         [place for place, seed in enumerate(seeds[name]) if seed in shared]
         for name in (row, against)
     )
-    return first, second
+    return (first, second), alike
 
 
 def _costs(sheets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from reccocktail.data.candidates import cold_candidates
 from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, versions
 from reccocktail.errors import DataError
-from reccocktail.evaluation.metrics import FloatArray, IntArray, ranks
+from reccocktail.evaluation.metrics import FloatArray, ranks
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.progress import say
 from reccocktail.ranking.dense import DenseRanker
@@ -33,7 +33,7 @@ from reccocktail.schema import CANDIDATES, USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, ranker_of, scoring
-from study import judged_rows
+from study import in_logits, judged_rows
 from table_rows import BY_NAME
 
 WARM, COLD, COLD_ONLY = "warm", "cold", "cold-only"
@@ -103,7 +103,7 @@ def _stacked(found: Scored) -> FloatArray:
     return np.stack(found.scores) if found.scores else np.zeros((0, 1))
 
 
-def _scored(scores: FloatArray) -> Scored:
+def _scored(scores: Sequence[FloatArray] | FloatArray) -> Scored:
     unknown = torch.full((len(scores),), float("nan"))
     return Scored(list(scores), unknown, lambda: torch.empty(0))
 
@@ -207,6 +207,7 @@ class Target:
         }
         if BY_NAME[row].kind == "baseline":
             del found["minutes"], found["steps"]
+            found["max-history"] = self.boards[0].scorer.catalogue.ranker.prompt.max_history
         else:
             found |= {
                 "base spirit": self.base.sha256,
@@ -223,12 +224,18 @@ class Target:
         facts.setdefault("precision", None)  # where it is that of the weights
         return all(sheet["identity"].get(name) == value for name, value in facts.items())
 
-    def baseline(self, made: Baseline) -> dict[str, dict[str, IntArray]]:
-        """Ranks of a fitted baseline by table."""
-        found = {}
-        for table, rows in self.rows.items():
-            placed = ranks(made.scores(rows), positive_columns(rows))
-            found[table] = dict.fromkeys(VIEWS.values(), placed)
+    def baseline(self, made: Baseline) -> dict[str, dict[str, Any]]:
+        """Ranks of a fitted baseline by table, with what stands beside the models' scores too."""
+        found: dict[str, dict[str, Any]] = {}
+        for board in self.boards:
+            both: dict[Scenario, Both] = {}
+            for scenario, rows in board.scorer.test.items():
+                valid = board.scorer.valid[scenario]
+                scores, known = in_logits(
+                    made.scores(rows), made.scores(valid), positive_columns(valid)
+                )
+                both[scenario] = Both(_scored(scores), _scored(known))
+            found |= board.placed(both)
         return found
 
 

@@ -132,7 +132,9 @@ def test_figures_are_those_of_evaluate(done, folder, tmp_path, words):
         theirs = theirs.with_columns(rank=pl.Series(prediction_ranks(theirs)))
         both = found.join(theirs.select("user_id", "rank"), on="user_id")
         assert both.height == 30
-        assert both[column].to_list() == both["rank_right"].to_list(), (model, scenario)
+        # `evaluate` adds nothing to a baseline's own scores.
+        ours_is = "rank" if row.kind == "baseline" else column
+        assert both[ours_is].to_list() == both["rank_right"].to_list(), (model, scenario)
 
 
 def test_cocktails_and_their_coefficients(done):
@@ -470,6 +472,54 @@ def test_a_mix_of_one_seed_is_compared_with_that_seed_s_ingredient():
     assert gaps["ties"] == 0
     own, all_of_them = of_seed[1][:, 2].mean(), values["ingredient"][:, :, 2].mean()
     assert gaps["sasrec"] == pytest.approx(own - all_of_them) and abs(gaps["sasrec"]) > 1e-3
+
+
+def test_seeds_that_disagree_leave_a_difference_unsure():
+    """Users alone would swear to it: each seed moves all of them alike."""
+    report = bench("table_report")
+    own = np.full((200, 3, 4), 0.5)
+    moved = own + np.array([0.06, -0.02, 0.01])[None, :, None]
+    values = {"ingredient": own, "ties": moved, "sasrec": moved[:, :1]}
+    seeds = {"ingredient": [0, 1, 2], "ties": [0, 1, 2], "sasrec": [0]}
+    found = report.compare(values, seeds, "ingredient", report.SINGLE, [str(n) for n in range(200)])
+    gaps = {entry["row"]: entry["ndcg@10"] for entry in found}
+    assert gaps["ties"]["difference"] == pytest.approx(0.05 / 3)
+    for interval in ("ci95", "ci95_items"):
+        assert gaps["ties"][interval] == pytest.approx([-0.02, 0.06])
+    assert gaps["ties"]["p"] > 0.05
+    # One seed says nothing of its luck.
+    assert gaps["sasrec"]["ci95"] == pytest.approx([0.06, 0.06])
+
+
+def test_pairs_of_seeds_move_together():
+    report = bench("table_report")
+    rng = np.random.default_rng(0)
+    own = rng.random((100, 1, 4)) + np.array([0.0, 0.3, -0.3])[None, :, None]
+    values = {"ingredient": own, "ties": own + 0.01}
+    found = report.compare(
+        values,
+        {"ingredient": [0, 1, 2], "ties": [0, 1, 2]},
+        "ingredient",
+        report.SINGLE,
+        ["a", "b"] * 50,
+    )
+    assert found[0]["ndcg@10"]["ci95"] == pytest.approx([0.01, 0.01])
+
+
+def test_baselines_of_any_scale_are_weighed_alike():
+    study = bench("study")
+    rng = np.random.default_rng(0)
+    known = [rng.normal(size=10) for _ in range(50)]
+    positive = np.array([int(row.argmax()) if rng.random() < 0.6 else 0 for row in known])
+    found, valid = study.in_logits(known[:3], known, positive)
+    small, _ = study.in_logits(
+        [row / 900 for row in known[:3]], [row / 900 for row in known], positive
+    )
+    assert np.allclose(found, small, rtol=1e-3) and np.allclose(valid[:3], found)
+    assert [row.argsort().tolist() for row in found] == [r.argsort().tolist() for r in known[:3]]
+    flat = [np.zeros(10)] * 50
+    assert study.in_logits(known[:3], flat, positive)[0] == known[:3]
+    assert study.in_logits(known[:3], [], positive[:0]) == (known[:3], [])
 
 
 # -- the README's table -----------------------------------------------------------------------

@@ -15,12 +15,15 @@ from reccocktail.errors import DataError, RunError
 TITLES = {"ab": "a b", "ac": "a c", "d": "d", "d again": "D!", "nothing": "?"}
 
 
-def domain(titles: dict[str, str]) -> SimpleNamespace:
+def domain(titles: dict[str, str], valid: pl.DataFrame | None = None) -> SimpleNamespace:
     index = {item: row for row, item in enumerate(titles)}
-    return SimpleNamespace(name="letters", titles=list(titles.values()), index=index)
+    tables = {"valid_warm": pl.DataFrame() if valid is None else valid}
+    return SimpleNamespace(
+        name="letters", titles=list(titles.values()), index=index, rows=tables.__getitem__
+    )
 
 
-def fitted(titles: dict[str, str] = TITLES, **settings: float) -> TextSimilarity:
+def fitted(titles: dict[str, str] = TITLES, **settings: tuple[float, ...]) -> TextSimilarity:
     return TextSimilarity(**settings).fit(domain(titles))  # type: ignore[arg-type]
 
 
@@ -59,8 +62,19 @@ def test_a_history_is_the_mean_of_its_items() -> None:
     """Two items without a feature in common: each is at 45 degrees from their mean."""
     found = fitted().scores(rows(["ab", "d"], ["ab", "d"]))[0]
     assert found == pytest.approx([math.sqrt(0.5), math.sqrt(0.5)])
-    recent = fitted(half_life=1.0).scores(rows(["ab", "d"], ["ab", "d"]))[0]
+    recent = fitted(half_lives=(1.0,)).scores(rows(["ab", "d"], ["ab", "d"]))[0]
     assert recent == pytest.approx(np.array([0.5, 1.0]) / math.sqrt(1.25))
+
+
+@pytest.mark.parametrize(("target", "chosen"), [("d again", 1.0), ("ac", None)])
+def test_validation_users_choose_how_fast_a_history_fades(target, chosen) -> None:
+    """The last item is "d": who next takes one alike is read best by what is recent."""
+    other = {"d again": "ac", "ac": "d again"}[target]
+    columns = {"user_id": ["u"], "history": [["ab", "ab", "d"]], "target": [target]}
+    valid = pl.DataFrame(columns | {"candidates": [[target, other]]})
+    model = TextSimilarity(half_lives=(None, 1.0)).fit(domain(TITLES, valid))  # type: ignore[arg-type]
+    assert model.chosen == {"half_life": chosen, "valid_ndcg@10": 1.0}
+    assert TextSimilarity(half_lives=(1.0, 2.0)).fit(domain(TITLES)).chosen == {}  # type: ignore[arg-type]
 
 
 def test_rows_of_any_length_and_order() -> None:
@@ -104,5 +118,6 @@ def test_what_it_refuses() -> None:
         fitted().scores(rows(["ab"], ["nowhere"]))
     with pytest.raises(DataError, match="'letters' holds a word"):
         fitted({"x": "?", "y": "!"})
-    with pytest.raises(ValueError, match="half_life"):
-        TextSimilarity(half_life=0.0)
+    for wrong in ((), (None, 0.0)):
+        with pytest.raises(ValueError, match="half_lives"):
+            TextSimilarity(half_lives=wrong)

@@ -48,7 +48,7 @@ def rows(history: list[str], candidates: list[str]) -> pl.DataFrame:
 def test_the_encoder_loads_from_a_folder_and_knows_cold_items(domain, encoder) -> None:
     model = make_baseline(f"sentence-encoder={encoder}")
     model.fit(domain)
-    assert model.chosen == {"model": str(encoder)}
+    assert model.chosen["model"] == str(encoder)
     cold = domain.item_ids[int(np.flatnonzero(domain.train_counts() == 0)[0])]
     found = model.scores(rows([cold], domain.item_ids))[0]
     assert found[domain.index[cold]] == pytest.approx(1.0)
@@ -126,7 +126,9 @@ def test_whitened_vectors_have_the_identity_as_covariance() -> None:
 
 def test_titles_without_tokens_score_nothing() -> None:
     titles = ["red lamp", "", "blue shoe"]
-    stub = SimpleNamespace(titles=titles, index={"a": 0, "b": 1, "c": 2}, name="stub")
+    index = {"a": 0, "b": 1, "c": 2}
+    nobody = {"valid_warm": pl.DataFrame()}
+    stub = SimpleNamespace(titles=titles, index=index, name="stub", rows=nobody.__getitem__)
     model = make_baseline("backbone-similarity", pico_backbone()).fit(stub)
     found = model.scores(rows(["a"], ["a", "b", "c"]))[0]
     assert np.isfinite(found).all()

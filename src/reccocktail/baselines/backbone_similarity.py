@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from reccocktail.baselines.base import FloatArray
-from reccocktail.baselines.similarity import ItemSimilarity
+from reccocktail.baselines.similarity import HALF_LIVES, HalfLives, ItemSimilarity
 
 if TYPE_CHECKING:
     from reccocktail.backbone import Backbone
@@ -28,14 +28,14 @@ class BackboneSimilarity(ItemSimilarity):
 
     name: ClassVar[str] = "backbone-similarity"
 
-    def __init__(self, backbone: "Backbone", half_life: float | None = None) -> None:
+    def __init__(self, backbone: "Backbone", half_lives: HalfLives = HALF_LIVES) -> None:
         """Make an unfitted model.
 
         Args:
             backbone: whose input embeddings are read.
-            half_life: see `ItemSimilarity`.
+            half_lives: see `ItemSimilarity`.
         """
-        super().__init__(half_life)
+        super().__init__(half_lives)
         self._backbone = backbone
 
     def _vectors(self, domain: "Domain") -> FloatArray:

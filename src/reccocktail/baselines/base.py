@@ -9,7 +9,10 @@ import numpy.typing as npt
 import polars as pl
 from scipy import sparse
 
+from reccocktail.data.domain import sample_rows
 from reccocktail.errors import DataError, RunError
+from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.ranking.scoring import positive_columns
 from reccocktail.schema import CANDIDATES, HISTORY
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ Numbers = npt.NDArray[np.intp]
 FloatArray = npt.NDArray[np.float64]
 
 ROWS = 128  # users scored at once: 40 MB for a catalogue of 40,000 items
+VALIDATION_USERS = 1000
 
 
 class Baseline(Protocol):
@@ -108,6 +112,18 @@ class HistoryBaseline(ABC):
             for row, items in zip(whole, block[CANDIDATES].to_list(), strict=True):
                 found.append(row[self._numbers(items)])
         return found
+
+    @staticmethod
+    def _validation(domain: "Domain", seed: int) -> pl.DataFrame:
+        """Warm validation users, who choose settings."""
+        return sample_rows(domain.rows("valid_warm"), VALIDATION_USERS, seed)
+
+    def _quality(self, valid: pl.DataFrame) -> float:
+        """Mean NDCG@10 over validation users, each with its own candidates; 0 without users."""
+        if not valid.height:
+            return 0.0
+        found = per_user(ranks(self._candidate_scores(valid), positive_columns(valid)))
+        return float(found["ndcg@10"].mean())
 
     def _histories(self, rows: pl.DataFrame) -> list[Numbers]:
         return [self._numbers(history) for history in rows[HISTORY].to_list()]

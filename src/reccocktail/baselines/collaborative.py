@@ -10,15 +10,10 @@ import polars as pl
 from scipy import sparse
 
 from reccocktail.baselines.base import FloatArray, HistoryBaseline, Numbers
-from reccocktail.data.domain import sample_rows
 from reccocktail.errors import DataError
-from reccocktail.evaluation.metrics import per_user, ranks
-from reccocktail.ranking.scoring import positive_columns
 
 if TYPE_CHECKING:
     from reccocktail.data.domain import Domain
-
-VALIDATION_USERS = 1000
 
 
 class CollaborativeBaseline(HistoryBaseline):
@@ -54,8 +49,7 @@ class CollaborativeBaseline(HistoryBaseline):
             raise DataError(f"'{domain.name}' has no training user; prepare more data.")
         self._known = np.zeros(len(self._index), dtype=bool)
         self._known[np.concatenate(histories)] = True
-        valid = sample_rows(domain.rows("valid_warm"), VALIDATION_USERS, self._seed)
-        self._train(domain, histories, valid)
+        self._train(domain, histories, self._validation(domain, self._seed))
 
     def _score(self, histories: Sequence[Numbers]) -> FloatArray:
         known = [history[self._known[history]] for history in histories]
@@ -66,13 +60,6 @@ class CollaborativeBaseline(HistoryBaseline):
             lowest = scores.min(axis=1, keepdims=True)
             found[np.ix_(rows, np.flatnonzero(self._known))] = scores - lowest
         return found
-
-    def _quality(self, valid: pl.DataFrame) -> float:
-        """Mean NDCG@10 over validation users, each with its own candidates; 0 without users."""
-        if not valid.height:
-            return 0.0
-        found = per_user(ranks(self._candidate_scores(valid), positive_columns(valid)))
-        return float(found["ndcg@10"].mean())
 
 
 def interactions(histories: Iterable[Numbers], items: int) -> sparse.csr_matrix:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reccocktail.baselines.extras import require
-from reccocktail.baselines.similarity import ItemSimilarity
+from reccocktail.baselines.similarity import HALF_LIVES, HalfLives, ItemSimilarity
 from reccocktail.errors import RunError
 from reccocktail.progress import track
 
@@ -23,17 +23,17 @@ class SentenceEncoder(ItemSimilarity):
 
     name: ClassVar[str] = "sentence-encoder"
 
-    def __init__(self, model: str = DEFAULT_ENCODER, half_life: float | None = None) -> None:
+    def __init__(self, model: str = DEFAULT_ENCODER, half_lives: HalfLives = HALF_LIVES) -> None:
         """Make an unfitted model.
 
         Args:
             model: hub id, or folder that `SentenceTransformer.save` wrote.
-            half_life: see `ItemSimilarity`.
+            half_lives: see `ItemSimilarity`.
 
         Raises:
             RunError: the package sentence-transformers is missing.
         """
-        super().__init__(half_life)
+        super().__init__(half_lives)
         self._library = require("sentence_transformers", "encoders", self.name)
         self._model = model
         self.chosen = {"model": model}

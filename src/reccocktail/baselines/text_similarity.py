@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class TextSimilarity(ItemSimilarity):
     """Cosine of a candidate's title and the mean of the history's titles, as TF-IDF vectors.
 
-    See `ranking.lexical.term_weights`. It learns from the catalogue's titles alone, of cold items
-    as well, and from no interaction.
+    See `ranking.lexical.term_weights`. Vectors come from the catalogue's titles alone, of cold
+    items as well.
     """
 
     name: ClassVar[str] = "text-similarity"

@@ -54,9 +54,22 @@ def paired_bootstrap(
         draws = _means_of_groups(
             np.column_stack(list(differences.values())), groups, resamples, seed
         )
+    return described(list(a), observed, draws)
+
+
+def described(
+    names: Sequence[str], observed: FloatArray, draws: FloatArray
+) -> dict[str, dict[str, Any]]:
+    """Differences with the percentile interval and the p-value of `paired_bootstrap`.
+
+    Args:
+        names: of the metrics.
+        observed: (metrics,) mean differences.
+        draws: (resamples, metrics) mean differences of the resamples.
+    """
     low, high = np.quantile(draws, (0.025, 0.975), axis=0)
-    below = ((draws <= _ZERO).sum(axis=0) + 1) / (resamples + 1)
-    above = ((draws >= -_ZERO).sum(axis=0) + 1) / (resamples + 1)
+    below = ((draws <= _ZERO).sum(axis=0) + 1) / (len(draws) + 1)
+    above = ((draws >= -_ZERO).sum(axis=0) + 1) / (len(draws) + 1)
     p = np.minimum(1.0, 2 * np.minimum(below, above))
     return {
         name: {
@@ -64,7 +77,7 @@ def paired_bootstrap(
             "ci95": [tidy(low[j]), tidy(high[j])],
             "p": tidy(p[j]),
         }
-        for j, name in enumerate(a)
+        for j, name in enumerate(names)
     }
 
 
