@@ -522,6 +522,40 @@ def test_baselines_of_any_scale_are_weighed_alike():
     assert study.in_logits(known[:3], [], positive[:0]) == (known[:3], [])
 
 
+def test_published_tables_are_made_again_with_a_row_of_another_run(done, folder, tmp_path):
+    """No adapter is needed; the run's own row takes the place of the published one."""
+    out, _, result = done
+    results, run = tmp_path / "results", tmp_path / "run"
+    bench("publish").main([str(out), "--command", "python it", "--out", str(results)])
+    again = [str(run), "--published", str(results), "--target", str(folder / "tastes")]
+    main = bench("table_again").main
+    main(again)
+    made = json.loads((run / "paper_table.json").read_text())
+    assert made["targets"] == result["targets"]
+    assert made["settings"] == result["settings"] and made["figures_made_anew"]["versions"]
+    # Another popularity: the target last for everybody.
+    place = run / "tastes" / "popularity" / "every-seed" / "warm"
+    ranks = pl.read_parquet(place / "ranks.parquet")
+    worst = ranks.with_columns(pl.col(pl.UInt16, pl.Int64) * 0 + 11)
+    bench("cells").write_cell(place, worst, json.loads((place / "cell.json").read_text()))
+    main(again)
+    made = json.loads((run / "paper_table.json").read_text())
+    for view in made["targets"]["tastes"]["tables"]["warm"]["views"].values():
+        assert view["rows"]["popularity"]["ndcg@10"] == 0
+    sheet = json.loads((place / "cell.json").read_text())
+    sheet["identity"]["users"] = 7
+    (place / "cell.json").write_text(json.dumps(sheet))
+    with pytest.raises(RunError, match="users") as error:
+        main(again)
+    one_sentence(error.value)
+    other = json.loads((results / "tastes.json").read_text())
+    other["targets"]["tastes"]["data"]["sha256"] = "f" * 64
+    (results / "tastes.json").write_text(json.dumps(other))
+    with pytest.raises(RunError, match="not prepared as it was") as error:
+        main(again)
+    one_sentence(error.value)
+
+
 # -- the README's table -----------------------------------------------------------------------
 
 

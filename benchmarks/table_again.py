@@ -1,0 +1,101 @@
+"""Published tables with rows made anew, or figures computed anew: from ranks alone, no training.
+
+    python benchmarks/paper_table.py ... --rows sasrec gru4rec --out RUN
+    python benchmarks/table_again.py RUN --published results/paper_table --target PREPARED [...]
+    python benchmarks/publish.py RUN --command "..." --out results/paper_table
+
+Rows that RUN holds take the place of the published ones of that name, the others are published
+ones, and all intervals, differences and marks come from every user's ranks again. Rows of RUN must
+be judged on the same users. The published adapters are not needed, and not even their backbone.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from cells import SHEET_FILE, published_cells, read_cell, require_alike, write_cell
+from program import program
+from provenance import command, machine
+from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
+from reccocktail.schema import TARGET, USER
+from reccocktail.storage import read_json
+from study import judged_rows
+from table_page import write_all
+from table_report import Cells, summary
+from table_rows import BY_NAME, ROWS
+from table_target import SCENARIO
+
+
+def again(domain: Domain, former: Mapping[str, Any], file: Path, out: Path) -> dict[str, Any]:
+    """A target's tables, and the rows that were in `out` before its published cells.
+
+    Args:
+        domain: the target, prepared as it was.
+        former: the published figures.
+        file: the published cells.
+        out: the target's folder in the run.
+
+    Raises:
+        RunError: the data are others, or a cell of the run was made for other users.
+    """
+    found: dict[str, Any] = former["targets"][domain.name]
+    if found["data"]["sha256"] != domain.sha256:
+        raise RunError(
+            f"{domain.name} is not prepared as it was for {file}; prepare it with the settings and "
+            "the version of RecCocktail named there."
+        )
+    sizes = ("users", "validation_users", "adaptation_users")
+    _, rows = judged_rows(domain, *(former["settings"][name] for name in sizes))
+    tables = {t: rows[f"test_{SCENARIO[t]}"] for t in found["tables"]}
+    wanted = {name.replace("_", "-"): former["settings"][name] for name in sizes}
+    wanted["data"] = domain.sha256
+    own: set[str] = set()
+    for place in sorted(out.rglob(SHEET_FILE)):
+        sheet = read_json(place)
+        require_alike(place.parent, sheet["identity"], wanted)
+        own.add(sheet["row"])
+    for sheet, ranks in published_cells(file):
+        if sheet["row"] not in own:
+            seed = f"seed-{sheet['seed']}" if BY_NAME[sheet["row"]].seeded else "every-seed"
+            ranks = ranks.insert_column(0, tables[sheet["table"]][USER])
+            write_cell(out / sheet["row"] / seed / sheet["table"], ranks, sheet)
+    summaries = {t: summary(_cells(out, t), of[TARGET].to_list()) for t, of in tables.items()}
+    return found | {"tables": summaries}
+
+
+def _cells(out: Path, table: str) -> Cells:
+    """All of a target's cells of one table, by row, seeds in their order."""
+    found: dict[str, list[tuple[dict[str, Any], pl.DataFrame]]] = {}
+    for row in ROWS:
+        cells = [read_cell(sheet.parent) for sheet in (out / row.name).glob(f"*/{table}/cell.json")]
+        if cells:
+            found[row.name] = sorted(cells, key=lambda cell: cell[0]["seed"] or 0)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--published", type=Path, required=True)
+    parser.add_argument("--target", type=Path, action="append", required=True)
+    args = parser.parse_args(arguments)
+    targets: dict[str, Any] = {}
+    former: dict[str, Any] = {}
+    for path in args.target:
+        domain = Domain.load(path)
+        former = read_json(args.published / f"{domain.name}.json")
+        file = args.published / f"{domain.name}.parquet"
+        targets[domain.name] = again(domain, former, file, args.run / domain.name)
+    made = {"command": command(), **machine(torch.device("cpu"))}
+    write_all(args.run, former | {"targets": targets, "figures_made_anew": made})
+
+
+if __name__ == "__main__":
+    program(main)
