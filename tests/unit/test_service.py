@@ -4,6 +4,7 @@ import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -673,6 +674,86 @@ def test_many_mixes_outlive_a_restart(here, tmp_path):
     found = [again.changing.revert("tastes").adapter.name for _ in kept]
     assert found == [*kept[-2::-1], "one"]
     again.close()
+
+
+def with_a_mix(here, state, data, adapter):
+    """The state folder of a service that added an item to `shop` and mixed it once."""
+    service = Service(here.backbone, state=state)
+    service.changing.plug("shop", data, adapter)
+    service.changing.add_items("shop", [NewItem("n1", "red moon")])
+    service.close()
+    store = Store(state)
+    former = store.record("shop")
+    mix = shutil.copytree(here.adapters["two"], store.next_mix("shop"))
+    store.write_record("shop", replace(former, adapters=(*former.adapters, mix)))
+    store.close()
+
+
+@pytest.mark.parametrize("again", ["restore", "plug"])
+@pytest.mark.parametrize("other", ["adapter", "prepared folder"])
+def test_mixes_end_where_others_took_the_place_of_what_was_plugged_in(
+    here, tmp_path, caplog, other, again
+):
+    """A training or a preparation in place reaches the users, and added items stay."""
+    data = shutil.copytree(here.small.path, tmp_path / "data")
+    adapter = shutil.copytree(here.adapters["one"], tmp_path / "adapter")
+    with_a_mix(here, tmp_path / "state", data, adapter)
+    service = Service(here.backbone, state=tmp_path / "state")
+    service.changing.restore(lambda name, error: pytest.fail(str(error)))
+    assert service.answering.domain("shop").adapter.name == "mix-0001"
+    if again == "restore":
+        service.close()
+    source, place = (
+        (here.adapters["three"], adapter) if other == "adapter" else (here.tastes.path, data)
+    )
+    shutil.rmtree(place)
+    shutil.copytree(source, place)
+    if again == "restore":
+        service = Service(here.backbone, state=tmp_path / "state")
+        service.changing.restore(lambda name, error: pytest.fail(str(error)))
+    else:
+        service.changing.plug("shop", data, adapter)
+    state = service.answering.domain("shop")
+    assert state.adapter_folder == adapter and "n1" in state.index
+    assert state.update_sha256 == Adapter.load(adapter).sha256
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"{other} {place} changed" in one_sentence(said) and "1 of its mixes" in said
+    service.close()
+    caplog.clear()
+    service = Service(here.backbone, state=tmp_path / "state")  # and it is said once
+    service.changing.restore(lambda name, error: pytest.fail(str(error)))
+    assert service.answering.domain("shop").adapter.name == "adapter" and not caplog.records
+    service.close()
+
+
+def test_mixes_of_a_state_folder_without_hashes_are_kept_once(here, tmp_path):
+    """As an earlier version left it; from then on a change is seen."""
+    data = here.small.path
+    adapter = shutil.copytree(here.adapters["one"], tmp_path / "adapter")
+    with_a_mix(here, tmp_path / "state", data, adapter)
+    file = tmp_path / "state" / "domains" / "shop" / "domain.json"
+    written = read_json(file)
+    assert written.pop("adapter_sha256") == Adapter.load(adapter).sha256
+    assert written.pop("data_sha256") == here.small.sha256
+    write_json(file, written)
+    for kept in ("mix-0001", "adapter"):
+        service = Service(here.backbone, state=tmp_path / "state")
+        service.changing.restore(lambda name, error: pytest.fail(str(error)))
+        assert service.answering.domain("shop").adapter.name == kept
+        service.close()
+        shutil.rmtree(adapter)
+        shutil.copytree(here.adapters["three"], adapter)
+
+
+def test_mixes_outlive_the_adapter_that_was_plugged_in(here, tmp_path):
+    adapter = shutil.copytree(here.adapters["one"], tmp_path / "adapter")
+    with_a_mix(here, tmp_path / "state", here.small.path, adapter)
+    shutil.rmtree(adapter)
+    for _ in range(2):
+        service = Service(here.backbone, state=tmp_path / "state")
+        service.changing.restore(lambda name, error: pytest.fail(str(error)))
+        assert service.answering.domain("shop").adapter.name == "mix-0001"
+        service.close()
 
 
 def test_a_domain_that_is_gone_does_not_keep_the_others(here, tmp_path):

@@ -1,7 +1,8 @@
 """Ranks of the targets in a whole catalogue, and what stands first in it, by blocks of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +35,7 @@ class WholeCatalogue:
     _tops: dict[tuple[Scenario, str], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
     def record(self, model: str, scenario: Scenario, rows: pl.DataFrame, scores: RowScores) -> None:
-        """Rank each target among all items that its user's history does not hold.
+        """Rank each target among all items that its user did not touch, there or in training.
 
         Args:
             model: its name.
@@ -45,18 +46,30 @@ class WholeCatalogue:
         found: list[IntArray] = []
         for start in range(0, rows.height, ROWS):
             block = rows[start : start + ROWS]
-            unknown = self._without_histories(scores(slice(start, start + ROWS)), block)
             targets = [self.domain.index[target] for target in block[TARGET].to_list()]
+            unknown = self._without_touched(scores(slice(start, start + ROWS)), block, targets)
             found.append(ranks(unknown, np.array(targets)))
             self._keep_tops(model, scenario, block, unknown, _EXAMPLES[scenario] - start)
         values = per_user(np.concatenate(found))
         self.metrics.setdefault(model, {})[scenario] = summarise(values, seed=self.seed)
 
-    def _without_histories(self, scores: FloatArray, rows: pl.DataFrame) -> FloatArray:
+    def _without_touched(
+        self, scores: FloatArray, rows: pl.DataFrame, targets: Sequence[int]
+    ) -> FloatArray:
         scores = scores.copy()  # who made them may keep them
-        for row, history in enumerate(rows[HISTORY].to_list()):
-            scores[row, [self.domain.index[item] for item in history]] = -np.inf
+        users = zip(rows[USER], rows[HISTORY].to_list(), targets, strict=True)
+        for row, (user, history, target) in enumerate(users):
+            # Of a cold target's user, training has later items: chosen too, and no negatives.
+            touched = {*history, *self._trained.get(user, ())}
+            others = {self.domain.index[item] for item in touched} - {target}
+            scores[row, list(others)] = -np.inf
         return scores
+
+    @cached_property
+    def _trained(self) -> Mapping[str, Sequence[str]]:
+        """Training items of each user."""
+        train = self.domain.train()
+        return dict(zip(train[USER], train[HISTORY].to_list(), strict=True))
 
     def _keep_tops(
         self, model: str, scenario: Scenario, rows: pl.DataFrame, scores: FloatArray, wanted: int

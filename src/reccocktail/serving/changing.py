@@ -8,22 +8,25 @@ which a mix looks at.
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
 from reccocktail.backbone import Backbone
-from reccocktail.errors import RecCocktailError, RunError
+from reccocktail.data.domain import Domain
+from reccocktail.errors import AdapterError, RecCocktailError, RunError
 from reccocktail.serving.answering import Answering
 from reccocktail.serving.batching import ClosedError
 from reccocktail.serving.items import NewItem, fresh_items
 from reccocktail.serving.limits import ConflictError, Limits, MixStatus
-from reccocktail.serving.logs import LOGGER
+from reccocktail.serving.logs import LOGGER, warn
 from reccocktail.serving.remix import MixRequest, remix
 from reccocktail.serving.served import Served, build
 from reccocktail.serving.store import Record, Store
 from reccocktail.serving.weights import Models
+from reccocktail.training.adapter import Adapter
 
 
 class Changing:
@@ -82,8 +85,8 @@ class Changing:
     def plug(self, name: str, data: Path, adapter: Path) -> Served:
         """Serve a domain, in place of one of the same name if there is one.
 
-        If the state folder remembers the same folder and adapter, the cocktails that were mixed
-        since are taken up; items that were added to the name always are.
+        If the state folder remembers the same folder and adapter, by path and by hash, the
+        cocktails that were mixed since are taken up; items that were added to the name always are.
 
         Args:
             name: what requests call it.
@@ -101,14 +104,11 @@ class Changing:
                 raise ConflictError(
                     f"{served} domains are served, the most allowed; remove one first."
                 )
-            former = self._store.record(name) if self._store else None
-            record = Record(data, (adapter,))
-            if former and former.data == data and former.adapters[0] == adapter:
-                record = former
+            record = self._with_mixes(name, Record(data, (adapter,)))
             added = self._store.items(name) if self._store else None
             state = self._build(name, record, added)
             if self._store:
-                self._store.write_record(name, record)
+                self._store.write_record(name, _hashed(record, state))
             return self._answering.publish(state)
 
     def remove(self, name: str) -> None:
@@ -208,9 +208,9 @@ class Changing:
             record = store.record(name)
             if record is None or len(record.adapters) < 2:
                 raise ConflictError(f"{name} was not mixed here; there is nothing to go back to.")
-            record = Record(record.data, record.adapters[:-1])
+            record = replace(record, adapters=record.adapters[:-1])
             former = self._build(name, record, store.items(name))
-            store.write_record(name, record)
+            store.write_record(name, _hashed(record, former))
             return self._answering.publish(former)
 
     def _mix(
@@ -232,7 +232,7 @@ class Changing:
                 else:
                     since = now.added[state.added.height :]
                     mixed = mixed.with_items(since, self._models)
-                    store.write_record(name, Record(former.data, (*former.adapters, out)))
+                    store.write_record(name, replace(former, adapters=(*former.adapters, out)))
                     self._answering.publish(mixed)
                     status, message = "done", ""
             adapter = cocktail.name if status == "done" else None
@@ -270,6 +270,34 @@ class Changing:
         folder = record.adapters[-1]
         return build(name, record.data, folder, self._backbone, self._models, added)
 
+    def _with_mixes(self, name: str, record: Record) -> Record:
+        """The record with the mixes that were made since the same was plugged in, if any were.
+
+        Paths do not tell: a nightly training puts another adapter in the place of the last one.
+        """
+        former = self._store.record(name) if self._store else None
+        if former is None or (former.data, former.adapters[0]) != (record.data, record.adapters[0]):
+            return record
+        if not (mixes := len(former.adapters) - 1):
+            return record
+        data, adapter = Domain.load(record.data).sha256, former.adapter_sha256
+        with suppress(AdapterError):  # one that cannot be read is no other; the mixes go without
+            adapter = Adapter.load(record.adapters[0]).sha256
+        pairs = {
+            f"prepared folder {record.data}": (former.data_sha256, data),
+            f"adapter {record.adapters[0]}": (former.adapter_sha256, adapter),
+        }
+        others = [what for what, (before, now) in pairs.items() if before not in (None, now)]
+        if others:
+            warn(
+                f"{name}: the {' and the '.join(others)} changed since {mixes} of its mixes were "
+                "made; they are dropped.",
+                domain=name,
+                mixes=mixes,
+            )
+            return record
+        return replace(former, data_sha256=data, adapter_sha256=adapter)
+
     def _require_known(self, name: str) -> None:
         """Refuse a name that is neither served nor should be."""
         if name not in self._answering.failed:
@@ -282,3 +310,10 @@ class Changing:
                 "start it with --state."
             )
         return self._store
+
+
+def _hashed(record: Record, state: Served) -> Record:
+    """The record of what was plugged in, with its hashes; beside mixes they are those of before."""
+    if len(record.adapters) > 1:
+        return record
+    return replace(record, data_sha256=state.domain.sha256, adapter_sha256=state.update_sha256)

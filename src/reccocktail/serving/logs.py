@@ -41,3 +41,8 @@ def log_json() -> None:
 def event(message: str, **fields: object) -> None:
     """Log what happened, with its particulars in fields of their own."""
     LOGGER.info(message, extra={"fields": fields})
+
+
+def warn(sentence: str, **fields: object) -> None:
+    """Log what somebody must know; before `log_json`, the sentence alone on standard error."""
+    LOGGER.warning(sentence, extra={"fields": fields})

@@ -1,7 +1,7 @@
 """What a service must remember over a restart, in a folder of its own.
 
     STATE/domains/NAME/domain.json      prepared folder and adapters: the one plugged in first,
-                                        the current one last
+                                        the current one last; hashes of what was plugged in
     STATE/domains/NAME/items.parquet    items added at run time
     STATE/domains/NAME/mixes/mix-NNNN/   cocktails mixed at run time
 
@@ -15,7 +15,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -47,10 +47,14 @@ class Record:
         data: prepared folder.
         adapters: adapter folders, the one that was plugged in first, the current one last; the
             ones before can be gone back to.
+        data_sha256: hash of the prepared folder (`Domain.sha256`); None before it was kept.
+        adapter_sha256: hash of the adapter that was plugged in (`Adapter.sha256`); None as well.
     """
 
     data: Path
     adapters: tuple[Path, ...]
+    data_sha256: str | None = None
+    adapter_sha256: str | None = None
 
 
 class Store:
@@ -107,7 +111,12 @@ class Store:
             return None
         found = read_json(file)
         try:
-            return Record(Path(found["data"]), tuple(Path(path) for path in found["adapters"]))
+            return Record(
+                Path(found["data"]),
+                tuple(Path(path) for path in found["adapters"]),
+                found.get("data_sha256"),
+                found.get("adapter_sha256"),
+            )
         except (KeyError, TypeError) as error:
             raise RunError(f"{file} is damaged; remove it and plug the domain in again.") from error
 
@@ -124,8 +133,14 @@ class Store:
         """
         # A start that plugs in the first one again must find it, or it would undo every mix.
         first, *mixed = record.adapters
-        record = Record(record.data, (first, *mixed[-(ADAPTERS_KEPT - 1) :]))
-        value = {"format": 1, "data": str(record.data), "adapters": [*map(str, record.adapters)]}
+        record = replace(record, adapters=(first, *mixed[-(ADAPTERS_KEPT - 1) :]))
+        value = {
+            "format": 1,
+            "data": str(record.data),
+            "adapters": [*map(str, record.adapters)],
+            "data_sha256": record.data_sha256,
+            "adapter_sha256": record.adapter_sha256,
+        }
         with _durable(self._domains / name / RECORD) as temporary:
             temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         mixes = self._domains / name / MIXES
