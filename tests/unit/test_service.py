@@ -717,7 +717,7 @@ def test_mixes_end_where_others_took_the_place_of_what_was_plugged_in(
     assert state.adapter_folder == adapter and "n1" in state.index
     assert state.update_sha256 == Adapter.load(adapter).sha256
     (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert f"{other} {place} changed" in one_sentence(said) and "1 of its mixes" in said
+    assert f"{other} {place} changed" in one_sentence(said) and "its mixes (1) are dropped" in said
     service.close()
     caplog.clear()
     service = Service(here.backbone, state=tmp_path / "state")  # and it is said once

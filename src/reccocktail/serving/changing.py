@@ -290,8 +290,8 @@ class Changing:
         others = [what for what, (before, now) in pairs.items() if before not in (None, now)]
         if others:
             warn(
-                f"{name}: the {' and the '.join(others)} changed since {mixes} of its mixes were "
-                "made; they are dropped.",
+                f"{name}: the {' and the '.join(others)} changed since it was mixed here; its "
+                f"mixes ({mixes}) are dropped.",
                 domain=name,
                 mixes=mixes,
             )
