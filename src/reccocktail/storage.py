@@ -33,11 +33,23 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def cache_dir() -> Path:
-    """Folder for downloads and derived files: `$RECCOCKTAIL_CACHE`, or `~/.cache/reccocktail`."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    base = Path(chosen) if chosen else Path.home() / ".cache" / "reccocktail"
-    base.mkdir(parents=True, exist_ok=True)
+    """Folder for downloads and derived files: `$RECCOCKTAIL_CACHE`, or `~/.cache/reccocktail`.
+
+    Raises:
+        RunError: the file system refuses the folder, or there is no home and no such variable.
+    """
+    base = _cache_place()
+    with _writing(base):
+        base.mkdir(parents=True, exist_ok=True)
     return base
+
+
+def _cache_place() -> Path:
+    chosen = os.environ.get(CACHE_VARIABLE)
+    try:
+        return Path(chosen) if chosen else Path.home() / ".cache" / "reccocktail"
+    except RuntimeError as error:
+        raise RunError(f"There is no home folder; set {CACHE_VARIABLE} to a folder.") from error
 
 
 def sha256_file(path: Path) -> str:
@@ -240,9 +252,11 @@ def _writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
         reason = _refusal(error, temporary)
         if reason is None:
             raise
-        raise RunError(
-            f"Cannot write {path}: {reason}; free space or choose another folder."
-        ) from error
+        way_out = "choose another folder"
+        with suppress(RunError):
+            if path.is_relative_to(_cache_place()):
+                way_out = f"set {CACHE_VARIABLE} to a folder that can be written"
+        raise RunError(f"Cannot write {path}: {reason}; free space or {way_out}.") from error
 
 
 def _refusal(error: Exception, temporary: Path | None) -> str | None:

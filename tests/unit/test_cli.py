@@ -552,6 +552,12 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(refused, monke
         assert "Cannot write /proc/nothing" in refused(command), command
 
 
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs a folder that nobody can write to")
+def test_a_cache_that_cannot_be_written_is_said(refused, monkeypatch):
+    monkeypatch.setenv("RECCOCKTAIL_CACHE", "/proc/nothing")
+    assert "RECCOCKTAIL_CACHE" in refused("recommend --adapter base --data shop --user u1")
+
+
 def test_brackets_and_stars_in_paths_are_letters(call, home, tmp_path):
     """Not patterns: other files beside the named ones must not be read."""
     raw = tmp_path / "raw"

@@ -447,3 +447,41 @@ def test_the_cache_is_where_the_variable_says(
     monkeypatch.delenv("RECCOCKTAIL_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_dir() == tmp_path / ".cache" / "reccocktail"
+
+
+def test_a_cache_that_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("RECCOCKTAIL_CACHE", str(cache))
+
+    def read_only(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    # The folder cannot be made, or it is there and takes no file.
+    writes: list[tuple[str, Callable[[], object]]] = [
+        ("mkdir", cache_dir),
+        ("write_text", lambda: write_json(cache_dir() / "hashes" / "x.json", {})),
+    ]
+    for method, write in writes:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, read_only)
+            with pytest.raises(RunError, match=f"{cache}.*Read-only.*RECCOCKTAIL_CACHE") as error:
+                write()
+            one_sentence(error.value)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", read_only)
+        with pytest.raises(RunError, match="choose another folder"):
+            write_json(tmp_path / "elsewhere.json", {})
+
+
+def test_without_a_home_the_variable_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RECCOCKTAIL_CACHE", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(RunError, match="RECCOCKTAIL_CACHE") as error:
+        cache_dir()
+    one_sentence(error.value)
+    with pytest.raises(RunError, match="choose another folder"), atomic_file(tmp_path / "x"):
+        raise FULL
