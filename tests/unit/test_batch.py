@@ -195,6 +195,46 @@ def test_only_missing_files_are_computed(job, monkeypatch):
     assert written == [2] and contents(job.out) == whole
 
 
+def cut(file):
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def scribbled(file):
+    """The same table as another writer would write it: readable, and another file."""
+    pl.read_parquet(file).write_parquet(file, compression="uncompressed")
+
+
+def shortened(file):
+    pl.read_parquet(file).head(3).write_parquet(file)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("harm", [cut, scribbled, shortened])
+def test_damaged_files_are_computed_again(job, capsys, harm, finished):
+    manifest = batch(job)
+    whole = contents(job.out)
+    if not finished:
+        write_json(job.out / "manifest.json", {k: v for k, v in manifest.items() if k != "outputs"})
+        job.file(1).unlink()
+    harm(job.file(2))
+    capsys.readouterr()
+    again = batch(job)
+    said = " ".join(capsys.readouterr().err.split())
+    if harm is scribbled and not finished:  # nothing tells, and no user lacks anything
+        assert again["outputs"]["part-000002.parquet"] == sha256_file(job.file(2))
+        return
+    assert "1 damaged file computed again (part-000002.parquet)" in said
+    assert contents(job.out) == whole and again == manifest
+
+
+def test_a_hash_taken_of_a_damaged_file_does_not_make_it_whole(job):
+    manifest = batch(job)
+    cut(job.file(2))
+    outputs = manifest["outputs"] | {"part-000002.parquet": sha256_file(job.file(2))}
+    write_json(job.out / "manifest.json", manifest | {"outputs": outputs})
+    assert batch(job) == manifest
+
+
 def test_kill_9_and_restart_give_the_files_of_an_undisturbed_run(job, tmp_path):
     small = replace(job, chunk=1)
     child = subprocess.Popen(command(small), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

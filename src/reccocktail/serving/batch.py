@@ -14,7 +14,7 @@ from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.mixing.measure import check_compatible
 from reccocktail.precision import Precision, choose_precision
 from reccocktail.progress import bar, say
-from reccocktail.schema import HISTORY, USER
+from reccocktail.schema import HISTORY, USER, count
 from reccocktail.serving.stages import Retrieval
 from reccocktail.serving.users import UserTable
 from reccocktail.storage import (
@@ -65,6 +65,24 @@ class Job:
     def file(self, number: int) -> Path:
         """Output file of a chunk."""
         return self.out / f"part-{number:06d}.parquet"
+
+    def is_whole(self, number: int, users: int, sha256: str | None) -> bool:
+        """Whether a chunk's file is what was written, for all that can be told.
+
+        Args:
+            number: of the chunk.
+            users: in the table.
+            sha256: of the file when the run ended; None if it did not, or without the file.
+        """
+        file = self.file(number)
+        if sha256 is not None and sha256_file(file) != sha256:
+            return False
+        try:  # a hash too may have been taken of a damaged file
+            table = pl.read_parquet(file, glob=False)
+        except (OSError, pl.exceptions.PolarsError):
+            return False
+        rows = min(self.chunk, users - number * self.chunk)
+        return dict(table.schema) == SCHEMA and table.height == rows
 
 
 class ChunkWriter:
@@ -117,7 +135,8 @@ def batch(
     """Write the k best items of every user of a table, in the table's order.
 
     `part-000000.parquet` and so on hold `user_id`, `items` and `scores` (logits, best first), none
-    of them an item of the user's history. Files that are there are not computed again.
+    of them an item of the user's history. Files that are there are not computed again, unless they
+    are damaged.
 
     Args:
         job: what to do.
@@ -146,15 +165,27 @@ def batch(
     manifest = {"format": FORMAT, "settings": settings, "users": users.height, "chunks": chunks}
     if (former := _former(job.out)) is not None:
         _require_same(former["settings"], settings, job.out)
-        if former.get("outputs") and all((job.out / name).is_file() for name in former["outputs"]):
-            say(f"{job.out}: finished before, taken as it is.")
-            return former
     else:
         users.check()
         write_json(job.out / MANIFEST, manifest)
     for left in job.out.glob(".part-*.tmp"):  # of a run that was killed
         left.unlink(missing_ok=True)
-    missing = [number for number in range(chunks) if not job.file(number).is_file()]
+    known = former.get("outputs") if former else None
+    hashes = known if isinstance(known, dict) else {}
+    there = [number for number in range(chunks) if job.file(number).is_file()]
+    damaged = [
+        number
+        for number in there
+        if not job.is_whole(number, users.height, hashes.get(job.file(number).name))
+    ]
+    missing = sorted({*range(chunks)}.difference(there).union(damaged))
+    if former and hashes and not missing:
+        say(f"{job.out}: finished before, taken as it is.")
+        return former
+    if damaged:
+        names = ", ".join(job.file(number).name for number in damaged[:5])
+        more = ", ..." if len(damaged) > 5 else ""
+        say(f"{job.out}: {count(len(damaged), 'damaged file')} computed again ({names}{more}).")
     if len(missing) < chunks:
         say(f"{job.out}: {chunks - len(missing)} of {chunks} files are there, going on.")
     with bar("Recommending", users.height) as advance:
