@@ -16,7 +16,7 @@ from rich.progress import (
 
 T = TypeVar("T")
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False)  # names and paths are shown as they are
 
 
 class Advance(Protocol):
@@ -31,7 +31,7 @@ class Advance(Protocol):
 def bar(label: str, total: float | None) -> Iterator[Advance]:
     """Show a bar for `total` steps while the block runs; yields the function that advances it."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -156,6 +156,24 @@ def test_recommend_to_a_user_and_to_titles(home, call):
     assert " new " in row
 
 
+def test_titles_and_paths_are_shown_as_they_are(home, call, tmp_path):
+    """Whatever the terminal library takes for markup or for the name of a picture."""
+    odd = r"bright \[/b] [bold]milk[/] :tea:"
+    typed = ["--history", "red apple :tea:", "--new-item", odd, "-k", "1000"]
+    code, out, err = call(["recommend", "--adapter", "ingredient", "--data", "shop", *typed])
+    assert code == 0, err
+    assert f"{odd} " in out and "red apple :tea: -> red apple" in out
+    users = home / "shop" / "test_warm.parquet"
+    pl.read_parquet(users).select("user_id").write_csv(tmp_path / "users.csv")
+    folder = tmp_path / "[/b] :tea:"
+    command = ["batch", "--adapter", "ingredient", "--data", "shop", "--out", str(folder)]
+    command += ["--users", str(tmp_path / "users.csv")]
+    for said in (1, 0):  # the second call says on standard error that all is there
+        code, *streams = call(command)
+        assert code == 0 and str(folder) in streams[0], streams
+        assert said or f"{folder.name}: finished before" in streams[1].replace("\n", "")
+
+
 def test_a_ranker_that_reads_candidates(home, call, refused):
     train = "train --role ingredient --data shop --recipe recipe.yaml --backbone pico --steps 1"
     assert call(f"{train} --out writer --ranker generate")[0] == 0

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from rich.table import Table
+from rich.text import Text as Letters
 
 from reccocktail.cli.shared import (
     LoadIn,
@@ -99,7 +100,7 @@ def recommend(
     items = [match.item_id for match in matches] or recommender.history_of(str(user))
     if not json:
         for match in matches:
-            output.print(f"{match.typed} -> {match.title} ({match.similarity:.0f} %)", markup=False)
+            output.print(f"{match.typed} -> {match.title} ({match.similarity:.0f} %)")
     places = recommender.recommend(items, k)
     if explain and not recommender.writes:
         say(
@@ -113,11 +114,11 @@ def recommend(
     table = Table("#", "title", "score", "item", "")
     for place in places:
         row = (place.title, f"{place.score:.3f}", place.item_id, "new" if place.new else "")
-        table.add_row(str(place.rank), *(cell.replace("[", r"\[") for cell in row))
+        table.add_row(str(place.rank), *map(Letters, row))
     output.print(table)
     for place, reason in zip(places, reasons or (), strict=False):
         for line in explanation_lines(place, reason):
-            output.print(line, markup=False, highlight=False, soft_wrap=True)
+            output.print(line, highlight=False, soft_wrap=True)
 
 
 @app.command

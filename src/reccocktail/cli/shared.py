@@ -38,7 +38,7 @@ app = cyclopts.App(
 )
 data_app = cyclopts.App(name="data", help="Get and prepare recommendation data.")
 app.command(data_app)
-output = Console()
+output = Console(markup=False, emoji=False)  # titles, ids and paths are shown as they are
 
 
 def quantization_of(load_in: LoadIn | None) -> Literal["nf4"] | None:
@@ -51,4 +51,4 @@ def print_metrics(metrics: dict[str, object]) -> None:
     from reccocktail.evaluation.results import scenarios_of, terminal_table
 
     for scenario in scenarios_of(metrics):
-        output.print(terminal_table(metrics, scenario))
+        output.print(terminal_table(metrics, scenario), markup=True)  # its cells are escaped
