@@ -210,7 +210,8 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
 
     Args:
         path: the file; its folder is made.
-        waiting: called if another process holds the lock, before waiting for it.
+        waiting: called if another process holds the lock, before waiting for it; it may raise
+            instead.
 
     Yields:
         Whether another process held it first.
@@ -232,7 +233,12 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
                 fcntl.flock(stream, fcntl.LOCK_EX)
             except OSError:
                 pass
-        yield waited
+        try:
+            yield waited
+        finally:
+            if fcntl is not None:  # closing is not enough where a child process has the file too
+                with suppress(OSError):
+                    fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 @contextmanager

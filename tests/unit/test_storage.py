@@ -6,7 +6,9 @@ import json
 import math
 import os
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -390,6 +392,33 @@ def test_a_lock_lets_one_at_a_time_in(tmp_path: Path) -> None:
         order.append(("first", waited))
     thread.join()
     assert order == [("first", False), ("second", True)]
+
+
+def test_who_need_not_wait_is_let_go(tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise InterruptedWork
+
+    with locked(tmp_path / "x", refuse):
+        with pytest.raises(InterruptedWork), locked(tmp_path / "x", refuse):
+            pytest.fail("somebody holds it")
+    with locked(tmp_path / "x", refuse) as waited:
+        assert not waited
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_lives_on_does_not_hold_the_lock(tmp_path: Path) -> None:
+    """As workers of a training do that was interrupted."""
+    with locked(tmp_path / "x", lambda: None):
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        with locked(tmp_path / "x", lambda: pytest.fail("nobody holds it")):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_a_system_without_locks_runs_without(

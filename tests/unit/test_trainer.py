@@ -18,7 +18,7 @@ from reccocktail.training.model import merged
 from reccocktail.training.schedule import Length, cosine_with_warmup
 from reccocktail.training.trainer import train
 from tests.domains import taste_domain
-from tests.helpers import Clock
+from tests.helpers import Clock, one_sentence
 from tests.pico import pico_backbone
 
 STEPS = 8
@@ -335,6 +335,34 @@ def test_a_finished_run_whose_adapter_is_gone_is_made_again(whole, domain, tmp_p
     mine.rmdir()
     run([domain], mine, recipe=recipe, resume=True)
     same_bytes(out, mine)
+
+
+# -- one at a time ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_second_training_in_the_same_folder_is_refused(
+    whole, domain, tmp_path, monkeypatch, resume
+):
+    """It is started in the midst of the first, which ends as if it had been alone."""
+    out, _ = whole
+    mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
+    loss, told = DenseRanker.loss, []
+
+    def beside(self, model, batch):
+        if not told:
+            monkeypatch.setattr(DenseRanker, "loss", loss)
+            with pytest.raises(RunError, match=r"mine\.training") as error:
+                run([domain], mine, recipe=recipe, resume=resume)
+            told.append(one_sentence(error.value))
+        return loss(self, model, batch)
+
+    monkeypatch.setattr(DenseRanker, "loss", beside)
+    run([domain], mine, recipe=recipe)
+    assert "Another training" in told[0]
+    same_bytes(out, mine)
+    assert losses(mine) == losses(out)
+    run([domain], mine, recipe=recipe, resume=True)  # the end of the first opens the folder
 
 
 # -- a second round ---------------------------------------------------------------------------

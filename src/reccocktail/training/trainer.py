@@ -8,12 +8,10 @@ from typing import Any
 
 from peft import PeftModel
 from transformers import PrinterCallback
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.data.domain import Domain
-from reccocktail.errors import AdapterError, RecipeError, RunError
+from reccocktail.errors import AdapterError, RecipeError
 from reccocktail.launcher import is_first, processes
 from reccocktail.precision import in_precision, training_precision
 from reccocktail.processes import from_first, start, together
@@ -22,7 +20,7 @@ from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker, first_layers
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
-from reccocktail.storage import read_json, sha256_json, write_json
+from reccocktail.storage import sha256_json
 from reccocktail.training.adapter import Adapter, Card, DataCard, Role, require_adapter_dir
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import DomainWindows, TrainingBatches
@@ -37,12 +35,12 @@ from reccocktail.training.loop import (
     restore,
 )
 from reccocktail.training.model import base_model, merged, new_peft_model, tensors_of
+from reccocktail.training.run_folder import FINISHED, hold, starting_point, write_record
 from reccocktail.training.schedule import Length
 from reccocktail.training.speed import fast_layers
 from reccocktail.training.validation import Validation
 
 _UNBOUNDED = 10**7  # steps of a run whose end the clock decides
-_RUN_FILE = "run.json"
 
 
 def train(
@@ -82,8 +80,8 @@ def train(
             (WeaveRec); the new one is then meant to be added to it, with the coefficients 1 and 1.
 
     Raises:
-        RunError: an unfinished run stands there and `resume` is off, its settings differ, or
-            another process of the run is gone.
+        RunError: an unfinished run stands there and `resume` is off, its settings differ,
+            another training is at work there, or another process of this run is gone.
         AdapterError: `out` holds something that is not an adapter, or `initial` or `beside` does
             not fit the backbone or the recipe.
         RecipeError: the backbone is not in the recipe's quantization, or it is packed and there is
@@ -100,63 +98,69 @@ def train(
             _check_other(other, card)
     left_out = {name: sorted(items) for name, items in sorted((exclude or {}).items())}
     identity = _identity(card, length, left_out, initial, beside)
-    checkpoint = from_first(lambda: _checkpoint(run_folder, out, identity, resume))
-    if checkpoint == "finished":
-        say(f"{out.name}: finished before, taken as it is.")
-        return Adapter.load(out)
-    windows = [DomainWindows.build(d, ranker, frozenset(left_out.get(d.name, ()))) for d in domains]
-    catalogues = [
-        Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)
-    ]
-    settings = recipe.training
-    batches = TrainingBatches(windows, ranker, settings, length.steps or _UNBOUNDED, processes())
-    step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
-    bank = ItemBank(settings.bank) if settings.bank else None
-    if checkpoint:
-        restore(Path(checkpoint), length, bank, backbone.device)
-        say(f"{out.name}: going on from step {step}.")
-    with ExitStack() as stack:  # an interrupted run gives the backbone back as well
-        stack.enter_context(merged(backbone.model, beside.lora if beside else None))
-        peft_model = new_peft_model(backbone, recipe, initial)
-        stack.callback(_take_off, peft_model, backbone)
-        weights = backbone.model.dtype
-        products = training_precision(backbone.device, weights, backbone.autocast)
-        stack.enter_context(in_precision(base_model(peft_model), products))
-        module = RankerModule(peft_model, ranker, bank)
-        log = None
-        if is_first():
-            log = RunLog(run_folder, step)
-            stack.callback(log.close)
-            unfinished = {"identity": identity, "finished": False, "processes": processes()}
-            write_json(run_folder / _RUN_FILE, unfinished)
-        advance = stack.enter_context(bar(f"Training {out.name}", 100))
-        stack.enter_context(quiet_transformers())
-        validation = Validation(catalogues, settings.validation_users, settings.seed)
-        trainer = AdapterTrainer(
-            length=length,
-            warmup=settings.warmup,
-            model=module,
-            args=arguments(run_folder, recipe, batches, backbone),
-            train_dataset=batches,
-            data_collator=only,
-            callbacks=[RunCallback(length, log, advance, validation, module, recipe)],
+    with ExitStack() as held:
+        from_first(lambda: held.enter_context(hold(run_folder)))
+        checkpoint = from_first(lambda: starting_point(run_folder, out, identity, resume))
+        if checkpoint == FINISHED:
+            say(f"{out.name}: finished before, taken as it is.")
+            return Adapter.load(out)
+        windows = [
+            DomainWindows.build(d, ranker, frozenset(left_out.get(d.name, ()))) for d in domains
+        ]
+        catalogues = [
+            Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)
+        ]
+        settings = recipe.training
+        batches = TrainingBatches(
+            windows, ranker, settings, length.steps or _UNBOUNDED, processes()
         )
-        trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
-        decoder = base_model(peft_model).get_decoder()  # type: ignore[no-untyped-call]
-        layers = first_layers(decoder, recipe.dense.depth)
-        with fast_layers(layers, settings, backbone.device), together():
-            trainer.train(resume_from_checkpoint=checkpoint)
-        lora = tensors_of(peft_model)
-    done = {
-        "steps": trainer.state.global_step,
-        "initial_sha256": initial.sha256 if initial else None,
-        "beside_sha256": beside.sha256 if beside else None,
-    }
-    adapter = Adapter(out.name, lora, card.model_copy(update=done))
-    record = {"identity": identity, "finished": True, "processes": processes()}
-    record["seconds"] = length.elapsed
-    from_first(lambda: _finish(adapter, out, run_folder, record))
-    return adapter
+        step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
+        bank = ItemBank(settings.bank) if settings.bank else None
+        if checkpoint:
+            restore(Path(checkpoint), length, bank, backbone.device)
+            say(f"{out.name}: going on from step {step}.")
+        with ExitStack() as stack:  # an interrupted run gives the backbone back as well
+            stack.enter_context(merged(backbone.model, beside.lora if beside else None))
+            peft_model = new_peft_model(backbone, recipe, initial)
+            stack.callback(_take_off, peft_model, backbone)
+            weights = backbone.model.dtype
+            products = training_precision(backbone.device, weights, backbone.autocast)
+            stack.enter_context(in_precision(base_model(peft_model), products))
+            module = RankerModule(peft_model, ranker, bank)
+            log = None
+            if is_first():
+                log = RunLog(run_folder, step)
+                stack.callback(log.close)
+                unfinished = {"identity": identity, "finished": False, "processes": processes()}
+                write_record(run_folder, unfinished)
+            advance = stack.enter_context(bar(f"Training {out.name}", 100))
+            stack.enter_context(quiet_transformers())
+            validation = Validation(catalogues, settings.validation_users, settings.seed)
+            trainer = AdapterTrainer(
+                length=length,
+                warmup=settings.warmup,
+                model=module,
+                args=arguments(run_folder, recipe, batches, backbone),
+                train_dataset=batches,
+                data_collator=only,
+                callbacks=[RunCallback(length, log, advance, validation, module, recipe)],
+            )
+            trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
+            decoder = base_model(peft_model).get_decoder()  # type: ignore[no-untyped-call]
+            layers = first_layers(decoder, recipe.dense.depth)
+            with fast_layers(layers, settings, backbone.device), together():
+                trainer.train(resume_from_checkpoint=checkpoint)
+            lora = tensors_of(peft_model)
+        done = {
+            "steps": trainer.state.global_step,
+            "initial_sha256": initial.sha256 if initial else None,
+            "beside_sha256": beside.sha256 if beside else None,
+        }
+        adapter = Adapter(out.name, lora, card.model_copy(update=done))
+        record = {"identity": identity, "finished": True, "processes": processes()}
+        record["seconds"] = length.elapsed
+        from_first(lambda: _finish(adapter, out, run_folder, record))
+        return adapter
 
 
 def _check_quantization(recipe: Recipe, backbone: Backbone, beside: Adapter | None) -> None:
@@ -209,7 +213,7 @@ def _identity(
 def _finish(adapter: Adapter, out: Path, run_folder: Path, record: dict[str, Any]) -> None:
     """Write the adapter and then the record; the checkpoints are needed no more."""
     adapter.save(out, adapter_readme(out.name, adapter.card))
-    write_json(run_folder / _RUN_FILE, record)
+    write_record(run_folder, record)
     for folder in run_folder.glob("checkpoint-*"):
         shutil.rmtree(folder)
     last = [row for row in read_log(run_folder) if "loss" in row][-1]
@@ -235,33 +239,3 @@ def _check_other(other: Adapter, card: Card) -> None:
                 f"'{other.name}' has another {what} than the recipe; "
                 "train with the recipe that it was made with."
             )
-
-
-def _checkpoint(run_folder: Path, out: Path, identity: str, resume: bool) -> str | None:
-    """The checkpoint to go on from, 'finished' for a run that needs nothing more, or None."""
-    if not (run_folder / _RUN_FILE).exists():
-        return None
-    former = read_json(run_folder / _RUN_FILE)
-    if former["finished"] and (not resume or not out.exists()):
-        return None
-    if not resume:
-        raise RunError(
-            f"An unfinished run lies in {run_folder}; "
-            "add --resume to go on with it, or delete the folder."
-        )
-    if former["identity"] != identity:
-        raise RunError(
-            f"The run in {run_folder} was made with other settings or data; "
-            f"give the same ones, or delete the folder to start anew."
-        )
-    return "finished" if former["finished"] else _last_whole_checkpoint(run_folder)
-
-
-def _last_whole_checkpoint(run_folder: Path) -> str | None:
-    """The last checkpoint that was written to its end; what follows it is deleted."""
-    while True:
-        last = get_last_checkpoint(str(run_folder))  # type: ignore[no-untyped-call]
-        # The state is the file that Trainer writes last.
-        if last is None or (Path(last) / TRAINER_STATE_NAME).is_file():
-            return None if last is None else str(last)
-        shutil.rmtree(last)
