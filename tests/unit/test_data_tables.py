@@ -111,10 +111,17 @@ def test_ids_are_text_whatever_they_were():
         (["12 31, 2013", "01 1, 2014"], [0, 1]),
         (["1e9", "999"], [1, 0]),
         (["10", "9"], [1, 0]),
+        (
+            ["2009-11-24T00:00:00+02:00", "2009-11-24 01:00:00 +0200", "2009-11-23 22:30Z"],
+            [0, 2, 1],
+        ),
+        (["2009-11-24 01:00:00.5+0100", "2009-11-24T00:00+00", "2009-11-23 23:59 UTC"], [2, 1, 0]),
+        (["2020-01-02", "2020-01-01 10:00:00", "2020-01-02T00:00:01", "2020/01/01"], [3, 1, 0, 2]),
     ],
 )
 def test_times_as_text_are_ordered_as_times(times, ordered):
-    frame = pl.DataFrame({"user": ["u"] * 2, "item": ["0", "1"], "time": times})
+    items = [str(i) for i in range(len(times))]
+    frame = pl.DataFrame({"user": ["u"] * len(times), "item": items, "time": times})
     assert in_time_order(as_interactions(frame, "x"))[ITEM].to_list() == [str(i) for i in ordered]
 
 
@@ -226,6 +233,10 @@ def test_times_that_are_no_times_name_their_rows():
         ("time", [timedelta(1)] * 2, r"neither numbers nor dates \(Duration.*--time-column"),
         ("time", [[1], [2]], r"neither numbers nor dates \(List\(Int64\)\)"),
         ("time", pl.Series([1, 2**63 + 5], dtype=pl.UInt64), r"beyond 64 bits \(row 2, such as"),
+        ("time", ["2020-01-02T10:00:00", "soon"], r"nor dates \(row 2, such as 'soon'\); write"),
+        ("time", ["2020-01-02T10:00:00", "2020-13-01"], r"nor dates \(row 2, such as '2020-13-01'"),
+        ("time", ["nan", "3"], r"neither numbers nor dates \(row 1, such as 'nan'\)"),
+        ("time", ["2020-01-02", "1577836800"], r"numbers among dates \(row 2, such as '15778"),
         ("rating", ["5", "4,5"], r"ratings that are no numbers \(row 2, such as '4,5'\)"),
         ("rating", ["good", "bad"], r"ratings that are no numbers \(rows 1, 2, such as 'good'\)"),
         ("rating", [[4, 5], [3]], r"ratings that are no numbers \(List\(Int64\)\)"),

@@ -4,8 +4,10 @@ from typing import Any
 
 import polars as pl
 
+from reccocktail.data.cells import cast
+from reccocktail.data.times import as_time
 from reccocktail.errors import DataError
-from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER, row_numbers, validate
+from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER, validate
 
 # Common names, most telling first; compared in lower case without "_", "-", spaces and a ":type"
 # ending.
@@ -183,7 +185,7 @@ def as_interactions(
     ]
     time = find_column(frame, TIME, time_column, where)
     if time is not None:
-        columns.append(_as_time(frame[time], where).alias(TIME))
+        columns.append(as_time(frame[time], where).alias(TIME))
     rating = find_column(frame, RATING, rating_column, where)
     if rating is not None and rated:
         columns.append(_as_rating(frame[rating], where).alias(RATING))
@@ -227,35 +229,6 @@ def as_items(
     return validate(pl.DataFrame(columns), "items", where)
 
 
-def _cast(column: pl.Series, dtype: pl.DataType, where: str, what: str, advice: str) -> pl.Series:
-    """Cast a column; empty cells stay empty.
-
-    Args:
-        column: its name is the one in the user's table.
-        dtype: the type to cast to.
-        where: the table's name in error messages.
-        what: what cells are that cannot be cast.
-        advice: what to do about them.
-
-    Raises:
-        DataError: some cells, or all cells of the column's type, cannot be cast.
-    """
-    try:
-        cast = column.cast(dtype, strict=False)
-    except pl.exceptions.PolarsError as error:
-        raise DataError(
-            f"{where}: '{column.name}' holds {what} ({column.dtype}); {advice}."
-        ) from error
-    rows = (cast.is_null() & column.is_not_null()).arg_true()
-    if rows.len():
-        first = str(column[int(rows[0])])[:40]
-        raise DataError(
-            f"{where}: '{column.name}' holds {what} ({row_numbers(rows)}, such as '{first}'); "
-            f"{advice}."
-        )
-    return cast
-
-
 def _as_text(column: pl.Series, where: str) -> pl.Series:
     """Write cells as text; whole floats (an id column that once held gaps) as whole numbers."""
     if column.dtype == pl.String:
@@ -268,8 +241,8 @@ def _as_text(column: pl.Series, where: str) -> pl.Series:
     if column.dtype.is_float():
         column = column.fill_nan(None)
         if (column.is_null() | (column == column.round())).all():
-            column = _cast(column, pl.Int64(), where, "numbers beyond 64 bits", "write text")
-    return _cast(column, pl.String(), where, "what is no text", "write it as UTF-8 text")
+            column = cast(column, pl.Int64(), where, "numbers beyond 64 bits", "write text")
+    return cast(column, pl.String(), where, "what is no text", "write it as UTF-8 text")
 
 
 def _flat(value: Any) -> list[str]:
@@ -283,38 +256,5 @@ def _flat(value: Any) -> list[str]:
 def _as_rating(column: pl.Series, where: str) -> pl.Series:
     explain = (where, "ratings that are no numbers", "write them such as 4.5")
     if not (column.dtype.is_numeric() or column.dtype == pl.Boolean):
-        column = _cast(column, pl.String(), *explain).str.strip_chars().replace("", None)
-    return _cast(column, pl.Float64(), *explain)
-
-
-def _as_time(column: pl.Series, where: str) -> pl.Series:
-    what = "times that are neither numbers nor dates"
-    advice = "write numbers or YYYY-MM-DD HH:MM:SS, or name another column with --time-column"
-    if column.dtype in (pl.Date, pl.Datetime):
-        return column.cast(pl.Datetime("us")).cast(pl.Int64)
-    if column.dtype.is_temporal():  # times of day, durations
-        raise DataError(f"{where}: '{column.name}' holds {what} ({column.dtype}); {advice}.")
-    if column.dtype.is_integer():
-        return _cast(column, pl.Int64(), where, "times beyond 64 bits", advice)
-    if column.dtype.is_float():
-        return column.fill_nan(None)
-    text = _cast(column, pl.String(), where, what, advice).str.strip_chars()
-    whole = text.cast(pl.Int64, strict=False)
-    if whole.null_count() == column.null_count():
-        return whole
-    number = text.cast(pl.Float64, strict=False)
-    if number.null_count() == column.null_count():
-        return number
-    moment = text.str.replace("T", " ").str.strip_suffix("Z")
-    for form in (
-        "%Y-%m-%d %H:%M:%S%.f",
-        "%Y-%m-%d",
-        "%Y-%m-%d %H:%M",
-        "%m %d, %Y",
-        "%d/%m/%Y",
-        "%Y/%m/%d",
-    ):
-        parsed = moment.str.to_datetime(form, time_unit="us", strict=False)
-        if parsed.null_count() == column.null_count():
-            return parsed.cast(pl.Int64)
-    return _cast(text, pl.Float64(), where, what, advice)  # which names the rows that are none
+        column = cast(column, pl.String(), *explain).str.strip_chars().replace("", None)
+    return cast(column, pl.Float64(), *explain)

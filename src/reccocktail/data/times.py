@@ -1,0 +1,81 @@
+"""Times in any common form -> numbers that grow with time."""
+
+import polars as pl
+
+from reccocktail.data.cells import cast, refusal
+from reccocktail.errors import DataError
+
+_WHAT = "times that are neither numbers nor dates"
+_ADVICE = (
+    "write numbers or YYYY-MM-DD HH:MM:SS, with or without an offset such as +02:00, or name "
+    "another column with --time-column"
+)
+# No text is read in two ways by two of them, so that cells of one column may be of several forms.
+_FORMS = (
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%d",
+    "%Y-%m-%d %H:%M:%S%.f%#z",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%d %H:%M%#z",
+    "%m %d, %Y",
+    "%d/%m/%Y",
+    "%Y/%m/%d",
+)
+
+
+def as_time(column: pl.Series, where: str) -> pl.Series:
+    """Read a column of times; empty cells stay empty.
+
+    Args:
+        column: numbers, dates, or text of either; its name is the one in the user's table.
+        where: the table's name in error messages.
+
+    Returns:
+        Int64 or Float64: numbers as they are, dates as microseconds since 1970 (UTC, which is also
+        what dates without an offset are taken for).
+
+    Raises:
+        DataError: cells are neither, or not all of one kind (rows are named).
+    """
+    if column.dtype in (pl.Date, pl.Datetime):
+        return column.cast(pl.Datetime("us")).cast(pl.Int64)
+    if column.dtype.is_temporal():  # times of day, durations
+        raise DataError(f"{where}: '{column.name}' holds {_WHAT} ({column.dtype}); {_ADVICE}.")
+    if column.dtype.is_integer():
+        return cast(column, pl.Int64(), where, "times beyond 64 bits", _ADVICE)
+    if column.dtype.is_float():
+        return column.fill_nan(None)
+    text = cast(column, pl.String(), where, _WHAT, _ADVICE).str.strip_chars().replace("", None)
+    whole = text.cast(pl.Int64, strict=False)
+    if whole.null_count() == text.null_count():
+        return whole
+    number = text.cast(pl.Float64, strict=False).fill_nan(None)
+    if number.null_count() == text.null_count():
+        return number
+    moment = _moments(text)
+    if moment.null_count() == text.null_count():
+        return moment.cast(pl.Int64)
+    numbers, dates = number.is_not_null(), moment.is_not_null()
+    if (neither := text.is_not_null() & ~numbers & ~dates).any():
+        raise refusal(text, neither, where, _WHAT, _ADVICE)
+    fewer, what = (
+        (numbers, "numbers among dates")
+        if numbers.sum() <= dates.sum()
+        else (dates, "dates among numbers")
+    )
+    raise refusal(text, fewer, where, what, "write all times in one way")
+
+
+def _moments(text: pl.Series) -> pl.Series:
+    """Datetimes (UTC) of the cells that are dates in one of `_FORMS`, null elsewhere."""
+    plain = text.str.replace(r"\s*(?:Z|UTC)$", "").str.replace("T", " ", literal=True)
+    plain = plain.str.replace(r"\s+([+-][0-9:]+)$", "$1")  # an offset after a space
+    found = pl.Series(text.name, [None], dtype=pl.Datetime("us", "UTC")).new_from_index(
+        0, len(text)
+    )
+    for form in _FORMS:
+        parsed = plain.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False)
+        found = found.zip_with(found.is_not_null(), parsed)
+        if found.null_count() == text.null_count():
+            break
+    return found
