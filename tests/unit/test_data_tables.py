@@ -125,6 +125,21 @@ def test_times_as_text_are_ordered_as_times(times, ordered):
     assert in_time_order(as_interactions(frame, "x"))[ITEM].to_list() == [str(i) for i in ordered]
 
 
+@pytest.mark.parametrize(
+    "times",
+    [
+        [0, 1, 2],
+        [0, 1_577_836_800, 1_577_836_801],  # zero where the time is not known
+        [20091124, 20100101],
+        [1_577_836_800_000, 1_577_836_800_001],
+    ],
+)
+def test_numbers_that_grow_with_time_are_left_as_they_are(times):
+    frame = pl.DataFrame({"user": ["u"] * len(times), "item": ["i"] * len(times), "time": times})
+    for column in (pl.col("time"), pl.col("time").cast(pl.Float64), pl.col("time").cast(str)):
+        assert as_interactions(frame.with_columns(column), "x")[TIME].to_list() == times
+
+
 def test_time_order_keeps_users_by_first_appearance_and_ties_in_place():
     frame = pl.DataFrame(
         {USER: ["b", "a", "b", "a", "b"], ITEM: list("vwxyz"), TIME: [5, 1, 5, 1, 4]}
@@ -235,6 +250,13 @@ def test_times_that_are_no_times_name_their_rows():
         ("time", pl.Series([1, 2**63 + 5], dtype=pl.UInt64), r"beyond 64 bits \(row 2, such as"),
         ("time", ["2020-01-02T10:00:00", "soon"], r"nor dates \(row 2, such as 'soon'\); write"),
         ("time", ["2020-01-02T10:00:00", "2020-13-01"], r"nor dates \(row 2, such as '2020-13-01'"),
+        (
+            "time",
+            [1_577_836_800_000, 1_577_836_800],
+            r"in milliseconds among .* seconds \(row 1, ",
+        ),
+        ("time", ["1577836800", "1577836800000000"], r"in microseconds among .* seconds \(row 2, "),
+        ("time", [1.5778368e9, 1.5778368e18], r"in nanoseconds among times in seconds \(row 2, "),
         ("time", ["nan", "3"], r"neither numbers nor dates \(row 1, such as 'nan'\)"),
         ("time", ["2020-01-02", "1577836800"], r"numbers among dates \(row 2, such as '15778"),
         ("rating", ["5", "4,5"], r"ratings that are no numbers \(row 2, such as '4,5'\)"),

@@ -21,6 +21,10 @@ _FORMS = (
     "%d/%m/%Y",
     "%Y/%m/%d",
 )
+# What times of the years 1980 to 2100 are as numbers since 1970. No two units share a number, and
+# counters, days as 20091124 and minutes as 200911240930 are in none.
+_YEARS = (315_532_800, 4_102_444_800)
+_UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 
 
 def as_time(column: pl.Series, where: str) -> pl.Series:
@@ -35,23 +39,23 @@ def as_time(column: pl.Series, where: str) -> pl.Series:
         what dates without an offset are taken for).
 
     Raises:
-        DataError: cells are neither, or not all of one kind (rows are named).
+        DataError: cells are neither, not all of one kind, or of several units (rows are named).
     """
     if column.dtype in (pl.Date, pl.Datetime):
         return column.cast(pl.Datetime("us")).cast(pl.Int64)
     if column.dtype.is_temporal():  # times of day, durations
         raise DataError(f"{where}: '{column.name}' holds {_WHAT} ({column.dtype}); {_ADVICE}.")
     if column.dtype.is_integer():
-        return cast(column, pl.Int64(), where, "times beyond 64 bits", _ADVICE)
+        return _in_one_unit(cast(column, pl.Int64(), where, "times beyond 64 bits", _ADVICE), where)
     if column.dtype.is_float():
-        return column.fill_nan(None)
+        return _in_one_unit(column.fill_nan(None), where)
     text = cast(column, pl.String(), where, _WHAT, _ADVICE).str.strip_chars().replace("", None)
     whole = text.cast(pl.Int64, strict=False)
     if whole.null_count() == text.null_count():
-        return whole
+        return _in_one_unit(whole, where)
     number = text.cast(pl.Float64, strict=False).fill_nan(None)
     if number.null_count() == text.null_count():
-        return number
+        return _in_one_unit(number, where)
     moment = _moments(text)
     if moment.null_count() == text.null_count():
         return moment.cast(pl.Int64)
@@ -64,6 +68,24 @@ def as_time(column: pl.Series, where: str) -> pl.Series:
         else (dates, "dates among numbers")
     )
     raise refusal(text, fewer, where, what, "write all times in one way")
+
+
+def _in_one_unit(column: pl.Series, where: str) -> pl.Series:
+    """Give numbers back unless some are times in one unit and some in another.
+
+    Raises:
+        DataError: so it is; sorted, such times would be in a wrong order.
+    """
+    within = {
+        unit: column.is_between(_YEARS[0] * size, _YEARS[1] * size) for unit, size in _UNITS.items()
+    }
+    counts = {unit: int(rows.sum()) for unit, rows in within.items()}
+    most = max(counts, key=lambda unit: counts[unit])
+    for unit, rows in within.items():
+        if unit != most and counts[unit]:
+            what = f"times in {unit} among times in {most}"
+            raise refusal(column, rows, where, what, "write all times in one unit")
+    return column
 
 
 def _moments(text: pl.Series) -> pl.Series:
