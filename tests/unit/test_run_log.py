@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from reccocktail.training.log import LOG_FILE, RunLog, read_log
 
 
@@ -47,6 +49,15 @@ def test_a_line_cut_short_is_left_out(tmp_path):
     log.write(2, {"loss": 1.0})
     log.close()
     assert [row["step"] for row in read_log(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("damage", [b"\xff\xfe\n", b"[]\n", b"7\n", b'{"loss": 1.0}\n', b"\0\0"])
+def test_a_damaged_log_counts_as_far_as_it_is_whole(tmp_path, damage):
+    row = {"step": 1, "loss": 2.0}
+    (tmp_path / LOG_FILE).write_bytes(json.dumps(row).encode() + b"\n" + damage)
+    assert read_log(tmp_path) == [row]
+    RunLog(tmp_path, resumed_step=1).close()
+    assert read_log(tmp_path) == [row]
 
 
 def test_no_log_is_an_empty_log(tmp_path):

@@ -1,6 +1,8 @@
 """The training loop: it learns, repeats itself, goes on where it stopped, leaves no trace."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from reccocktail.training import loop, trainer
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.log import read_log
 from reccocktail.training.model import merged
+from reccocktail.training.run_folder import starting_point
 from reccocktail.training.schedule import Length, cosine_with_warmup
 from reccocktail.training.trainer import train
 from tests.domains import taste_domain
@@ -68,21 +71,27 @@ def run(domains, out, *, steps=STEPS, backbone=None, resume=False, recipe=None, 
     )
 
 
+def stopping(steps, error=KeyboardInterrupt):
+    """The dense loss, which raises after a number of calls."""
+    loss = DenseRanker.loss
+    left = [steps]
+
+    def counting(self, model, batch):
+        if left[0] == 0:
+            raise error
+        left[0] -= 1
+        return loss(self, model, batch)
+
+    return counting
+
+
 @pytest.fixture
 def stop_after(monkeypatch):
     """Interrupt the run after a number of steps of this process, with a checkpoint after each."""
 
     def arm(steps, error=KeyboardInterrupt):
         loss = DenseRanker.loss
-        left = [steps]
-
-        def counting(self, model, batch):
-            if left[0] == 0:
-                raise error
-            left[0] -= 1
-            return loss(self, model, batch)
-
-        monkeypatch.setattr(DenseRanker, "loss", counting)
+        monkeypatch.setattr(DenseRanker, "loss", stopping(steps, error))
         return lambda: monkeypatch.setattr(DenseRanker, "loss", loss)
 
     return arm
@@ -300,11 +309,110 @@ def test_a_checkpoint_that_was_cut_short_is_passed_over(whole, domain, tmp_path,
     restore()
     checkpoints = sorted((tmp_path / "mine.training").glob("checkpoint-*"))
     assert [path.name for path in checkpoints] == ["checkpoint-4", "checkpoint-5"]
+    (checkpoints[-1] / "files.json").unlink()
     (checkpoints[-1] / "trainer_state.json").unlink()
     (checkpoints[-1] / "optimizer.pt").unlink()
     run([domain], mine, recipe=recipe, resume=True)
     same_bytes(out, mine)
     assert losses(mine) == losses(out)
+
+
+@pytest.fixture(scope="module")
+def cut(domain, tmp_path_factory):
+    """The folder of a run that ended after its third step, with two checkpoints."""
+    mine = tmp_path_factory.mktemp("cut") / "mine"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DenseRanker, "loss", stopping(3))
+        with pytest.raises(KeyboardInterrupt):
+            run([domain], mine, recipe=recipe_with(**EVERY_STEP))
+    return mine.with_name("mine.training")
+
+
+def left_of(cut, tmp_path):
+    """A copy of the run's folder, and its last two checkpoints."""
+    folder = shutil.copytree(cut, tmp_path / "mine.training")
+    return folder / "checkpoint-2", folder / "checkpoint-3"
+
+
+def gone(file):
+    file.unlink()
+
+
+def halved(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def emptied(file):
+    os.truncate(file, 0)
+
+
+def garbled(file):
+    """As long as it was."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 3 :: 2] = bytes(len(content[len(content) // 3 :: 2]))
+    file.write_bytes(content)
+
+
+DAMAGE = [
+    ("optimizer.pt", gone), ("optimizer.pt", halved), ("optimizer.pt", garbled),
+    ("scheduler.pt", emptied), ("rng_state.pth", gone), ("rng_state.pth", halved),
+    ("model.safetensors", gone), ("model.safetensors", halved), ("bank.safetensors", emptied),
+    ("trainer_state.json", halved), ("clock.json", gone), ("clock.json", garbled),
+    ("files.json", halved),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "damage"), DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over(cut, tmp_path, capsys, file, damage):
+    before, last = left_of(cut, tmp_path)
+    out = tmp_path / "mine"
+    identity = json.loads((last.parent / "run.json").read_text())["identity"]
+    assert starting_point(last.parent, out, identity, resume=True) == str(last)
+    damage(last / file)
+    assert starting_point(last.parent, out, identity, resume=True) == str(before)
+    assert "mine: checkpoint-3 is not whole" in capsys.readouterr().err
+    damage(before / file)
+    assert starting_point(last.parent, out, identity, resume=True) is None
+    assert "starts anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left", [1, 0])
+def test_a_run_goes_on_from_what_is_whole(whole, cut, domain, tmp_path, left):
+    out, _ = whole
+    checkpoints = left_of(cut, tmp_path)
+    for checkpoint in checkpoints[left:]:
+        gone(checkpoint / "optimizer.pt")
+    run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP), resume=True)
+    same_bytes(out, tmp_path / "mine")
+    assert losses(tmp_path / "mine") == losses(out)
+
+
+@pytest.mark.parametrize(
+    ("file", "damage"),
+    [("optimizer.pt", gone), ("model.safetensors", halved), ("trainer_state.json", halved)],
+)
+def test_checkpoints_of_an_earlier_version(cut, tmp_path, file, damage):
+    """They do not say which files they had."""
+    before, last = left_of(cut, tmp_path)
+    identity = json.loads((last.parent / "run.json").read_text())["identity"]
+    for checkpoint in (before, last):
+        (checkpoint / "files.json").unlink()
+    assert starting_point(last.parent, tmp_path / "mine", identity, resume=True) == str(last)
+    damage(last / file)
+    assert starting_point(last.parent, tmp_path / "mine", identity, resume=True) == str(before)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b'{"finished": fal', b"[]", b'{"finished": true}', b"\xff"]
+)
+def test_a_damaged_record_is_said(cut, domain, tmp_path, content):
+    _, last = left_of(cut, tmp_path)
+    (last.parent / "run.json").write_bytes(content)
+    for resume in (False, True):
+        with pytest.raises(RunError, match=r"run\.json.*delete .*mine\.training") as error:
+            run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP), resume=resume)
+        one_sentence(error.value)
+    assert last.exists()
 
 
 def test_an_interruption_before_the_first_checkpoint(whole, domain, tmp_path, stop_after):

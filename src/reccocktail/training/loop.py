@@ -17,6 +17,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from reccocktail.backbone import Backbone
@@ -25,17 +26,16 @@ from reccocktail.processes import agree
 from reccocktail.progress import Advance
 from reccocktail.ranking.base import Batch, Ranker
 from reccocktail.recipe import Recipe
-from reccocktail.storage import read_json, write_json
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import TrainingBatches
 from reccocktail.training.log import RunLog
 from reccocktail.training.model import base_model
+from reccocktail.training.run_folder import read_seconds, seal, write_seconds
 from reccocktail.training.schedule import Length, cosine_with_warmup
 from reccocktail.training.validation import Validation
 
 GPU_WORKERS = 2  # that make batches while a GPU trains
 
-_CLOCK_FILE = "clock.json"
 _BANK_FILE = "bank.safetensors"
 
 
@@ -99,7 +99,14 @@ class AdapterTrainer(Trainer):
         bank = self.model.bank
         if isinstance(bank, ItemBank):
             save_file(bank.state(), folder / _BANK_FILE)
-        write_json(folder / _CLOCK_FILE, {"seconds": self._length.elapsed})
+        write_seconds(folder, self._length.elapsed)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()  # each process leaves its random state there
+        if self.is_world_process_zero():
+            folder = Path(self.args.output_dir or ".")
+            seal(folder / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """The backbone's tensors are missing from a checkpoint by design."""
@@ -206,7 +213,7 @@ def only(examples: Sequence[Batch]) -> Batch:
 
 def restore(checkpoint: Path, length: Length, bank: ItemBank | None, device: torch.device) -> None:
     """Set the clock and the bank to where a checkpoint left them; the clock stands still."""
-    length.start(float(read_json(checkpoint / _CLOCK_FILE)["seconds"]))
+    length.start(read_seconds(checkpoint))
     length.pause()
     if bank is not None:
         bank.restore(load_file(checkpoint / _BANK_FILE), device)

@@ -1,20 +1,29 @@
 """The folder of a run, `<out>.training`: who holds it, what it says of itself, its checkpoints."""
 
+import math
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer import TRAINER_STATE_NAME
+from safetensors import SafetensorError, safe_open
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from reccocktail.errors import RunError
+from reccocktail.progress import say
 from reccocktail.storage import locked, read_json, write_json
 
 FINISHED = "finished"
 _RUN_FILE = "run.json"
 _LOCK_FILE = "lock"
+_CLOCK_FILE = "clock.json"
+_SEAL_FILE = "files.json"
+# What every checkpoint holds; the state is what Trainer writes last.
+_FILES = (SAFE_WEIGHTS_NAME, OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME)
 
 
 @contextmanager
@@ -45,11 +54,12 @@ def starting_point(run_folder: Path, out: Path, identity: str, resume: bool) -> 
     """The checkpoint to go on from, `FINISHED` for a run that needs nothing more, or None.
 
     Raises:
-        RunError: an unfinished run lies there and `resume` is off, or it is another run.
+        RunError: an unfinished run lies there and `resume` is off, it is another run, or its record
+            is damaged.
     """
     if not (run_folder / _RUN_FILE).exists():
         return None
-    former = read_json(run_folder / _RUN_FILE)
+    former = _read_record(run_folder)
     if former["finished"] and (not resume or not out.exists()):
         return None
     if not resume:
@@ -62,14 +72,88 @@ def starting_point(run_folder: Path, out: Path, identity: str, resume: bool) -> 
             f"The run in {run_folder} was made with other settings or data; "
             f"give the same ones, or delete the folder to start anew."
         )
-    return FINISHED if former["finished"] else _last_whole_checkpoint(run_folder)
+    return FINISHED if former["finished"] else _last_whole_checkpoint(run_folder, out.name)
 
 
-def _last_whole_checkpoint(run_folder: Path) -> str | None:
-    """The last checkpoint that was written to its end; what follows it is deleted."""
-    while True:
-        last = get_last_checkpoint(str(run_folder))  # type: ignore[no-untyped-call]
-        # The state is the file that Trainer writes last.
-        if last is None or (Path(last) / TRAINER_STATE_NAME).is_file():
-            return None if last is None else str(last)
-        shutil.rmtree(last)
+def seal(checkpoint: Path) -> None:
+    """Note the files of a checkpoint and their sizes, once all are written."""
+    sizes = {file.name: file.stat().st_size for file in sorted(checkpoint.iterdir())}
+    sizes.pop(_SEAL_FILE, None)
+    write_json(checkpoint / _SEAL_FILE, sizes)
+
+
+def write_seconds(checkpoint: Path, seconds: float) -> None:
+    """Write how long a run has trained."""
+    write_json(checkpoint / _CLOCK_FILE, {"seconds": seconds})
+
+
+def read_seconds(checkpoint: Path) -> float:
+    """How long a run had trained at a checkpoint.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    found = read_json(checkpoint / _CLOCK_FILE)
+    seconds = found.get("seconds") if isinstance(found, dict) else None
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        raise RunError(
+            f"{checkpoint / _CLOCK_FILE} is damaged; delete {checkpoint.parent} to start anew."
+        )
+    return float(seconds)
+
+
+def _read_record(run_folder: Path) -> dict[str, Any]:
+    try:
+        record = read_json(run_folder / _RUN_FILE)
+    except RunError:
+        record = None
+    if not isinstance(record, dict) or not {"identity", "finished"} <= set(record):
+        raise RunError(
+            f"{run_folder / _RUN_FILE} cannot be read or is damaged; "
+            f"delete {run_folder} to start anew."
+        )
+    return record
+
+
+def _last_whole_checkpoint(run_folder: Path, name: str) -> str | None:
+    """The last checkpoint of which nothing is missing; what follows it is deleted."""
+    damaged = False
+    while last := get_last_checkpoint(str(run_folder)):  # type: ignore[no-untyped-call]
+        checkpoint = Path(last)
+        if _is_whole(checkpoint):
+            return str(checkpoint)
+        damaged = True
+        say(f"{name}: {checkpoint.name} is not whole and is passed over.")
+        shutil.rmtree(checkpoint)
+    if damaged:
+        say(f"{name}: no whole checkpoint is left; the run starts anew.")
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether all files of a checkpoint are there, as long as they were, and readable."""
+    # Without a seal it is of an earlier version, or the process ended between the two.
+    sizes: Any = dict.fromkeys(_FILES)
+    try:
+        if (checkpoint / _SEAL_FILE).exists():
+            sizes = read_json(checkpoint / _SEAL_FILE)
+        read_seconds(checkpoint)
+        return isinstance(sizes, dict) and all(
+            size in (None, (checkpoint / file).stat().st_size) and _is_readable(checkpoint / file)
+            for file, size in sizes.items()
+        )
+    except (RunError, OSError, SafetensorError, zipfile.BadZipFile):
+        return False
+
+
+def _is_readable(file: Path) -> bool:
+    """Whether a file can be read to its end; what says no more than that raises."""
+    if file.suffix == ".json":
+        read_json(file)
+    elif file.suffix == ".safetensors":
+        with safe_open(file, "pt"):  # compares the length with what the header says
+            pass
+    elif file.suffix in (".pt", ".pth"):  # written by torch.save: a ZIP with a sum for each part
+        with zipfile.ZipFile(file) as parts:
+            return parts.testzip() is None
+    return True
