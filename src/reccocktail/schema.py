@@ -5,6 +5,7 @@ one training table and four evaluation tables (`EVALUATION_TABLES`). `validate` 
 against the promises of its kind and names the rows that break them.
 """
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import polars as pl
@@ -41,13 +42,16 @@ COLUMNS: dict[str, dict[str, pl.DataType]] = {
 """Required columns and types of each kind of table; other columns may follow."""
 
 
-def validate(frame: pl.DataFrame, kind: Kind, where: str) -> pl.DataFrame:
+def validate(
+    frame: pl.DataFrame, kind: Kind, where: str, named: Mapping[str, str] | None = None
+) -> pl.DataFrame:
     """Check that `frame` keeps the promises of its `kind`, and give it back unchanged.
 
     Args:
         frame: the table.
         kind: which promises to check; see `COLUMNS` and the checks below.
         where: the table's name in error messages, usually its file name.
+        named: the user's names of columns, by ours, where a message must say the user's.
 
     Raises:
         DataError: a column is missing or of another type, or rows break a promise (the first five
@@ -63,13 +67,18 @@ def validate(frame: pl.DataFrame, kind: Kind, where: str) -> pl.DataFrame:
             )
     if frame.height == 0:
         return frame
+    names = named or {}
     checks = [
-        (pl.col(column).is_null() | (pl.col(column).str.len_bytes() == 0), f"'{column}' is empty")
+        (
+            pl.col(column).is_null() | (pl.col(column).str.len_bytes() == 0),
+            f"'{names.get(column, column)}' is empty",
+        )
         for column, dtype in COLUMNS[kind].items()
         if dtype == _TEXT and not (kind == "items" and column == TITLE)
     ]
     if kind == "interactions":
-        checks += [(pl.col(TIME).is_null(), f"'{TIME}' is empty")] if TIME in frame.columns else []
+        empty = f"'{names.get(TIME, TIME)}' is empty"
+        checks += [(pl.col(TIME).is_null(), empty)] if TIME in frame.columns else []
     if kind == "catalogue":
         checks += [
             (pl.col(ITEM).is_duplicated(), f"'{ITEM}' is repeated"),
@@ -92,7 +101,14 @@ def validate(frame: pl.DataFrame, kind: Kind, where: str) -> pl.DataFrame:
     for broken, what in checks:
         rows = frame.select(broken.fill_null(True).arg_true()).to_series()
         if rows.len():
-            raise DataError(f"{where}: {what} in {count(rows.len(), 'row')} ({row_numbers(rows)}).")
+            advice = (
+                "fill the cells or remove the rows"
+                if kind in ("interactions", "items")
+                else "make the folder with `reccocktail data prepare` again"
+            )
+            raise DataError(
+                f"{where}: {what} in {count(rows.len(), 'row')} ({row_numbers(rows)}); {advice}."
+            )
     return frame
 
 

@@ -56,6 +56,17 @@ def test_atomic_files_know_no_quotes(tmp_path):
     assert as_items(read_table(path), path.name)[TITLE].to_list() == ['"Crocodile" Dundee', '"Open']
 
 
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_csv_with_other_separators_is_read(tmp_path, mark):
+    """As spreadsheets write it where the comma is for decimals."""
+    path = tmp_path / "a.csv"
+    lines = ["\ufeffuser_id;item_id;timestamp;title", 'u1;007;30;"Salt; pepper, chili"', "u2;7;10;"]
+    path.write_text("\r\n".join(line.replace(";", mark) for line in lines), encoding="utf-8")
+    table = read_table(path)
+    assert as_interactions(table, "a").rows() == [("u1", "007", 30), ("u2", "7", 10)]
+    assert as_items(table, "a")[TITLE].to_list() == [f"Salt{mark} pepper, chili", None]
+
+
 @pytest.mark.parametrize(
     ("columns", "user", "item", "time"),
     [
@@ -94,12 +105,17 @@ def test_columns_given_by_name_win():
 
 def test_ids_are_text_whatever_they_were():
     frame = pl.DataFrame({"user": [1.0, None, 3.0], "item": [1, 2, 3]})
-    with pytest.raises(DataError, match="'user_id' is empty in 1 row \\(row 2\\)"):
+    with pytest.raises(DataError, match="'user' is empty in 1 row \\(row 2\\); fill the cells or"):
         as_interactions(frame, "x")
     assert as_interactions(frame.drop_nulls(), "x").rows() == [("1", "1"), ("3", "3")]
     holes = pl.DataFrame({"user": [1.0, float("nan")], "item": [b"a", "Ü".encode()]})
-    with pytest.raises(DataError, match="'user_id' is empty in 1 row \\(row 2\\)"):
+    with pytest.raises(DataError, match="'user' is empty in 1 row \\(row 2\\); fill the cells or"):
         as_interactions(holes, "x")
+    given = pl.DataFrame({"user": ["u"], "code": [""], "name": ["n"], "id": ["i"]})
+    for read in (as_interactions, as_items):
+        with pytest.raises(DataError, match=r"'code' is empty in 1 row \(row 1\); fill") as error:
+            read(given, "x.csv", item_column="code")
+        one_sentence(error.value)
     assert as_interactions(holes.with_columns(user=1.0), "x").rows() == [("1", "a"), ("1", "Ü")]
 
 
@@ -195,6 +211,9 @@ DAMAGED_GZIP = gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20
         ("a.csv.gz", DAMAGED_GZIP, "cannot be read"),
         ("a.jsonl", b'{"user": 1}\n{"user": ' + b"[" * 99_999 + b"\n", "line 2 is not JSON"),
         ("a.csv", "user,item\nJosé,1\n".encode("latin-1"), "save it as UTF-8"),
+        ("a.csv", "user,item\nJosé,1\n".encode("utf-16"), "UTF-16 text; save it as UTF-8"),
+        ("a.tsv", "user\titem\nJosé\t1\n".encode("utf-16-le"), "UTF-16 text; save it as UTF-8"),
+        ("a.jsonl.gz", gzip.compress('{"user": 1}\n'.encode("utf-16-be")), "UTF-16 text; save"),
         ("a.jsonl", b'{"user": 1}\n{"user": \n', "line 2 is not JSON"),
         ("a.jsonl", b'{"user": 1}\n[2]\n', "line 2 is not a JSON object"),
         ("a.json", b'[{"user": 1}]', "one JSON array"),
@@ -214,7 +233,7 @@ def test_missing_columns_name_what_was_found_and_the_flag():
         DataError, match=r"no user column \(columns found: foo, item\).*--user-column"
     ):
         as_interactions(pl.DataFrame({"foo": [1], "item": [2]}), "x.csv")
-    with pytest.raises(DataError, match=r"no column 'bar' \(columns found: foo, item\)"):
+    with pytest.raises(DataError, match=r"no column 'bar' \(columns found: foo, item\); name"):
         as_interactions(pl.DataFrame({"foo": [1], "item": [2]}), "x.csv", user_column="bar")
     with pytest.raises(DataError, match=r"no title column.*--title-column"):
         as_items(pl.DataFrame({"item": [2]}), "x.csv")
@@ -229,7 +248,7 @@ def test_times_that_are_no_times_name_their_rows():
     frame = pl.DataFrame({"user": ["u"] * 3, "item": ["i"] * 3, "time": ["1", "soon", "3"]})
     with pytest.raises(DataError, match="neither numbers nor dates \\(row 2, such as 'soon'\\)"):
         as_interactions(frame, "x")
-    with pytest.raises(DataError, match="'timestamp' is empty in 1 row \\(row 1\\)"):
+    with pytest.raises(DataError, match="'time' is empty in 1 row \\(row 1\\); fill"):
         as_interactions(
             pl.DataFrame(
                 {"user": ["u"], "item": ["i"], "time": [None]}, schema_overrides={"time": pl.Int64}

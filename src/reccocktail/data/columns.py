@@ -103,7 +103,8 @@ def find_column(
         exact = [c for c in frame.columns if c == given or c.partition(":")[0] == given]
         if not exact:
             raise DataError(
-                f"{where} has no column '{given}' (columns found: {', '.join(frame.columns)})."
+                f"{where} has no column '{given}' (columns found: {', '.join(frame.columns)}); "
+                "name one of them."
             )
         return exact[0]
     plain: dict[str, list[str]] = {}
@@ -189,7 +190,8 @@ def as_interactions(
     rating = find_column(frame, RATING, rating_column, where)
     if rating is not None and rated:
         columns.append(_as_rating(frame[rating], where).alias(RATING))
-    return validate(pl.DataFrame(columns), "interactions", where)
+    named = {USER: user, ITEM: item} | ({} if time is None else {TIME: time})
+    return validate(pl.DataFrame(columns), "interactions", where, named)
 
 
 def in_time_order(interactions: pl.DataFrame) -> pl.DataFrame:
@@ -226,7 +228,7 @@ def as_items(
     categories = find_column(frame, CATEGORIES, categories_column, where, items=True)
     if categories not in (None, title, item):
         columns.append(_as_text(frame[categories], where).alias(CATEGORIES))
-    return validate(pl.DataFrame(columns), "items", where)
+    return validate(pl.DataFrame(columns), "items", where, {ITEM: item})
 
 
 def _as_text(column: pl.Series, where: str) -> pl.Series:

@@ -1,5 +1,6 @@
 """Any table file -> a frame, with every id as the file writes it."""
 
+import codecs
 import gzip
 import json
 import zlib
@@ -11,6 +12,7 @@ import polars as pl
 from reccocktail.errors import DataError
 
 FORMATS = ".parquet, .csv, .tsv, .inter, .item, .jsonl, .ndjson or .json, each also with .gz"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TEXTS = (".csv", ".tsv", ".inter", ".item")
 _JSON = (".jsonl", ".ndjson", ".json")
 
@@ -19,7 +21,8 @@ def read_table(path: Path) -> pl.DataFrame:
     """Read a table; text formats keep every cell as text, so that ids such as ``007`` survive.
 
     Args:
-        path: a Parquet, CSV, TSV, RecBole atomic or JSON lines file, also with ``.gz``.
+        path: a Parquet, CSV (also with semicolons or tabs), TSV, RecBole atomic or JSON lines file,
+            also with ``.gz``.
 
     Raises:
         DataError: the file is missing, empty, of an unknown format or cannot be read.
@@ -40,6 +43,8 @@ def read_table(path: Path) -> pl.DataFrame:
             raise DataError(f"{path.name} is empty; give a table with a header and rows.")
         if ending == ".parquet":
             return _filled(pl.read_parquet(content), path)
+        if content.startswith(_UTF_16) or b"\0" in content[:1000]:
+            raise DataError(f"{path.name} seems to be UTF-16 text; save it as UTF-8.")
         if ending in _JSON:
             return _filled(_read_json(content, path), path)
         return _filled(_read_text(content, ending), path)
@@ -56,7 +61,7 @@ def _filled(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _read_text(content: bytes, ending: str) -> pl.DataFrame:
-    separator = "," if ending == ".csv" else "\t"
+    separator = _separator(content) if ending == ".csv" else "\t"
     # RecBole's atomic files know no quotes: a title may begin with one.
     quote = None if ending in (".inter", ".item") else '"'
     try:
@@ -65,6 +70,12 @@ def _read_text(content: bytes, ending: str) -> pl.DataFrame:
         if ending != ".tsv":
             raise
         return pl.read_csv(content, separator=separator, quote_char=None, infer_schema=False)
+
+
+def _separator(content: bytes) -> str:
+    """A comma, or what stands in its place in the header: spreadsheets write semicolons, too."""
+    header = content.partition(b"\n")[0]
+    return "," if b"," in header else next((mark for mark in ";\t" if mark.encode() in header), ",")
 
 
 def _read_json(content: bytes, path: Path) -> pl.DataFrame:
