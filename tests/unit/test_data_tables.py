@@ -213,7 +213,11 @@ DAMAGED_GZIP = gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20
         ("a.csv", "user,item\nJosé,1\n".encode("latin-1"), "save it as UTF-8"),
         ("a.csv", "user,item\nJosé,1\n".encode("utf-16"), "UTF-16 text; save it as UTF-8"),
         ("a.tsv", "user\titem\nJosé\t1\n".encode("utf-16-le"), "UTF-16 text; save it as UTF-8"),
-        ("a.jsonl.gz", gzip.compress('{"user": 1}\n'.encode("utf-16-be")), "UTF-16 text; save"),
+        (
+            "a.jsonl.gz",
+            gzip.compress('{"user": 1}\n'.encode("utf-16-be"), mtime=0),
+            "UTF-16 text; save",
+        ),
         ("a.jsonl", b'{"user": 1}\n{"user": \n', "line 2 is not JSON"),
         ("a.jsonl", b'{"user": 1}\n[2]\n', "line 2 is not a JSON object"),
         ("a.json", b'[{"user": 1}]', "one JSON array"),
