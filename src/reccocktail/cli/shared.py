@@ -51,4 +51,4 @@ def print_metrics(metrics: dict[str, object]) -> None:
     from reccocktail.evaluation.results import scenarios_of, terminal_table
 
     for scenario in scenarios_of(metrics):
-        output.print(terminal_table(metrics, scenario), markup=True)  # its cells are escaped
+        output.print(terminal_table(metrics, scenario))

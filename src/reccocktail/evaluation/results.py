@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from rich.table import Table
+from rich.text import Text
 
 from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import (
@@ -315,9 +316,8 @@ def terminal_table(metrics: Mapping[str, Any], scenario: str) -> Table:
     for model, cells in _in_order(metrics):
         if scenario in cells:
             parts = (_plain_cell(metrics, model, scenario, m) for m in TABLE_METRICS)
-            # Escaped: rich would read the brackets as markup.
             row = [_named(model, cells[scenario]), f"{cells[scenario]['n']:,}", *parts]
-            table.add_row(*(part.replace("[", "\\[") for part in row))
+            table.add_row(*map(Text, row))  # as it is: brackets are no markup
     return table
 
 

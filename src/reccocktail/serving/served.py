@@ -25,7 +25,7 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.schema import CATEGORIES, ITEM, TITLE
 from reccocktail.serving.catalogue import WordsBehind, encode_catalogue
 from reccocktail.serving.index import EXACT_ITEMS
-from reccocktail.serving.logs import event
+from reccocktail.serving.logs import warn
 from reccocktail.serving.lookup import TitleLookup
 from reccocktail.serving.neighbours import Neighbours
 from reccocktail.serving.weights import Models
@@ -170,7 +170,8 @@ class Served:
         try:
             graph = Neighbours(self.vectors, self.prior, self.ranker.temperature)
         except RunError as error:
-            event("no graph", domain=self.name, items=len(self.ids), reason=str(error))
+            what = f"{self.name}: every item is looked at. {error}"
+            warn(what, domain=self.name, items=len(self.ids))
             return self
         return replace(self, neighbours=graph)
 
