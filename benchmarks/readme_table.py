@@ -32,8 +32,9 @@ ROWS = (
 )
 """The README's rows; all others stand in the picture and the results."""
 TABLES = (WARM, COLD)
-READING = """With the popularity prior; 95 % intervals over users and seeds; bold is the highest
-mean of a column. Cold items stand among negatives of the whole catalogue, as in the paper. Arrows:
+READING = """With the popularity prior beside every row, weighed by validation users; 95 % intervals
+over users and seeds; bold is the highest mean of a column. Cold items stand among negatives of the
+whole catalogue, as in the paper. Arrows:
 better or worse than a, the better single adapter, or b, the best baseline; shown if p < 0.05 both
 over users and over target items (paired bootstrap), corrected for the number of rows (Holm). In the
 picture the wider of the two intervals. All rows, metrics, costs, and cold items among cold ones \
