@@ -29,6 +29,8 @@ _NO_ACCESS = frozenset({errno.EACCES, errno.EPERM})
 _RACED = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT})
 _RACES = 50
 _RACE_SECONDS = 0.01
+# What torch.save says where a file takes less than it was given; the system's reason is lost.
+_TORCH_ERROR = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing")
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -39,7 +41,7 @@ def cache_dir() -> Path:
         RunError: the file system refuses the folder, or there is no home and no such variable.
     """
     base = _cache_place()
-    with _writing(base):
+    with writing(base):
         base.mkdir(parents=True, exist_ok=True)
     return base
 
@@ -74,11 +76,11 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        with _writing(path, temporary):
+        with writing(path, temporary):
             yield temporary
-        with _writing(path):
+        with writing(path):
             os.replace(temporary, path)
     finally:
         with suppress(OSError):
@@ -101,11 +103,11 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     old = temporary.with_suffix(".old")
     try:
         require_dir(path)
-        with _writing(path):
+        with writing(path):
             temporary.mkdir(parents=True)
-        with _writing(path, temporary):
+        with writing(path, temporary):
             yield temporary
-        with _writing(path):
+        with writing(path):
             _move_into_place(temporary, path, old)
         shutil.rmtree(old, ignore_errors=True)
     finally:
@@ -144,7 +146,7 @@ def require_dir(path: Path) -> None:
     Raises:
         RunError: `path` is a file or lies below one, or nothing can be written there.
     """
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
@@ -219,7 +221,7 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
     Raises:
         RunError: the file system refuses the file.
     """
-    with _writing(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("w")
     with stream:
@@ -242,13 +244,16 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
 
 
 @contextmanager
-def _writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
     """Report a refused write of `path` as one sentence.
 
     Args:
         path: what is written.
         temporary: set while the caller's own code runs. Most of its errors are not ours to explain;
             those are that concern this path, or a disk that takes no more.
+
+    Raises:
+        RunError: the file system refused the write.
     """
     try:
         yield
@@ -277,6 +282,8 @@ def _refusal(error: Exception, temporary: Path | None) -> str | None:
         # polars and safetensors, written in Rust, name the system's error in their text alone.
         match = _RUST_ERROR.search(str(error))
         number = int(match[1]) if match else None
+        if isinstance(error, RuntimeError) and _TORCH_ERROR.search(str(error)):
+            number = errno.ENOSPC
     if number in _NO_SPACE or (number in _NO_ACCESS and where is None):
         return os.strerror(number)
     return None  # such as a file elsewhere that cannot be read

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +74,12 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     log.close()
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(1, 2.5), (2, 2.0)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+def test_a_full_disk_is_told_where_the_row_was_written(tmp_path, monkeypatch):
+    """Not by another thread, later."""
+    log = RunLog(tmp_path)
+    monkeypatch.setattr(log._board._records, "_writer", open("/dev/full", "wb", buffering=0))
+    with pytest.raises(OSError, match="No space left"):
+        log.write(1, {"loss": 2.5})

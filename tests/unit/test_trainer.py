@@ -1,5 +1,6 @@
 """The training loop: it learns, repeats itself, goes on where it stopped, leaves no trace."""
 
+import errno
 import json
 import os
 import shutil
@@ -7,13 +8,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSettings
-from reccocktail.training import loop, trainer
+from reccocktail.training import log, loop, trainer
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.log import read_log
 from reccocktail.training.model import merged
@@ -443,6 +445,64 @@ def test_a_finished_run_whose_adapter_is_gone_is_made_again(whole, domain, tmp_p
     mine.rmdir()
     run([domain], mine, recipe=recipe, resume=True)
     same_bytes(out, mine)
+
+
+# -- a disk that fills ------------------------------------------------------------------------
+
+
+def torch_save(patch, full):
+    patch.setattr(torch, "save", full(torch.save))
+    return RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 704 vs 598")
+
+
+def safetensors(patch, full):
+    patch.setattr(loop, "save_file", full(loop.save_file))
+    return SafetensorError("I/O error: No space left on device (os error 28)")
+
+
+def run_log(patch, full):
+    patch.setattr(log.RunLog, "write", full(log.RunLog.write))
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def end_of_the_log(patch, full):
+    patch.setattr(log.RunLog, "close", full(log.RunLog.close, calls=0))
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("place", [torch_save, safetensors, run_log, end_of_the_log])
+def test_a_full_disk_is_one_sentence_and_loses_no_checkpoint(whole, domain, tmp_path, place):
+    out, _ = whole
+    mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
+    error = None
+
+    def full(function, calls=8):  # enough for a checkpoint or two, whatever the function
+        left = [calls]
+
+        def once(*args, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise error
+            return function(*args, **kwargs)
+
+        return once
+
+    with pytest.MonkeyPatch.context() as patch:
+        error = place(patch, full)
+        with pytest.raises(RunError, match=r"Cannot write .*mine\.training: No space") as said:
+            run([domain], mine, recipe=recipe)
+    one_sentence(said.value)
+    assert not mine.exists()
+    torch.manual_seed(7)
+    run([domain], mine, recipe=recipe, resume=True)
+    same_bytes(out, mine)
+    assert losses(mine) == losses(out)
+
+
+def test_other_errors_of_torch_are_raised_as_they_are(domain, tmp_path, stop_after):
+    stop_after(2, RuntimeError("The size of tensor a (3) must match the size of tensor b (4)"))
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        run([domain], tmp_path / "mine")
 
 
 # -- one at a time ----------------------------------------------------------------------------

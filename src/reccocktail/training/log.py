@@ -1,6 +1,10 @@
 """The log of a run: JSON lines to read by program, TensorBoard to look at."""
 
 import json
+import os
+import socket
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +23,17 @@ class RunLog:
         kept = [row for row in read_log(folder) if row["step"] <= resumed_step]
         with atomic_file(self._path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self._board = _summary_writer(folder / "tensorboard")
+        self._board = _board(folder / "tensorboard")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Log values of a step (counted from 1)."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"step": step, **values}) + "\n")
         if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            self._board.write(step, values)
 
     def close(self) -> None:
-        """Flush what TensorBoard holds back."""
+        """End TensorBoard's file."""
         if self._board is not None:
             self._board.close()
 
@@ -51,9 +54,44 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _summary_writer(folder: Path) -> Any:
+class _Board:
+    """TensorBoard's file of a run.
+
+    The library's own writer has a thread for it, which leaves a traceback where the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Start a file; raises ImportError where TensorBoard is not installed."""
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+        from tensorboard.summary.writer.record_writer import (  # type: ignore[import-untyped]
+            RecordWriter,
+        )
+        from torch.utils.tensorboard.summary import scalar
+
+        self._event: Any = Event
+        self._scalar: Any = scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds, rest = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{rest:09d}"
+        self._records = RecordWriter((folder / name).open("wb"))
+        self._write(file_version="brain.Event:2")
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Add the values of a step."""
+        for name, value in values.items():
+            self._write(step=step, summary=self._scalar(name, value))
+        self._records.flush()
+
+    def close(self) -> None:
+        """End the file."""
+        self._records.close()
+
+    def _write(self, **what: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **what).SerializeToString())
+
+
+def _board(folder: Path) -> _Board | None:
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        return _Board(folder)
     except ImportError:
         return None
-    return SummaryWriter(str(folder))

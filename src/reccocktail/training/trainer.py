@@ -20,7 +20,7 @@ from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker, first_layers
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
-from reccocktail.storage import sha256_json
+from reccocktail.storage import sha256_json, writing
 from reccocktail.training.adapter import Adapter, Card, DataCard, Role, require_adapter_dir
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import DomainWindows, TrainingBatches
@@ -81,7 +81,8 @@ def train(
 
     Raises:
         RunError: an unfinished run stands there and `resume` is off, its settings differ,
-            another training is at work there, or another process of this run is gone.
+            another training is at work there, another process of this run is gone, or the file
+            system refuses a write; whole checkpoints stay.
         AdapterError: `out` holds something that is not an adapter, or `initial` or `beside` does
             not fit the backbone or the recipe.
         RecipeError: the backbone is not in the recipe's quantization, or it is packed and there is
@@ -100,6 +101,7 @@ def train(
     identity = _identity(card, length, left_out, initial, beside)
     with ExitStack() as held:
         from_first(lambda: held.enter_context(hold(run_folder)))
+        held.enter_context(writing(run_folder, run_folder))  # by Trainer and its libraries too
         checkpoint = from_first(lambda: starting_point(run_folder, out, identity, resume))
         if checkpoint == FINISHED:
             say(f"{out.name}: finished before, taken as it is.")
