@@ -621,7 +621,8 @@ def test_an_unfinished_run(call, refused, tmp_path, monkeypatch):
     monkeypatch.setattr(AdapterTrainer, "train", interrupted)
     code, _, err = call(train)
     assert code == 130
-    assert "Interrupted" in err and "Traceback" not in err
+    assert err.strip().splitlines()[-1].startswith("Interrupted. Run the command again with --res")
+    assert "Traceback" not in err
     assert not (tmp_path / "ingredient").exists()
     monkeypatch.setattr(AdapterTrainer, "train", training)
     assert "--resume" in refused(train)
@@ -653,7 +654,19 @@ def test_an_interrupt_gives_130_and_a_line(call, monkeypatch):
     monkeypatch.setattr("reccocktail.data.domain.Domain.load", stop)
     code, _, err = call("recommend --adapter base --data shop --user u1")
     assert code == cli.INTERRUPTED == 130
-    assert err.strip().startswith("Interrupted.") and "Traceback" not in err
+    assert err.strip() == (
+        "Interrupted. Nothing is left half-written; run the command again to start anew."
+    )
+
+
+@pytest.mark.parametrize("command", ["quickstart", "batch --users x", "data fetch amazon14_beauty"])
+def test_what_an_interrupt_keeps_is_said(command, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", stop)
+    assert exit_code(command.split()) == cli.INTERRUPTED
+    assert "Finished steps are kept; run the command again to go on." in capsys.readouterr().err
 
 
 def test_our_own_mistakes_are_not_hidden(call, monkeypatch):

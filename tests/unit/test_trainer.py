@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -427,6 +428,82 @@ def test_an_interruption_before_the_first_checkpoint(whole, domain, tmp_path, st
     assert not list((tmp_path / "mine.training").glob("checkpoint-*"))
     run([domain], mine, recipe=recipe_with(), resume=True)
     assert losses(mine) == losses(out)
+
+
+@pytest.fixture
+def control_c(monkeypatch):
+    """Send interrupts to this process at calls of the loss, counted from 1."""
+    # A test runner's workers may have turned interrupts off.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def arm(*calls):
+        loss, count = DenseRanker.loss, [0]
+
+        def interrupted(self, model, batch):
+            count[0] += 1
+            for _ in range(calls.count(count[0])):
+                signal.raise_signal(signal.SIGINT)
+            return loss(self, model, batch)
+
+        monkeypatch.setattr(DenseRanker, "loss", interrupted)
+        return lambda: monkeypatch.setattr(DenseRanker, "loss", loss)
+
+    yield arm
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("step", [1, 4])
+def test_an_interrupt_keeps_the_step(whole, domain, tmp_path, control_c, capsys, step):
+    """Long before the first checkpoint is due."""
+    out, _ = whole
+    mine, backbone = tmp_path / "mine", pico_backbone()
+    before = snapshot(backbone)
+    restore = control_c(step)
+    with pytest.raises(KeyboardInterrupt):
+        run([domain], mine, backbone=backbone)
+    restore()
+    assert_as_it_was(backbone, before)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    said = capsys.readouterr().err
+    assert "mine: stopping after this step" in said and f"mine: step {step} is kept." in said
+    assert list(losses(mine)) == list(range(1, step + 1))
+    torch.manual_seed(999)
+    run([domain], mine, resume=True)
+    assert f"going on from step {step}" in capsys.readouterr().err
+    assert losses(mine) == losses(out) and learning_rates(mine) == learning_rates(out)
+    validated = [row["step"] for row in read_log(tmp_path / "mine.training") if "ndcg@10" in row]
+    assert validated == [STEPS // 2, STEPS]
+
+
+def test_a_second_interrupt_stops_at_once(domain, tmp_path, control_c):
+    control_c(3, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run([domain], tmp_path / "mine")
+    assert list(losses(tmp_path / "mine")) == [1, 2]
+    assert not list((tmp_path / "mine.training").glob("checkpoint-*"))
+
+
+def test_an_interrupt_in_the_last_step_ends_what_calls_the_training(
+    whole, domain, tmp_path, control_c, monkeypatch
+):
+    _, adapter = whole
+    mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
+    control_c(STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        run([domain], mine, recipe=recipe)
+    monkeypatch.setattr(DenseRanker, "loss", None)  # nothing is left to train
+    assert run([domain], mine, recipe=recipe, resume=True).sha256 == adapter.sha256
+
+
+def test_interrupts_that_another_handles_are_left_to_it(domain, tmp_path, control_c):
+    seen = []
+    control_c(2)
+    before = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    try:
+        run([domain], tmp_path / "mine", steps=3)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == [1]
 
 
 def test_a_finished_run_is_taken_as_it_is(whole, domain, monkeypatch):

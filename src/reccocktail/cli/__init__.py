@@ -31,7 +31,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         if is_first():
-            Console(stderr=True).print(
-                "Interrupted. Finished steps are kept; run the command again to go on."
-            )
+            Console(stderr=True, soft_wrap=True).print(f"Interrupted. {_way_on(words)}")
         sys.exit(INTERRUPTED)
+
+
+def _way_on(words: list[str]) -> str:
+    """What an interrupted command leaves, and how to go on."""
+    if words[:1] == ["train"]:
+        return "Run the command again with --resume to go on from the last checkpoint, if any."
+    if words[:1] in (["quickstart"], ["batch"]) or words[:2] == ["data", "fetch"]:
+        return "Finished steps are kept; run the command again to go on."
+    return "Nothing is left half-written; run the command again to start anew."

@@ -28,6 +28,7 @@ from reccocktail.ranking.base import Batch, Ranker
 from reccocktail.recipe import Recipe
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import TrainingBatches
+from reccocktail.training.interrupt import Interrupt
 from reccocktail.training.log import RunLog
 from reccocktail.training.model import base_model
 from reccocktail.training.run_folder import read_seconds, seal, write_seconds
@@ -126,7 +127,9 @@ class RunCallback(TrainerCallback):
         validation: Validation,
         module: RankerModule,
         recipe: Recipe,
+        interrupt: Interrupt,
     ) -> None:
+        self._interrupt = interrupt
         self._length = length
         self._log = log
         self._advance = advance
@@ -163,10 +166,12 @@ class RunCallback(TrainerCallback):
         progress = agree(self._length.progress)
         if int(progress * self._validations) > int(self._shown * self._validations):
             self._validate(state.global_step)
+        asked = self._interrupt.asked
         if progress >= 1.0:
             control.should_training_stop = True
-        elif agree(time.monotonic() - self._saved_at) > self._checkpoint_seconds:
+        elif asked or agree(time.monotonic() - self._saved_at) > self._checkpoint_seconds:
             control.should_save = True
+            control.should_training_stop = self._interrupt.obeyed = asked
             self._length.pause()
         self._advance(100 * (progress - self._shown))
         self._shown = progress

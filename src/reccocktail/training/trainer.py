@@ -25,6 +25,7 @@ from reccocktail.training.adapter import Adapter, Card, DataCard, Role, require_
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.card import adapter_readme
+from reccocktail.training.interrupt import interruptible
 from reccocktail.training.log import RunLog, read_log
 from reccocktail.training.loop import (
     AdapterTrainer,
@@ -78,6 +79,8 @@ def train(
             fine-tuning; it keeps its rank, alpha and modules. None starts afresh.
         beside: adapter that is at work, frozen, while the new one is trained, such as a base spirit
             (WeaveRec); the new one is then meant to be added to it, with the coefficients 1 and 1.
+
+    An interrupt ends it after the step at work, which is kept; a second one ends it at once.
 
     Raises:
         RunError: an unfinished run stands there and `resume` is off, its settings differ,
@@ -137,6 +140,7 @@ def train(
                 write_record(run_folder, unfinished)
             advance = stack.enter_context(bar(f"Training {out.name}", 100))
             stack.enter_context(quiet_transformers())
+            interrupt = stack.enter_context(interruptible(out.name))
             validation = Validation(catalogues, settings.validation_users, settings.seed)
             trainer = AdapterTrainer(
                 length=length,
@@ -145,13 +149,18 @@ def train(
                 args=arguments(run_folder, recipe, batches, backbone),
                 train_dataset=batches,
                 data_collator=only,
-                callbacks=[RunCallback(length, log, advance, validation, module, recipe)],
+                callbacks=[
+                    RunCallback(length, log, advance, validation, module, recipe, interrupt)
+                ],
             )
             trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
             decoder = base_model(peft_model).get_decoder()  # type: ignore[no-untyped-call]
             layers = first_layers(decoder, recipe.dense.depth)
             with fast_layers(layers, settings, backbone.device), together():
                 trainer.train(resume_from_checkpoint=checkpoint)
+            if interrupt.obeyed:
+                say(f"{out.name}: step {trainer.state.global_step} is kept.")
+                raise KeyboardInterrupt
             lora = tensors_of(peft_model)
         done = {
             "steps": trainer.state.global_step,
@@ -162,6 +171,8 @@ def train(
         record = {"identity": identity, "finished": True, "processes": processes()}
         record["seconds"] = length.elapsed
         from_first(lambda: _finish(adapter, out, run_folder, record))
+        if interrupt.asked:  # too late for this run, but not for what was to follow
+            raise KeyboardInterrupt
         return adapter
 
 
