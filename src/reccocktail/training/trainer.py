@@ -62,6 +62,8 @@ def train(
     The run's log and checkpoints lie beside it in `<out>.training`; a finished run keeps only the
     log.
 
+    An interrupt ends it after the step at work, which is kept; a second one ends it at once.
+
     Several processes that a launcher started train it together, see `processes`: all of them call
     this function with the same arguments, and the first one writes.
 
@@ -79,8 +81,6 @@ def train(
             fine-tuning; it keeps its rank, alpha and modules. None starts afresh.
         beside: adapter that is at work, frozen, while the new one is trained, such as a base spirit
             (WeaveRec); the new one is then meant to be added to it, with the coefficients 1 and 1.
-
-    An interrupt ends it after the step at work, which is kept; a second one ends it at once.
 
     Raises:
         RunError: an unfinished run stands there and `resume` is off, its settings differ,
