@@ -172,6 +172,8 @@ def test_titles_and_paths_are_shown_as_they_are(home, call, tmp_path):
         code, *streams = call(command)
         assert code == 0 and str(folder) in streams[0], streams
         assert said or f"{folder.name}: finished before" in streams[1].replace("\n", "")
+    code, _, err = call(["recommend", "--adapter", "ingredient", "--data", "[x] :tea:", *typed])
+    assert code == 2 and "[x] :tea:" in err
 
 
 def test_a_ranker_that_reads_candidates(home, call, refused):

@@ -27,12 +27,18 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(BAD_INPUT)
     except (RecCocktailError, cyclopts.CycloptsError) as error:
         who = "reccocktail" if is_first() else f"reccocktail (process {rank()})"
-        Console(stderr=True, soft_wrap=True).print(f"{who}: {error}", markup=False, highlight=False)
+        _tell(f"{who}: {error}")
         sys.exit(BAD_INPUT)
     except KeyboardInterrupt:
         if is_first():
-            Console(stderr=True, soft_wrap=True).print(f"Interrupted. {_way_on(words)}")
+            _tell(f"Interrupted. {_way_on(words)}")
         sys.exit(INTERRUPTED)
+
+
+def _tell(sentence: str) -> None:
+    """One sentence on standard error; the paths and names in it as they are."""
+    console = Console(stderr=True, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    console.print(sentence)
 
 
 def _way_on(words: list[str]) -> str:
