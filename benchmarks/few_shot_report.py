@@ -92,7 +92,7 @@ def _weights(users: int, seeds: int, resamples: int) -> tuple[FloatArray, FloatA
 
 
 def summary(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]]) -> dict[str, Any]:
-    """Means over users and seeds of one target, and what the cocktails gain over the others.
+    """Means over users and seeds of one target, and what trained models gain over the others.
 
     Args:
         cells: sheet and ranks of each finished cell.
@@ -112,13 +112,13 @@ def summary(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]]) -> dict[str, A
                 means += [
                     where | {"model": model} | described(found) for model, found in values.items()
                 ]
-                for model in COCKTAILS:
+                for model in (INGREDIENT, SECOND_ROUND, *COCKTAILS):
                     differences += [
                         where
                         | {"model": model, "against": other}
                         | described(values[model] - values[other])
                         for other in OPPONENTS
-                        if model in values
+                        if model in values and other != model
                     ]
     return {"means": means, "differences": differences}
 

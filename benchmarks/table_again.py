@@ -7,6 +7,7 @@
 Rows that RUN holds take the place of the published ones of that name, the others are published
 ones, and all intervals, differences and marks come from every user's ranks again. Rows of RUN must
 be judged on the same users. The published adapters are not needed, and not even their backbone.
+`--compare base_spirit text-similarity` says how two rows differ, without an adjusted p-value.
 """
 
 import argparse
@@ -22,23 +23,31 @@ from program import program
 from provenance import command, machine
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
+from reccocktail.progress import say
 from reccocktail.schema import TARGET, USER
 from reccocktail.storage import read_json
 from study import judged_rows
 from table_page import write_all
-from table_report import Cells, summary
+from table_report import Cells, differences, summary
 from table_rows import BY_NAME, ROWS
 from table_target import SCENARIO
 
 
-def again(domain: Domain, former: Mapping[str, Any], file: Path, out: Path) -> dict[str, Any]:
-    """A target's tables, and the rows that were in `out` before its published cells.
+def again(
+    domain: Domain,
+    former: Mapping[str, Any],
+    file: Path,
+    out: Path,
+    pairs: Sequence[Sequence[str]] = (),
+) -> dict[str, Any]:
+    """A target's tables, with the rows that were in `out` before its published cells.
 
     Args:
         domain: the target, prepared as it was.
         former: the published figures.
         file: the published cells.
         out: the target's folder in the run.
+        pairs: rows whose difference is said.
 
     Raises:
         RunError: the data are others, or a cell of the run was made for other users.
@@ -64,8 +73,13 @@ def again(domain: Domain, former: Mapping[str, Any], file: Path, out: Path) -> d
             seed = f"seed-{sheet['seed']}" if BY_NAME[sheet["row"]].seeded else "every-seed"
             ranks = ranks.insert_column(0, tables[sheet["table"]][USER])
             write_cell(out / sheet["row"] / seed / sheet["table"], ranks, sheet)
-    summaries = {t: summary(_cells(out, t), of[TARGET].to_list()) for t, of in tables.items()}
-    return found | {"tables": summaries}
+    cells = {table: (_cells(out, table), of[TARGET].to_list()) for table, of in tables.items()}
+    for pair in pairs:
+        for table, (of_table, items) in cells.items():
+            if set(pair) <= set(of_table):
+                for view, said in differences(of_table, items, pair).items():
+                    say(f"{domain.name}, {table}, {view}: {' less '.join(pair)} {said}")
+    return found | {"tables": {table: summary(*both) for table, both in cells.items()}}
 
 
 def _cells(out: Path, table: str) -> Cells:
@@ -85,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--published", type=Path, required=True)
     parser.add_argument("--target", type=Path, action="append", required=True)
+    parser.add_argument("--compare", nargs=2, metavar="ROW", action="append", default=[],
+                        help="print the first row less the second, in every table")  # fmt: skip
     args = parser.parse_args(arguments)
     targets: dict[str, Any] = {}
     former: dict[str, Any] = {}
@@ -92,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         domain = Domain.load(path)
         former = read_json(args.published / f"{domain.name}.json")
         file = args.published / f"{domain.name}.parquet"
-        targets[domain.name] = again(domain, former, file, args.run / domain.name)
+        targets[domain.name] = again(domain, former, file, args.run / domain.name, args.compare)
     made = {"command": command(), **machine(torch.device("cpu"))}
     write_all(args.run, former | {"targets": targets, "figures_made_anew": made})
 

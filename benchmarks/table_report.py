@@ -1,7 +1,6 @@
 """From the cells of `paper_table.py` to means, intervals, marks, costs and Markdown tables."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,9 @@ import polars as pl
 import yaml
 
 from few_shot_report import described
-from reccocktail.evaluation.metrics import FloatArray, IntArray, per_user
+from reccocktail.evaluation.metrics import FloatArray, per_user
 from reccocktail.evaluation.report import duration, size
-from reccocktail.evaluation.significance import described as described_difference
-from reccocktail.evaluation.significance import holm
+from reccocktail.evaluation.significance import Drawn, holm, with_interval
 from table_rows import BY_NAME, ROWS
 from table_target import COLD, COLD_ONLY, TABLES, VIEWS, WARM, WEIGHTS
 
@@ -57,10 +55,7 @@ def summary(cells: Cells, targets: Sequence[str]) -> dict[str, Any]:
 
 
 def _view(cells: Cells, column: str, targets: Sequence[str]) -> dict[str, Any]:
-    values = {
-        name: np.stack([_metrics(ranks[column].to_numpy()) for _, ranks in found], axis=1)
-        for name, found in cells.items()
-    }  # (users, seeds, metrics)
+    values = {name: _values(found, column) for name, found in cells.items()}
     rows = {name: described(found, SHOWN) for name, found in values.items()}
     references = {
         kind: best
@@ -80,6 +75,28 @@ def _view(cells: Cells, column: str, targets: Sequence[str]) -> dict[str, Any]:
     if AVERAGE in rows:
         found["against_average"] = compare(values, seeds, AVERAGE, AVERAGE, targets)
     return found
+
+
+def differences(cells: Cells, targets: Sequence[str], pair: Sequence[str]) -> dict[str, str]:
+    """View -> the headline metric of one row less another's, with both intervals, in words."""
+    _, against = pair
+    seeds = {name: [sheet["seed"] for sheet, _ in cells[name]] for name in pair}
+    found = {}
+    for view, column in VIEWS.items():
+        values = {name: _values(cells[name], column) for name in pair}
+        (entry,) = compare(values, seeds, against, "row", targets)
+        gap = entry[HEADLINE]
+        low, high, least, most = (*gap["ci95"], *gap["ci95_items"])
+        found[view] = (
+            f"{gap['difference']:+.3f} [{low:+.3f}, {high:+.3f}] "
+            f"(over items [{least:+.3f}, {most:+.3f}])"
+        )
+    return found
+
+
+def _values(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]], column: str) -> FloatArray:
+    """(users, seeds, metrics) of one row."""
+    return np.stack([_metrics(ranks[column].to_numpy()) for _, ranks in cells], axis=1)
 
 
 def _metrics(ranks: Any) -> FloatArray:
@@ -120,7 +137,7 @@ def compare(
     others = [n for n in values if n != against and BY_NAME[n].kind != "oracle"]
     if not others:
         return []
-    users, items = Drawn.of(range(len(targets))), Drawn.of(targets)
+    users, items = (Drawn.of(of, RESAMPLES) for of in (range(len(targets)), targets))
     entries = []
     for name in others:
         kept, alike = _same_ingredients(seeds, name, against)
@@ -137,38 +154,6 @@ def compare(
     return entries
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Resamples of groups of users, the same for every row that is compared.
-
-    Attributes:
-        group: (users,) which group each is of.
-        times: (resamples, groups) how often each group was drawn.
-    """
-
-    group: IntArray
-    times: FloatArray
-
-    @classmethod
-    def of(cls, groups: Sequence[Hashable]) -> "Drawn":
-        """Draw groups, each as likely as any other."""
-        number: dict[Hashable, int] = {}
-        group = np.array([number.setdefault(name, len(number)) for name in groups])
-        even = np.full(len(number), 1 / len(number))
-        times = np.random.default_rng(0).multinomial(len(number), even, size=RESAMPLES)
-        return cls(group, times.astype(np.float64))
-
-    def means(self, values: FloatArray, by_seed: FloatArray) -> FloatArray:
-        """Means (resamples, metrics) of values (users, seeds, metrics), seeds weighed too."""
-        users, seeds, metrics = values.shape
-        sums = np.zeros((self.times.shape[1], seeds * metrics))
-        np.add.at(sums, self.group, values.reshape(users, -1))
-        sizes = self.times @ np.bincount(self.group)
-        means = (self.times @ sums / sizes[:, None]).reshape(-1, seeds, metrics)
-        found: FloatArray = np.einsum("rsm,rs->rm", means, by_seed)
-        return found
-
-
 def _difference(pair: Sequence[FloatArray], drawn: Drawn, alike: bool) -> dict[str, Any]:
     """One row less another, each (users, seeds, metrics); `alike` seeds are drawn as pairs."""
     means = []
@@ -176,9 +161,10 @@ def _difference(pair: Sequence[FloatArray], drawn: Drawn, alike: bool) -> dict[s
         seeds = values.shape[1]
         random = np.random.default_rng(1 if alike else 1 + number)
         by_seed = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
-        means.append(drawn.means(values, by_seed))
+        of_seed = drawn.means(values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
+        means.append(np.einsum("rsm,rs->rm", of_seed, by_seed))
     observed = pair[0].mean(axis=(0, 1)) - pair[1].mean(axis=(0, 1))
-    return described_difference(SHOWN, observed, means[0] - means[1])
+    return with_interval(SHOWN, observed, means[0] - means[1])
 
 
 def _same_ingredients(

@@ -522,14 +522,21 @@ def test_baselines_of_any_scale_are_weighed_alike():
     assert study.in_logits(known[:3], [], positive[:0]) == (known[:3], [])
 
 
-def test_published_tables_are_made_again_with_a_row_of_another_run(done, folder, tmp_path):
+def test_published_tables_are_made_again_with_a_row_of_another_run(done, folder, tmp_path, capsys):
     """No adapter is needed; the run's own row takes the place of the published one."""
     out, _, result = done
     results, run = tmp_path / "results", tmp_path / "run"
     bench("publish").main([str(out), "--command", "python it", "--out", str(results)])
     again = [str(run), "--published", str(results), "--target", str(folder / "tastes")]
     main = bench("table_again").main
-    main(again)
+    views = result["targets"]["tastes"]["tables"]["warm"]["views"]
+    entry = views["text alone"]["paired"][-1]
+    main([*again, "--compare", entry["row"], entry["against"]])
+    told = " ".join(capsys.readouterr().err.split())
+    gap, low = entry["ndcg@10"]["difference"], entry["ndcg@10"]["ci95"][0]
+    pair = f"{entry['row']} less {entry['against']}"
+    assert f"tastes, warm, text alone: {pair} {gap:+.3f} [{low:+.3f}, " in told
+    assert f"tastes, cold, with prior: {pair} " in told
     made = json.loads((run / "paper_table.json").read_text())
     assert made["targets"] == result["targets"]
     assert made["settings"] == result["settings"] and made["figures_made_anew"]["versions"]

@@ -1,11 +1,18 @@
 """Is a difference between two models more than the luck of which users were drawn?"""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reccocktail.evaluation.metrics import FloatArray, distinct_rows, resampled_means, tidy
+from reccocktail.evaluation.metrics import (
+    FloatArray,
+    IntArray,
+    distinct_rows,
+    resampled_means,
+    tidy,
+)
 
 # A resampled mean of differences this close to 0 counts as 0: the rest is rounding.
 _ZERO = 1e-12
@@ -51,13 +58,12 @@ def paired_bootstrap(
     if groups is None:
         draws = np.concatenate(list(resampled_means(values, counts, resamples, seed)))
     else:
-        draws = _means_of_groups(
-            np.column_stack(list(differences.values())), groups, resamples, seed
-        )
-    return described(list(a), observed, draws)
+        columns = np.column_stack(list(differences.values()))
+        draws = Drawn.of(groups, resamples, seed).means(columns)
+    return with_interval(list(a), observed, draws)
 
 
-def described(
+def with_interval(
     names: Sequence[str], observed: FloatArray, draws: FloatArray
 ) -> dict[str, dict[str, Any]]:
     """Differences with the percentile interval and the p-value of `paired_bootstrap`.
@@ -81,21 +87,42 @@ def described(
     }
 
 
-def _means_of_groups(
-    values: FloatArray, groups: Sequence[Hashable], resamples: int, seed: int
-) -> FloatArray:
-    """Means (resamples, metrics) of values (users, metrics), whole groups of users drawn anew."""
-    if len(groups) != len(values):
-        raise ValueError(f"{len(values)} users against {len(groups)} of the groups")
-    number: dict[Hashable, int] = {}
-    of = np.array([number.setdefault(group, len(number)) for group in groups])
-    sums = np.zeros((len(number), values.shape[1]))
-    np.add.at(sums, of, values)
-    sizes = np.bincount(of).astype(np.float64)
-    even = np.full(len(number), 1 / len(number))
-    drawn = np.random.default_rng(seed).multinomial(len(number), even, size=resamples)
-    means: FloatArray = (drawn @ sums) / (drawn @ sizes)[:, None]
-    return means
+@dataclass(frozen=True)
+class Drawn:
+    """Resamples of whole groups of users, to be used for several models.
+
+    Attributes:
+        group: (users,) number of each user's group.
+        times: (resamples, groups) how often each group was drawn.
+    """
+
+    group: IntArray
+    times: FloatArray
+
+    @classmethod
+    def of(cls, groups: Sequence[Hashable], resamples: int, seed: int = 0) -> "Drawn":
+        """Draw groups, each as likely as any other.
+
+        Args:
+            groups: (users,) what users share; a range over the users draws each on its own.
+            resamples: how many.
+            seed: of the draws.
+        """
+        number: dict[Hashable, int] = {}
+        group = np.array([number.setdefault(name, len(number)) for name in groups])
+        even = np.full(len(number), 1 / len(number))
+        times = np.random.default_rng(seed).multinomial(len(number), even, size=resamples)
+        return cls(group, times.astype(np.float64))
+
+    def means(self, values: FloatArray) -> FloatArray:
+        """Means (resamples, columns) of values (users, columns)."""
+        if len(self.group) != len(values):
+            raise ValueError(f"{len(values)} users against {len(self.group)} of the groups")
+        sums = np.zeros((self.times.shape[1], values.shape[1]))
+        np.add.at(sums, self.group, values)
+        sizes = np.bincount(self.group).astype(np.float64)
+        means: FloatArray = (self.times @ sums) / (self.times @ sizes)[:, None]
+        return means
 
 
 def holm(pvalues: Sequence[float]) -> list[float]:
