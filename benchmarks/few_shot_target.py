@@ -15,6 +15,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.baselines.text_similarity import TextSimilarity
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, ranks
+from reccocktail.evaluation.placing import InLogits
 from reccocktail.evaluation.results import PREDICTIONS_FILE, prediction_rows
 from reccocktail.ranking import build
 from reccocktail.ranking.additions import choose
@@ -25,7 +26,7 @@ from reccocktail.schema import USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, scoring
-from study import in_logits, judged_rows
+from study import judged_rows
 
 FILES = {"test": PREDICTIONS_FILE, "valid": "validation.parquet"}
 
@@ -104,9 +105,8 @@ class Target:
         found: Scores = {}
         for scenario in self.scenarios:
             test, valid = f"test_{scenario}", f"valid_{scenario}"
-            known = made.scores(self.rows[valid])
-            places = positive_columns(self.rows[valid])
-            found[test], found[valid] = in_logits(made.scores(self.rows[test]), known, places)
+            scaled = InLogits(made, self.rows[valid])
+            found |= {name: scaled.scores(self.rows[name]) for name in (test, valid)}
         return found
 
     def placed(

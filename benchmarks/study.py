@@ -1,4 +1,4 @@
-"""What studies of a target share: whom they judge, baselines' scores, recipes, kept cocktails."""
+"""What studies of a target share: whom they judge, recipes, kept cocktails."""
 
 import json
 import shutil
@@ -8,9 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-import torch
 
 from cells import require_alike
 from costs import PeakMemory
@@ -18,9 +16,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
 from reccocktail.evaluation.controls import GRID
-from reccocktail.evaluation.metrics import FloatArray, IntArray
 from reccocktail.mixing.cocktail import mix
-from reccocktail.mixing.entropy import fit_temperature
 from reccocktail.mixing.measure import MixSettings, adaptation_rows
 from reccocktail.mixing.sheet import COCKTAIL_FILE
 from reccocktail.recipe import Recipe
@@ -52,29 +48,6 @@ def judged_rows(
         valid = domain.rows(f"valid_{scenario}")
         tables[f"valid_{scenario}"] = sample_rows(valid, validation_users, seed=0)
     return scenarios, tables
-
-
-def in_logits(
-    scores: Sequence[FloatArray], known: Sequence[FloatArray], positive: IntArray
-) -> tuple[list[FloatArray], list[FloatArray]]:
-    """A baseline's scores, of whatever scale, as logits: popularity can be weighed beside them.
-
-    They are divided by their mean spread over a row's candidates, and then by the temperature that
-    fits validation rows best; where these say nothing scores stay as they are.
-
-    Args:
-        scores: of each test row's candidates.
-        known: of each validation row's candidates, equally many in each.
-        positive: column of each validation row's target.
-
-    Returns:
-        Both, divided by the same number.
-    """
-    spread = float(np.mean([row.std() for row in known])) if len(known) else 0.0
-    if spread == 0.0:
-        return list(scores), list(known)
-    sharp = fit_temperature(torch.from_numpy(np.stack(known) / spread), torch.from_numpy(positive))
-    return [row / (spread * sharp) for row in scores], [row / (spread * sharp) for row in known]
 
 
 def without_validation(recipe: Recipe, seed: int) -> Recipe:

@@ -24,6 +24,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.environment import commit, hardware, versions
 from reccocktail.errors import DataError
 from reccocktail.evaluation.metrics import FloatArray, ranks
+from reccocktail.evaluation.placing import InLogits, Placing
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.progress import say
 from reccocktail.ranking.dense import DenseRanker
@@ -33,7 +34,7 @@ from reccocktail.schema import CANDIDATES, USER, Scenario
 from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, ranker_of, scoring
-from study import in_logits, judged_rows
+from study import judged_rows
 from table_rows import BY_NAME
 
 WARM, COLD, COLD_ONLY = "warm", "cold", "cold-only"
@@ -183,8 +184,12 @@ class Target:
                     KeptScorer(
                         backbone,
                         catalogue,
-                        {s: joint(self.rows, names) for s, names in of.items()},
-                        {s: rows[f"valid_{s}"] for s in of},
+                        Placing(
+                            domain,
+                            {s: joint(self.rows, names) for s, names in of.items()},
+                            {s: rows[f"valid_{s}"] for s in of},
+                            ranker.prompt.max_history,
+                        ),
                         folder=out / "scores",
                         reading=sha256_json([base.card.recipe.sha256, base.card.readout_sha256]),
                     ),
@@ -231,10 +236,8 @@ class Target:
             both: dict[Scenario, Both] = {}
             for scenario, rows in board.scorer.test.items():
                 valid = board.scorer.valid[scenario]
-                scores, known = in_logits(
-                    made.scores(rows), made.scores(valid), positive_columns(valid)
-                )
-                both[scenario] = Both(_scored(scores), _scored(known))
+                scaled = InLogits(made, valid)
+                both[scenario] = Both(_scored(scaled.scores(rows)), _scored(scaled.scores(valid)))
             found |= board.placed(both)
         return found
 
@@ -259,8 +262,10 @@ class Board:
         """
         found: dict[str, dict[str, Any]] = {}
         for scenario, both in scores.items():
-            prior, with_prior = replace(self.scorer, words=False).placed(scenario, both)
-            words, with_words = replace(self.scorer, words=True).placed(scenario, both)
+            placing, known = self.scorer.placing, both.valid.scores
+            prior, with_prior = placing.placed(scenario, both.test.scores, known)
+            wordy = replace(placing, words=True)
+            words, with_words = wordy.placed(scenario, both.test.scores, known)
             views = (both.test.scores, with_prior, with_words)
             said = {"prior_weight": prior.prior, "weights_with_words": asdict(words)}
             start = 0

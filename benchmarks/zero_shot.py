@@ -5,8 +5,9 @@
 Judges text similarity, popularity, the bare backbone (with the base spirit's fixed readout, if it
 has one, and with plain states) and the base spirit on the test users of each target, warm and cold:
 by the model alone, with popularity, and with popularity and words, in weights that validation users
-choose. Resumable: finished cells (a target and a scenario, RUN/TARGET/SCENARIO) are taken as they
-are. Writes zero_shot.json and zero_shot.md into RUN, and every user's ranks into the cells.
+choose, baselines' scores brought to logits first. Resumable: finished cells (a target and a
+scenario, RUN/TARGET/SCENARIO) are taken as they are. Writes zero_shot.json and zero_shot.md into
+RUN, and every user's ranks into the cells.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,9 +27,11 @@ from reccocktail.baselines import make_baseline
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.evaluate import BACKBONE, EvaluationSettings
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summarise
+from reccocktail.evaluation.placing import Placing, place_baseline
 from reccocktail.evaluation.scorer import Scorer
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking import build
+from reccocktail.ranking.additions import Weights
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.scoring import Catalogue, positive_columns
 from reccocktail.schema import SCENARIOS, USER, Scenario
@@ -47,6 +50,8 @@ VIEWS = {  # whether popularity and words count
     "with popularity": (True, False),
     "with popularity and words": (True, True),
 }
+WEIGHED = "baselines too"
+"""Beside whose scores popularity and words stand: part of every cell, for its ranks are."""
 RANKS_FILE = "ranks.parquet"
 SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
 
@@ -60,7 +65,7 @@ def judge(
     out: Path,
 ) -> dict[str, Any]:
     """One cell: every model's ranks of the same test users, unless they were made before."""
-    facts = [target.sha256, base.sha256, scenario, asdict(settings), list(VIEWS)]
+    facts = [target.sha256, base.sha256, scenario, asdict(settings), list(VIEWS), WEIGHED]
     identity = sha256_json([*facts, *precision_facts(backbone).values()])
     if cell := finished(out / "cell.json", identity):
         return cell
@@ -69,25 +74,30 @@ def judge(
     placed: list[pl.DataFrame] = []
     weights: dict[str, dict[str, Any]] = {}
 
-    def keep(model: str, view: str, scores: Sequence[FloatArray]) -> None:
+    def keep(model: str, view: str, chosen: Weights, scores: Sequence[FloatArray]) -> None:
+        weights.setdefault(model, {})[view] = asdict(chosen)
         found = ranks(scores, positive_columns(test))
         placed.append(test.select(USER, pl.lit(model).alias("model"), pl.lit(view).alias("view"),
                                   pl.Series("rank", found)))  # fmt: skip
 
+    read = base.card.recipe.prompt.max_history
+    placing = Placing(target, {scenario: test}, {scenario: valid}, read)
+
+    def views() -> Iterator[tuple[str, Placing]]:
+        for view, (prior, words) in VIEWS.items():
+            yield view, replace(placing, prior=prior, words=words)
+
     for name in BASELINES:
         baseline = make_baseline(name, backbone)
         baseline.fit(target)
-        scores = baseline.scores(test)
-        for view in VIEWS:
-            keep(name, view, scores)
+        for view, beside in views():
+            keep(name, view, *place_baseline(baseline, beside, scenario)[:2])
     for name, lora, ranker in models(base, backbone):
-        scorer = Scorer(backbone, Catalogue.of(target, ranker), {scenario: test}, {scenario: valid})
+        scorer = Scorer(backbone, Catalogue.of(target, ranker), placing)
         label = f"{target.name}, {scenario}: {name}"
         both = scorer.scored(lora, [scenario], label, whole=False)[scenario]
-        for view, (prior, words) in VIEWS.items():
-            counted, scores = replace(scorer, prior=prior, words=words).placed(scenario, both)
-            weights.setdefault(name, {})[view] = asdict(counted)
-            keep(name, view, scores)
+        for view, beside in views():
+            keep(name, view, *beside.placed(scenario, both.test.scores, both.valid.scores))
     table = pl.concat(placed)
     values: dict[str, dict[str, dict[str, FloatArray]]] = {view: {} for view in VIEWS}
     for (view, model), rows in table.group_by("view", "model", maintain_order=True):

@@ -46,6 +46,17 @@ def other_targets(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(pl.Series(TARGET, wrong))
 
 
+def popular_targets(domain: Domain) -> Callable[[pl.DataFrame], pl.DataFrame]:
+    """Makes the most popular candidate each row's target."""
+    counts = dict(zip(domain.item_ids, domain.train_counts().tolist(), strict=True))
+
+    def change(rows: pl.DataFrame) -> pl.DataFrame:
+        chosen = [max(c, key=lambda item: counts[item]) for c in rows[CANDIDATES].to_list()]
+        return rows.with_columns(pl.Series(TARGET, chosen))
+
+    return change
+
+
 def one_sentence(text: BaseException | str) -> str:
     """Check that an error is what a user should read, and give its text."""
     assert isinstance(text, RecCocktailError | str), repr(text)

@@ -23,7 +23,7 @@ from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import merged
 from tests.adapters import pico_recipe, random_adapter, save
 from tests.domains import taste_domain
-from tests.helpers import changed, one_sentence, other_targets
+from tests.helpers import changed, one_sentence, other_targets, popular_targets
 from tests.pico import pico_backbone
 
 SMALL = EvaluationSettings(validation_users=12, words=True)
@@ -353,13 +353,7 @@ def test_weights_are_chosen_on_validation_users_only(domain, backbone, adapters,
     assert before == after and len(before["ingredient"]) == 2
 
     # Validation targets that are always the most popular candidate ask for the largest weights.
-    counts = dict(zip(domain.item_ids, domain.train_counts().tolist(), strict=True))
-
-    def popular(rows):
-        chosen = [max(c, key=lambda item: counts[item]) for c in rows["candidates"].to_list()]
-        return rows.with_columns(pl.Series("target", chosen))
-
-    crowd = changed(domain, tmp_path / "d2", valid_warm=popular)
+    crowd = changed(domain, tmp_path / "d2", valid_warm=popular_targets(domain))
     evaluate(crowd, two, backbone, tmp_path / "crowd", settings=SMALL)
     weights = weights_of(tmp_path / "crowd")["ingredient"]
     assert weights["prior_weight"]["warm"] > 0

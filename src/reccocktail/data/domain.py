@@ -115,6 +115,11 @@ class Domain:
         file = self.path / f"{table}.parquet"
         return validate(_read(file), kind, str(file))
 
+    def numbers(self, rows: pl.DataFrame, column: str) -> list[list[int]]:
+        """Catalogue rows of each list of item ids, such as a table's histories or candidates."""
+        index = self.index
+        return [[index[item] for item in row] for row in rows[column].to_list()]
+
     def train_counts(self) -> npt.NDArray[np.int64]:
         """Training interactions of each item, shape (items,); 0 for cold items."""
         found = (

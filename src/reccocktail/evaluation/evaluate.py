@@ -19,6 +19,7 @@ from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
 from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls
 from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.evaluation.placing import Placing, place_baseline
 from reccocktail.evaluation.results import prediction_rows, write_evaluation
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.evaluation.whole import WholeCatalogue
@@ -28,7 +29,7 @@ from reccocktail.progress import say
 from reccocktail.ranking import build
 from reccocktail.ranking.additions import Weights
 from reccocktail.ranking.base import Ranker
-from reccocktail.ranking.scoring import Catalogue, RowScores, positive_columns
+from reccocktail.ranking.scoring import Catalogue, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
 from reccocktail.storage import require_dir
@@ -157,16 +158,17 @@ def evaluate(
                 f"valid_{scenario} users; leave the control or the scenario out."
             )
     results = _Results(WholeCatalogue(domain, settings.seed))
-    _judge_baselines(results, made, domain, tables, settings)
+    placing = Placing(
+        domain,
+        tables.test,
+        tables.valid,
+        recipe.prompt.max_history,
+        settings.prior,
+        settings.words,
+    )
+    _judge_baselines(results, made, placing, settings)
     if backbone and ranker:
-        scorer = Scorer(
-            backbone,
-            Catalogue.of(domain, ranker),
-            tables.test,
-            tables.valid,
-            settings.prior,
-            settings.words,
-        )
+        scorer = Scorer(backbone, Catalogue.of(domain, ranker), placing)
         _judge_adapters(results, [None, *(a for a, _ in adapters)], scorer, settings)
         if pair:
             making = Controls(*pair, scorer, sheets, settings.full_catalogue, settings.seed)
@@ -200,26 +202,22 @@ def evaluate(
 def _judge_baselines(
     results: _Results,
     baselines: Sequence[Baseline],
-    domain: Domain,
-    tables: _Tables,
+    placing: Placing,
     settings: EvaluationSettings,
 ) -> None:
     """Fit each baseline and keep what it gives to each scenario."""
     for baseline in baselines:
         name = baseline.name
+        weights: dict[str, Weights] = {}
         with _timed(results, name, name):
-            baseline.fit(domain)
-            results.models[name]["chosen"] = dict(baseline.chosen)
-            for scenario, rows in tables.test.items():
-                results.predictions.append(
-                    prediction_rows(name, scenario, rows, baseline.scores(rows))
-                )
+            baseline.fit(placing.domain)
+            for scenario, rows in placing.test.items():
+                weights[scenario], scores, whole = place_baseline(baseline, placing, scenario)
+                results.predictions.append(prediction_rows(name, scenario, rows, scores))
                 if settings.full_catalogue:
-                    results.whole.record(name, scenario, rows, _of_baseline(baseline, rows))
-
-
-def _of_baseline(baseline: Baseline, rows: pl.DataFrame) -> RowScores:
-    return lambda part: baseline.catalogue_scores(rows[part])
+                    results.whole.record(name, scenario, rows, whole)
+        results.models[name]["chosen"] = dict(baseline.chosen)
+        _record_weights(results, name, weights, settings)
 
 
 def _judge_adapters(
@@ -309,8 +307,14 @@ def _record(
         results.predictions.append(prediction_rows(name, scenario, rows, together))
         results.entropy.setdefault(name, {})[scenario] = float(both.test.entropy.mean())
         if both.test.catalogue is not None:
-            whole = scorer.whole(scenario, both.test.catalogue, weights[scenario])
+            whole = scorer.placing.whole(scenario, both.test.catalogue, weights[scenario])
             results.whole.record(name, scenario, rows, whole)
+    _record_weights(results, name, weights, settings)
+
+
+def _record_weights(
+    results: _Results, name: str, weights: Mapping[str, Weights], settings: EvaluationSettings
+) -> None:
     results.models[name]["prior_weight"] = {s: found.prior for s, found in weights.items()}
     if settings.words:
         results.models[name]["words_weight"] = {s: found.words for s, found in weights.items()}

@@ -3,15 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import polars as pl
 
 from reccocktail.backbone import Backbone
 from reccocktail.evaluation.metrics import FloatArray
-from reccocktail.ranking.additions import Weights, add, choose
+from reccocktail.evaluation.placing import Placing
+from reccocktail.ranking.additions import Weights
 from reccocktail.ranking.base import Ranker
-from reccocktail.ranking.prior import popularity_prior
-from reccocktail.ranking.scoring import Catalogue, RowScores, Scored, positive_columns, score
+from reccocktail.ranking.scoring import Catalogue, Scored, score
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import Lora
 from reccocktail.training.model import model_sha256, scoring
@@ -27,22 +26,22 @@ class Both:
 
 @dataclass
 class Scorer:
-    """Backbone and rows that LoRAs are scored on.
-
-    Attributes:
-        test: rows to be scored, by scenario.
-        valid: labelled validation rows, by scenario; may be empty.
-        prior: let popularity count (see `ranking.additions`).
-        words: let the words that titles share count.
-    """
+    """Backbone and rows that LoRAs are scored on."""
 
     backbone: Backbone
     catalogue: Catalogue[Ranker]
-    test: Mapping[Scenario, pl.DataFrame]
-    valid: Mapping[Scenario, pl.DataFrame]
-    prior: bool = True
-    words: bool = False
+    placing: Placing
     _known: dict[tuple[str, Scenario, bool], Both] = field(default_factory=dict)
+
+    @property
+    def test(self) -> Mapping[Scenario, pl.DataFrame]:
+        """Rows to be scored, by scenario."""
+        return self.placing.test
+
+    @property
+    def valid(self) -> Mapping[Scenario, pl.DataFrame]:
+        """Labelled validation rows, by scenario; may be empty."""
+        return self.placing.valid
 
     def scored(
         self, lora: Lora | None, scenarios: Sequence[Scenario], label: str, whole: bool
@@ -71,45 +70,5 @@ class Scorer:
         return {s: self._known[identity, s, whole] for s in scenarios}
 
     def placed(self, scenario: Scenario, both: Both) -> tuple[Weights, list[FloatArray]]:
-        """Weights of popularity and words that validation rows choose; test scores with them."""
-        prior = self._prior()
-        weights, valid = Weights(), self.valid[scenario]
-        if valid.height:
-            weights = choose(
-                both.valid.scores,
-                self.catalogue.candidates(valid),
-                positive_columns(valid),
-                prior,
-                self._words(valid),
-            )
-        test = self.test[scenario]
-        words = self._words(test) if weights.words else None
-        candidates = self.catalogue.candidates(test)
-        return weights, add(both.test.scores, candidates, prior, words, weights)
-
-    def whole(self, scenario: Scenario, scores: RowScores, weights: Weights) -> RowScores:
-        """Scores of the whole catalogue for test rows, popularity and words in their weights."""
-        prior = weights.prior * self._prior()
-        test = self.test[scenario]
-        histories = self.catalogue.history_items(test) if weights.words else []
-
-        def of_rows(part: slice) -> FloatArray:
-            found: FloatArray = scores(part) + prior
-            if weights.words:
-                found += weights.words * self.catalogue.words.catalogue(histories[part])
-            return found
-
-        return of_rows
-
-    def _prior(self) -> FloatArray:
-        """Popularity (items,), or zeros, which no weight makes count."""
-        counts = self.catalogue.domain.train_counts()
-        return popularity_prior(counts if self.prior else np.zeros_like(counts))
-
-    def _words(self, rows: pl.DataFrame) -> list[FloatArray] | None:
-        """Cosines of the words of each row's candidates, if words count."""
-        if not self.words:
-            return None
-        return self.catalogue.words.scores(
-            self.catalogue.history_items(rows), self.catalogue.candidates(rows)
-        )
+        """One model's test scores with popularity and words beside them (see `Placing.placed`)."""
+        return self.placing.placed(scenario, both.test.scores, both.valid.scores)

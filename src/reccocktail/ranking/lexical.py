@@ -23,6 +23,7 @@ from reccocktail.ranking import kept
 DIMENSIONS = 256
 LEARNT_FROM = 50_000
 """Titles at most that a lexicon is learnt from: time and memory grow with their different terms."""
+_DIGITS = 6  # of a cosine: titles that share nothing must tie, not be ranked by rounding errors
 _LEAST_TITLES = 2  # a term of one title alone makes no two titles alike
 
 
@@ -147,14 +148,15 @@ class Words:
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float64]]:
         """Cosines in [-1, 1] of each history and its candidates."""
+        users = self.users(histories).astype(np.float64)
         return [
-            (self.items[list(row)] @ user).astype(np.float64)
-            for user, row in zip(self.users(histories), candidates, strict=True)
+            (self.items[list(row)].astype(np.float64) @ user).round(_DIGITS)
+            for user, row in zip(users, candidates, strict=True)
         ]
 
     def catalogue(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """Cosines (histories, items) of each history and every item."""
-        return (self.users(histories) @ self.items.T).astype(np.float64)
+        return (self.users(histories) @ self.items.T).astype(np.float64).round(_DIGITS)
 
 
 def of_histories(

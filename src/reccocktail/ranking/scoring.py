@@ -55,15 +55,11 @@ class Catalogue(Generic[AnyRanker]):
 
     def history_items(self, rows: pl.DataFrame) -> list[list[int]]:
         """Item numbers of each row's history."""
-        return self._numbers(rows, HISTORY)
+        return self.domain.numbers(rows, HISTORY)
 
     def candidates(self, rows: pl.DataFrame) -> list[list[int]]:
         """Item numbers of each row's candidates."""
-        return self._numbers(rows, CANDIDATES)
-
-    def _numbers(self, rows: pl.DataFrame, column: str) -> list[list[int]]:
-        index = self.domain.index
-        return [[index[item] for item in row] for row in rows[column].to_list()]
+        return self.domain.numbers(rows, CANDIDATES)
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,9 @@ class ChunkWriter:
         Returns:
             Users in it.
         """
-        job, index, names = self._job, self._domain.index, self._domain.item_ids
+        job, names = self._job, self._domain.item_ids
         rows = self._users.rows(number * job.chunk, job.chunk)
-        seen = [[index[item] for item in history] for history in rows[HISTORY].to_list()]
+        seen = self._domain.numbers(rows, HISTORY)
         ids, scores = self._retrieval.best(seen, job.k, tick)
         table = pl.DataFrame(
             {

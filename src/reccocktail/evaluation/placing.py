@@ -1,0 +1,145 @@
+"""Popularity and words beside any model's scores on the rows of one evaluation.
+
+Language models and baselines go through the same door, so that none leads by what another was not
+given.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+
+from reccocktail.baselines.base import Baseline
+from reccocktail.baselines.popularity import Popularity
+from reccocktail.data.domain import Domain
+from reccocktail.evaluation.metrics import FloatArray
+from reccocktail.mixing.entropy import as_matrix, fit_temperature
+from reccocktail.ranking.additions import Weights, add, choose
+from reccocktail.ranking.lexical import Words, words_of
+from reccocktail.ranking.prior import popularity_prior
+from reccocktail.ranking.scoring import RowScores, positive_columns
+from reccocktail.schema import CANDIDATES, HISTORY, Scenario
+
+
+@dataclass(frozen=True)
+class Placing:
+    """The rows that models are judged on, and what may count beside their scores there.
+
+    Attributes:
+        domain: whose rows they are.
+        test: rows to be scored, by scenario.
+        valid: labelled validation rows, by scenario; may be empty.
+        max_history: items of a history whose words are read, the last ones.
+        prior: let popularity count (see `ranking.additions`).
+        words: let the words that titles share count.
+    """
+
+    domain: Domain
+    test: Mapping[Scenario, pl.DataFrame]
+    valid: Mapping[Scenario, pl.DataFrame]
+    max_history: int
+    prior: bool = True
+    words: bool = False
+
+    def placed(
+        self, scenario: Scenario, test: Sequence[FloatArray], valid: Sequence[FloatArray]
+    ) -> tuple[Weights, list[FloatArray]]:
+        """Test scores with popularity and words in the weights that validation rows choose.
+
+        Args:
+            scenario: of the rows.
+            test: logits of each test row's candidates.
+            valid: of each validation row's.
+        """
+        prior, weights, rows = self._prior(), Weights(), self.valid[scenario]
+        if rows.height:
+            weights = choose(
+                valid,
+                self.domain.numbers(rows, CANDIDATES),
+                positive_columns(rows),
+                prior,
+                self._words(rows),
+            )
+        rows = self.test[scenario]
+        words = self._words(rows) if weights.words else None
+        return weights, add(test, self.domain.numbers(rows, CANDIDATES), prior, words, weights)
+
+    def whole(self, scenario: Scenario, scores: RowScores, weights: Weights) -> RowScores:
+        """Logits of the whole catalogue for test rows, popularity and words in their weights."""
+        prior = weights.prior * self._prior()
+        rows = self.test[scenario]
+        histories = self.domain.numbers(rows, HISTORY) if weights.words else []
+
+        def of_rows(part: slice) -> FloatArray:
+            found: FloatArray = scores(part) + prior
+            if weights.words:
+                found += weights.words * self._lexicon().catalogue(histories[part])
+            return found
+
+        return of_rows
+
+    def _prior(self) -> FloatArray:
+        """Popularity (items,), or zeros, which no weight makes count."""
+        counts = self.domain.train_counts()
+        return popularity_prior(counts if self.prior else np.zeros_like(counts))
+
+    def _words(self, rows: pl.DataFrame) -> list[FloatArray] | None:
+        """Cosines of the words of each row's candidates, if words count."""
+        if not self.words:
+            return None
+        return self._lexicon().scores(
+            self.domain.numbers(rows, HISTORY), self.domain.numbers(rows, CANDIDATES)
+        )
+
+    def _lexicon(self) -> Words:
+        return words_of(tuple(self.domain.titles), self.max_history)
+
+
+class InLogits:
+    """A fitted baseline whose scores, of whatever scale, are brought to logits.
+
+    They are divided by one number: their mean spread over a row's candidates times the temperature
+    that fits validation rows best. Where these say nothing, scores stay as they are.
+    """
+
+    def __init__(self, baseline: Baseline, valid: pl.DataFrame) -> None:
+        """Find the number on labelled validation rows, which have equally many candidates each."""
+        self._baseline, self._scale = baseline, 1.0
+        known = baseline.scores(valid)
+        spread = float(np.mean([row.std() for row in known])) if known else 0.0
+        if spread:
+            positive = torch.from_numpy(positive_columns(valid))
+            self._scale = spread * fit_temperature(as_matrix(known) / spread, positive)
+
+    def scores(self, rows: pl.DataFrame) -> list[FloatArray]:
+        """Logits of each row's candidates."""
+        return [row / self._scale for row in self._baseline.scores(rows)]
+
+    def catalogue_scores(self, rows: pl.DataFrame) -> FloatArray:
+        """Logits of the whole catalogue for every row, (rows, items)."""
+        return self._baseline.catalogue_scores(rows) / self._scale
+
+
+def place_baseline(
+    baseline: Baseline, placing: Placing, scenario: Scenario
+) -> tuple[Weights, list[FloatArray], RowScores]:
+    """A fitted baseline's scores of test rows, with what stands beside them.
+
+    Popularity is left as it is: it would stand beside itself.
+
+    Returns:
+        The weights that validation rows choose, scores of each row's candidates, and of the whole
+        catalogue.
+    """
+    rows, valid = placing.test[scenario], placing.valid[scenario]
+    if isinstance(baseline, Popularity):
+        return Weights(), baseline.scores(rows), lambda part: baseline.catalogue_scores(rows[part])
+    scaled = InLogits(baseline, valid)
+    weights, together = placing.placed(scenario, scaled.scores(rows), scaled.scores(valid))
+
+    def logits(part: slice) -> FloatArray:
+        return scaled.catalogue_scores(rows[part])
+
+    return weights, together, placing.whole(scenario, logits, weights)
