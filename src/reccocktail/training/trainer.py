@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,11 @@ from reccocktail.ranking.base import Ranker, first_layers
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.storage import sha256_json, writing
-from reccocktail.training.adapter import Adapter, Card, DataCard, Role, require_adapter_dir
+from reccocktail.training.adapter import Adapter, Card, DataCard, Lora, Role, require_adapter_dir
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.card import adapter_readme
-from reccocktail.training.interrupt import interruptible
+from reccocktail.training.interrupt import Interrupt, interruptible
 from reccocktail.training.log import RunLog, read_log
 from reccocktail.training.loop import (
     AdapterTrainer,
@@ -94,7 +95,6 @@ def train(
     start(backbone.device)
     from_first(lambda: require_adapter_dir(out))
     _check_quantization(recipe, backbone, beside)
-    run_folder = out.with_name(out.name + ".training")
     ranker = build(backbone, recipe)
     card = _card(role, domains, backbone, recipe, ranker)
     for other in (initial, beside):
@@ -102,78 +102,112 @@ def train(
             _check_other(other, card)
     left_out = {name: sorted(items) for name, items in sorted((exclude or {}).items())}
     identity = _identity(card, length, left_out, initial, beside)
-    with ExitStack() as held:
-        from_first(lambda: held.enter_context(hold(run_folder)))
-        held.enter_context(writing(run_folder, run_folder))  # by Trainer and its libraries too
-        checkpoint = from_first(lambda: starting_point(run_folder, out, identity, resume))
+    run = _Run(out, identity, recipe, length, initial, beside)
+    with ExitStack() as stack:
+        from_first(lambda: stack.enter_context(hold(run.folder)))
+        stack.enter_context(writing(run.folder, run.folder))  # by Trainer and its libraries too
+        checkpoint = from_first(lambda: starting_point(run.folder, out, identity, resume))
         if checkpoint == FINISHED:
             say(f"{out.name}: finished before, taken as it is.")
             return Adapter.load(out)
         windows = [
             DomainWindows.build(d, ranker, frozenset(left_out.get(d.name, ()))) for d in domains
         ]
-        catalogues = [
-            Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)
-        ]
-        settings = recipe.training
-        batches = TrainingBatches(
-            windows, ranker, settings, length.steps or _UNBOUNDED, processes()
-        )
-        step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
-        bank = ItemBank(settings.bank) if settings.bank else None
-        if checkpoint:
-            restore(Path(checkpoint), length, bank, backbone.device)
-            say(f"{out.name}: going on from step {step}.")
-        with ExitStack() as stack:  # an interrupted run gives the backbone back as well
-            stack.enter_context(merged(backbone.model, beside.lora if beside else None))
-            peft_model = new_peft_model(backbone, recipe, initial)
-            stack.callback(_take_off, peft_model, backbone)
-            weights = backbone.model.dtype
-            products = training_precision(backbone.device, weights, backbone.autocast)
-            stack.enter_context(in_precision(base_model(peft_model), products))
-            module = RankerModule(peft_model, ranker, bank)
-            log = None
-            if is_first():
-                log = RunLog(run_folder, step)
-                stack.callback(log.close)
-                unfinished = {"identity": identity, "finished": False, "processes": processes()}
-                write_record(run_folder, unfinished)
-            advance = stack.enter_context(bar(f"Training {out.name}", 100))
-            stack.enter_context(quiet_transformers())
-            interrupt = stack.enter_context(interruptible(out.name))
-            validation = Validation(catalogues, settings.validation_users, settings.seed)
-            trainer = AdapterTrainer(
-                length=length,
-                warmup=settings.warmup,
-                model=module,
-                args=arguments(run_folder, recipe, batches, backbone),
-                train_dataset=batches,
-                data_collator=only,
-                callbacks=[
-                    RunCallback(length, log, advance, validation, module, recipe, interrupt)
-                ],
-            )
-            trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
-            decoder = base_model(peft_model).get_decoder()  # type: ignore[no-untyped-call]
-            layers = first_layers(decoder, recipe.dense.depth)
-            with fast_layers(layers, settings, backbone.device), together():
-                trainer.train(resume_from_checkpoint=checkpoint)
-            if interrupt.obeyed:
-                say(f"{out.name}: step {trainer.state.global_step} is kept.")
-                raise KeyboardInterrupt
-            lora = tensors_of(peft_model)
+        lora, steps, interrupt = _fit(run, domains, windows, backbone, ranker, checkpoint)
         done = {
-            "steps": trainer.state.global_step,
+            "steps": steps,
             "initial_sha256": initial.sha256 if initial else None,
             "beside_sha256": beside.sha256 if beside else None,
         }
         adapter = Adapter(out.name, lora, card.model_copy(update=done))
-        record = {"identity": identity, "finished": True, "processes": processes()}
-        record["seconds"] = length.elapsed
-        from_first(lambda: _finish(adapter, out, run_folder, record))
+        from_first(lambda: _finish(adapter, run))
         if interrupt.asked:  # too late for this run, but not for what was to follow
             raise KeyboardInterrupt
         return adapter
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Where a training is kept, and what decides it beside its data."""
+
+    out: Path
+    identity: str
+    recipe: Recipe
+    length: Length
+    initial: Adapter | None
+    beside: Adapter | None
+
+    @property
+    def folder(self) -> Path:
+        """Of log and checkpoints."""
+        return self.out.with_name(self.out.name + ".training")
+
+    def record(self, *, finished: bool) -> dict[str, Any]:
+        """What the run's folder says of it."""
+        return {"identity": self.identity, "finished": finished, "processes": processes()}
+
+
+def _fit(
+    run: _Run,
+    domains: Sequence[Domain],
+    windows: Sequence[DomainWindows],
+    backbone: Backbone,
+    ranker: Ranker,
+    checkpoint: str | None,
+) -> tuple[Lora, int, Interrupt]:
+    """Train from a checkpoint, or from the start, to the end of the run's length.
+
+    Returns:
+        The tensors, the steps in all, and whether an interrupt came after the last of them.
+
+    Raises:
+        KeyboardInterrupt: one came before; the step that it found at work is kept.
+    """
+    name, recipe, length, settings = run.out.name, run.recipe, run.length, run.recipe.training
+    catalogues = [
+        Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)
+    ]
+    batches = TrainingBatches(windows, ranker, settings, length.steps or _UNBOUNDED, processes())
+    bank = ItemBank(settings.bank) if settings.bank else None
+    step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
+    if checkpoint:
+        restore(Path(checkpoint), length, bank, backbone.device)
+        say(f"{name}: going on from step {step}.")
+    with ExitStack() as stack:  # an interrupted run gives the backbone back as well
+        stack.enter_context(merged(backbone.model, run.beside.lora if run.beside else None))
+        peft_model = new_peft_model(backbone, recipe, run.initial)
+        stack.callback(_take_off, peft_model, backbone)
+        weights = backbone.model.dtype
+        products = training_precision(backbone.device, weights, backbone.autocast)
+        stack.enter_context(in_precision(base_model(peft_model), products))
+        module = RankerModule(peft_model, ranker, bank)
+        log = None
+        if is_first():
+            log = RunLog(run.folder, step)
+            stack.callback(log.close)
+            write_record(run.folder, run.record(finished=False))
+        advance = stack.enter_context(bar(f"Training {name}", 100))
+        stack.enter_context(quiet_transformers())
+        interrupt = stack.enter_context(interruptible(name))
+        validation = Validation(catalogues, settings.validation_users, settings.seed)
+        trainer = AdapterTrainer(
+            length=length,
+            warmup=settings.warmup,
+            model=module,
+            args=arguments(run.folder, recipe, batches, backbone),
+            train_dataset=batches,
+            data_collator=only,
+            callbacks=[RunCallback(length, log, advance, validation, module, recipe, interrupt)],
+        )
+        trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
+        decoder = base_model(peft_model).get_decoder()  # type: ignore[no-untyped-call]
+        layers = first_layers(decoder, recipe.dense.depth)
+        with fast_layers(layers, settings, backbone.device), together():
+            trainer.train(resume_from_checkpoint=checkpoint)
+        if interrupt.obeyed:
+            say(f"{name}: step {trainer.state.global_step} is kept.")
+            raise KeyboardInterrupt
+        return tensors_of(peft_model), trainer.state.global_step, interrupt
 
 
 def _check_quantization(recipe: Recipe, backbone: Backbone, beside: Adapter | None) -> None:
@@ -223,15 +257,15 @@ def _identity(
     return sha256_json([settings_card, length.steps, length.minutes, left_out, *former])
 
 
-def _finish(adapter: Adapter, out: Path, run_folder: Path, record: dict[str, Any]) -> None:
+def _finish(adapter: Adapter, run: _Run) -> None:
     """Write the adapter and then the record; the checkpoints are needed no more."""
-    adapter.save(out, adapter_readme(out.name, adapter.card))
-    write_record(run_folder, record)
-    for folder in run_folder.glob("checkpoint-*"):
+    adapter.save(run.out, adapter_readme(run.out.name, adapter.card))
+    write_record(run.folder, run.record(finished=True) | {"seconds": run.length.elapsed})
+    for folder in run.folder.glob("checkpoint-*"):
         shutil.rmtree(folder)
-    last = [row for row in read_log(run_folder) if "loss" in row][-1]
+    last = [row for row in read_log(run.folder) if "loss" in row][-1]
     say(
-        f"{out.name}: {adapter.card.steps} steps in {record['seconds'] / 60:.1f} minutes, "
+        f"{run.out.name}: {adapter.card.steps} steps in {run.length.elapsed / 60:.1f} minutes, "
         f"last loss {last['loss']:.3f}."
     )
 
