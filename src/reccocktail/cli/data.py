@@ -46,6 +46,9 @@ def prepare_domain(
     negatives: Whole = 29,
     seed: Whole = 0,
     min_rating: float | None = None,
+    missing_titles: Literal["drop", "id"] = "drop",
+    valid_from: float = 0.8,
+    test_from: float = 0.9,
     user_column: str | None = None,
     item_column: str | None = None,
     time_column: str | None = None,
@@ -65,6 +68,9 @@ def prepare_domain(
         negatives: candidates beside the target, never touched by the user.
         seed: same seed, same files.
         min_rating: drop interactions rated lower.
+        missing_titles: drop items without a title, or show their id as one.
+        valid_from: global-time only: share of the interactions before validation starts.
+        test_from: global-time only: share of the interactions before the test starts.
         user_column: name of the user column, if it is not a common one.
         item_column: the same for the item column.
         time_column: the same for the time column.
@@ -84,6 +90,9 @@ def prepare_domain(
         negatives=negatives,
         seed=seed,
         min_rating=min_rating,
+        missing_titles=missing_titles,
+        valid_from=valid_from,
+        test_from=test_from,
         user_column=user_column,
         item_column=item_column,
         time_column=time_column,

@@ -1,5 +1,7 @@
 """Cells of a user's table -> another type, or a sentence that names the rows that are none."""
 
+from typing import Any
+
 import polars as pl
 
 from reccocktail.errors import DataError
@@ -37,3 +39,13 @@ def refusal(column: pl.Series, wrong: pl.Series, where: str, what: str, advice: 
     return DataError(
         f"{where}: '{column.name}' holds {what} ({row_numbers(rows)}, such as '{first}'); {advice}."
     )
+
+
+def leaves(value: Any) -> list[str]:
+    """Names in a cell of nested lists (Amazon's categories are lists of paths), in order.
+
+    Each once; what is empty has none.
+    """
+    if isinstance(value, list):
+        return list(dict.fromkeys(leaf for part in value for leaf in leaves(part)))
+    return [] if value is None else [str(value)]

@@ -1,10 +1,8 @@
 """Any table -> our columns: found by name, ids as text, times as numbers."""
 
-from typing import Any
-
 import polars as pl
 
-from reccocktail.data.cells import cast
+from reccocktail.data.cells import cast, leaves
 from reccocktail.data.times import as_time
 from reccocktail.errors import DataError
 from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER, validate
@@ -238,21 +236,14 @@ def _as_text(column: pl.Series, where: str) -> pl.Series:
     if isinstance(column.dtype, pl.List | pl.Array):
         listed = column.to_list()
         return pl.Series(
-            [None if row is None else ", ".join(_flat(row)) for row in listed], dtype=pl.String
+            [None if row is None else ", ".join(leaves(row)) or None for row in listed],
+            dtype=pl.String,
         )
     if column.dtype.is_float():
         column = column.fill_nan(None)
         if (column.is_null() | (column == column.round())).all():
             column = cast(column, pl.Int64(), where, "numbers beyond 64 bits", "write text")
     return cast(column, pl.String(), where, "what is no text", "write it as UTF-8 text")
-
-
-def _flat(value: Any) -> list[str]:
-    """Leaves of nested lists, each once, in order (Amazon's categories are lists of paths)."""
-    leaves = [
-        leaf for part in value for leaf in (_flat(part) if isinstance(part, list) else [str(part)])
-    ]
-    return list(dict.fromkeys(leaves))
 
 
 def _as_rating(column: pl.Series, where: str) -> pl.Series:

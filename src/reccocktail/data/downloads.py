@@ -125,8 +125,11 @@ def _unzip(path: Path, what: Download, folder: Path) -> None:
 
 def _reason(error: Exception) -> str:
     """Kind of failure, without the library's nested text."""
-    return {
-        "ConnectionError": "no connection",
-        "ChunkedEncodingError": "cut off",
-        "Timeout": "no answer in time",
-    }.get(type(error).__name__, type(error).__name__)
+    kinds = {
+        requests.Timeout: "no answer in time",  # before connection errors, of which it may be one
+        requests.exceptions.ChunkedEncodingError: "cut off",
+        requests.ConnectionError: "no connection",
+    }
+    return next(
+        (text for kind, text in kinds.items() if isinstance(error, kind)), type(error).__name__
+    )

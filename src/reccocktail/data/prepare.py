@@ -1,5 +1,6 @@
 """Raw tables -> a prepared folder: filter, split, draw candidates, write a manifest."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from reccocktail.data.candidates import Touched, draw_candidates
 from reccocktail.data.columns import as_interactions, as_items
 from reccocktail.data.domain import FORMAT, MANIFEST, TABLES, Domain
+from reccocktail.data.filtering import Log
 from reccocktail.data.ingest import encode, keep_usable, require_times, touched_pairs
 from reccocktail.data.splitting import (
     TEST_COLD,
@@ -108,51 +110,41 @@ def prepare(
             holds other files.
         RunError: `out` cannot be written.
     """
-    _check(
-        name,
-        min_count,
-        cold_fraction,
-        split,
-        negatives,
-        seed,
-        missing_titles,
-        valid_from,
-        test_from,
+    settings = _Settings(
+        min_count=min_count,
+        cold_fraction=cold_fraction,
+        split=split,
+        negatives=negatives,
+        min_rating=min_rating,
+        missing_titles=missing_titles,
+        valid_from=valid_from,
+        test_from=test_from,
     )
-    interactions, items, out = Path(interactions), Path(items), Path(out)
-    check_out(out, (interactions, items))
+    settings.check(name, seed)
+    files = {"interactions": Path(interactions), "items": Path(items)}
+    out = Path(out)
+    check_out(out, tuple(files.values()))
     events = as_interactions(
-        read_table(interactions),
-        interactions.name,
+        read_table(files["interactions"]),
+        files["interactions"].name,
         user_column=user_column,
         item_column=item_column,
         time_column=time_column,
         rating_column=rating_column,
         rated=min_rating is not None,
     )
-    item_table = read_table(items)
+    item_table = read_table(files["items"])
     named_here = item_column is not None and any(
         item_column in (c, c.partition(":")[0]) for c in item_table.columns
     )
     catalogue = as_items(
         item_table,
-        items.name,
+        files["items"].name,
         item_column=item_column if named_here else None,
         title_column=title_column,
     )
-    settings = {
-        "min_count": min_count,
-        "cold_fraction": cold_fraction if split == "leave-one-out" else None,
-        "split": split,
-        "negatives": negatives,
-        "min_rating": min_rating,
-        "missing_titles": missing_titles,
-        "valid_from": valid_from if split == "global-time" else None,
-        "test_from": test_from if split == "global-time" else None,
-    }
     inputs = {
-        kind: {"file": path.name, "sha256": sha256_file(path)}
-        for kind, path in (("interactions", interactions), ("items", items))
+        kind: {"file": path.name, "sha256": sha256_file(path)} for kind, path in files.items()
     }
     counts: list[dict[str, Any]] = []
     title_counts: dict[str, int] = {}
@@ -161,34 +153,20 @@ def prepare(
     if split == "global-time":
         require_times(raw)
     log, user_of, item_of = keep_usable(raw, min_rating, min_count, counts)
-    rng = np.random.default_rng([seed, 0])
-    if split == "leave-one-out":
-        parts = leave_one_out(log, len(user_of), choose_cold(len(item_of), cold_fraction, rng))
-    else:
-        parts = global_time(log, len(user_of), len(item_of), valid_from, test_from)
+    parts = settings.parts(log, len(user_of), len(item_of), seed)
     _require_rows(parts)
-    touched = touched_pairs(raw, user_of, item_of)
-    users = raw.users.gather(user_of)
     kept = raw.items[item_of].with_columns(
         pl.Series(SPLIT, np.array(ITEM_SPLITS)[parts.kind].tolist(), dtype=pl.String)
     )
     title_counts["duplicate titles kept"] = kept.height - kept[TITLE].n_unique()
+    touched = touched_pairs(raw, user_of, item_of)
     with atomic_dir(out) as folder:
-        write_table(kept, folder / "items.parquet")
-        write_table(_table(parts, parts.train, users, kept[ITEM]), folder / "train.parquet")
-        for number, table in enumerate(EVALUATION_TABLES, 1):
-            rng = np.random.default_rng([seed, number])
-            candidates = _candidates(parts, table, touched, negatives, rng)
-            frame = _table(parts, parts.tables[table], users, kept[ITEM])
-            write_table(
-                _with_candidates(frame, parts.tables[table].target, candidates, kept[ITEM]),
-                folder / f"{table}.parquet",
-            )
+        _write(folder, parts, raw.users.gather(user_of), kept, touched, negatives, seed)
         manifest = {
             "format": FORMAT,
             "name": name,
             "seed": seed,
-            "settings": settings,
+            "settings": settings.card(),
             "rule": RULES[split],
             "inputs": inputs,
             "counts": counts,
@@ -204,6 +182,90 @@ def prepare(
         }
         write_json(folder / MANIFEST, manifest)
     return Domain.load(out)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What decides a prepared folder beside its tables and the seed; see `prepare`."""
+
+    min_count: int
+    cold_fraction: float
+    split: str
+    negatives: int
+    min_rating: float | None
+    missing_titles: str
+    valid_from: float
+    test_from: float
+
+    def check(self, name: str, seed: int) -> None:
+        """Refuse what is out of range.
+
+        Raises:
+            DataError: names the setting, its value and its range.
+        """
+        wrong = [
+            (
+                not name.strip() or "/" in name or "\\" in name,
+                f"name '{name}' must be a word without slashes",
+            ),
+            (self.min_count < 1, f"min-count is {self.min_count} and must be at least 1"),
+            (
+                not 0 <= self.cold_fraction <= 0.5,
+                f"cold-fraction is {self.cold_fraction} and must be between 0 and 0.5",
+            ),
+            (self.split not in RULES, f"split is '{self.split}' and must be {' or '.join(RULES)}"),
+            (self.negatives < 1, f"negatives is {self.negatives} and must be at least 1"),
+            (seed < 0, f"seed is {seed} and must not be negative"),
+            (
+                self.missing_titles not in ("drop", "id"),
+                f"missing-titles is '{self.missing_titles}' and must be drop or id",
+            ),
+            (
+                not 0 < self.valid_from < self.test_from < 1,
+                f"valid-from {self.valid_from} and test-from {self.test_from} must satisfy "
+                "0 < valid-from < test-from < 1",
+            ),
+        ]
+        for broken, message in wrong:
+            if broken:
+                raise DataError(f"{message[0].upper()}{message[1:]}.")
+
+    def parts(self, log: Log, users: int, items: int, seed: int) -> Split:
+        """Training and evaluation rows of a filtered log."""
+        if self.split == "global-time":
+            return global_time(log, users, items, self.valid_from, self.test_from)
+        rng = np.random.default_rng([seed, 0])
+        return leave_one_out(log, users, choose_cold(items, self.cold_fraction, rng))
+
+    def card(self) -> dict[str, Any]:
+        """As the manifest has them; None for what the split does not read."""
+        unread = {
+            "leave-one-out": ("valid_from", "test_from"),
+            "global-time": ("cold_fraction",),
+        }
+        return asdict(self) | dict.fromkeys(unread[self.split])
+
+
+def _write(
+    folder: Path,
+    parts: Split,
+    users: pl.Series,
+    items: pl.DataFrame,
+    touched: Touched,
+    negatives: int,
+    seed: int,
+) -> None:
+    """Write the catalogue, the training table, and evaluation tables with drawn candidates."""
+    write_table(items, folder / "items.parquet")
+    write_table(_table(parts, parts.train, users, items[ITEM]), folder / "train.parquet")
+    for number, table in enumerate(EVALUATION_TABLES, 1):
+        rng = np.random.default_rng([seed, number])
+        candidates = _candidates(parts, table, touched, negatives, rng)
+        frame = _table(parts, parts.tables[table], users, items[ITEM])
+        write_table(
+            _with_candidates(frame, parts.tables[table].target, candidates, items[ITEM]),
+            folder / f"{table}.parquet",
+        )
 
 
 def _table(split: Split, rows: Rows, users: pl.Series, item_ids: pl.Series) -> pl.DataFrame:
@@ -264,45 +326,6 @@ def _require_rows(split: Split) -> None:
                 f"The split leaves no row in {table}; give more or longer histories, or lower "
                 "--cold-fraction."
             )
-
-
-def _check(
-    name: str,
-    min_count: int,
-    cold_fraction: float,
-    split: str,
-    negatives: int,
-    seed: int,
-    missing_titles: str,
-    valid_from: float,
-    test_from: float,
-) -> None:
-    wrong = [
-        (
-            not name.strip() or "/" in name or "\\" in name,
-            f"name '{name}' must be a word without slashes",
-        ),
-        (min_count < 1, f"min-count is {min_count} and must be at least 1"),
-        (
-            not 0 <= cold_fraction <= 0.5,
-            f"cold-fraction is {cold_fraction} and must be between 0 and 0.5",
-        ),
-        (split not in RULES, f"split is '{split}' and must be {' or '.join(RULES)}"),
-        (negatives < 1, f"negatives is {negatives} and must be at least 1"),
-        (seed < 0, f"seed is {seed} and must not be negative"),
-        (
-            missing_titles not in ("drop", "id"),
-            f"missing-titles is '{missing_titles}' and must be drop or id",
-        ),
-        (
-            not 0 < valid_from < test_from < 1,
-            f"valid-from {valid_from} and test-from {test_from} must satisfy 0 < valid-from < "
-            "test-from < 1",
-        ),
-    ]
-    for broken, message in wrong:
-        if broken:
-            raise DataError(f"{message[0].upper()}{message[1:]}.")
 
 
 def check_out(out: Path, inputs: tuple[Path, ...]) -> None:

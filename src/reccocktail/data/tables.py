@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from reccocktail.data.cells import leaves
 from reccocktail.errors import DataError
 
 FORMATS = ".parquet, .csv, .tsv, .inter, .item, .jsonl, .ndjson or .json, each also with .gz"
@@ -107,13 +108,7 @@ def _read_json(content: bytes, path: Path) -> pl.DataFrame:
 def _column(name: str, cells: list[Any]) -> pl.Series:
     """A column of JSON values; of mixed ones all become text, beside lists all become lists."""
     if any(isinstance(cell, list) for cell in cells):
-        lists = [None if cell is None else _leaves(cell) for cell in cells]
+        lists = [None if cell is None else leaves(cell) for cell in cells]
         return pl.Series(name, lists, dtype=pl.List(pl.String))
     plain = [str(cell) if isinstance(cell, dict) else cell for cell in cells]
     return pl.Series(name, plain, strict=False)
-
-
-def _leaves(value: Any) -> list[str | None]:
-    if isinstance(value, list):
-        return [leaf for part in value for leaf in _leaves(part)]
-    return [None if value is None else str(value)]

@@ -3,11 +3,11 @@
 import re
 from array import array
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
+from reccocktail.data.cells import leaves
 from reccocktail.data.sources.lines import field, number_field, one_file, parse, text_lines
 from reccocktail.errors import DataError
 from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER
@@ -93,7 +93,7 @@ def read_metadata(path: Path, wanted: set[str] | None = None) -> pl.DataFrame:
         if wanted is None or item in wanted:
             title = record.get("title")
             usable = isinstance(title, str) and _SCRIPT not in title
-            categories = _leaves(record.get("categories") or record.get("category") or [])
+            categories = leaves(record.get("categories") or record.get("category") or [])
             rows.append((item, title if usable else None, ", ".join(categories) or None))
     schema = {ITEM: pl.String, TITLE: pl.String, CATEGORIES: pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -106,10 +106,3 @@ def _quick_item(line: str) -> str | None:
         if found:
             return found[0] if len(found) == 1 else None
     return None
-
-
-def _leaves(value: Any) -> list[str]:
-    """Names in nested lists (2014 has a list of paths), each once, in order."""
-    if isinstance(value, list):
-        return list(dict.fromkeys(leaf for part in value for leaf in _leaves(part)))
-    return [str(value)]
