@@ -41,6 +41,7 @@ from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
 from reccocktail.evaluation.significance import paired_bootstrap
+from reccocktail.mixing.batch_loss import BatchLoss
 from reccocktail.mixing.measure import Mixer, MixSettings
 from reccocktail.mixing.search import Descent, Groups, gradient_search, line_search
 from reccocktail.progress import bar
@@ -75,7 +76,7 @@ def find(mixer: Mixer, steps: int | None = None) -> Found:
     if settings.search == "published":
         descent = replace(mixer.descent, steps=steps or mixer.descent.steps)
         coefficients, losses = gradient_search(
-            mixer.backbone.model, loras, groups, settings.method, mixer.gradient_loss, descent
+            mixer.backbone.model, loras, groups, settings.method, BatchLoss(mixer, []), descent
         )
         return Found(mixer.lora(coefficients, groups), coefficients, losses[-1])
     grid = settings.grid[:steps]

@@ -11,6 +11,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError
 from reccocktail.mixing.arithmetic import merge
+from reccocktail.mixing.batch_loss import BatchLoss
 from reccocktail.mixing.entropy import collapse_reason
 from reccocktail.mixing.measure import Mixer, MixSettings
 from reccocktail.mixing.objectives import Objective, Point
@@ -120,7 +121,7 @@ def _by_gradient(mixer: Mixer, groups: Groups) -> Found:
             [adapter.lora for adapter in mixer.adapters],
             groups,
             settings.method,
-            mixer.gradient_loss,
+            BatchLoss(mixer, [end.scores for end in ends if end.scores is not None]),
             mixer.descent,
             settings.options,
         )

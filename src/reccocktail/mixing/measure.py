@@ -13,17 +13,15 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import AdapterError, DataError
 from reccocktail.mixing.arithmetic import DIFFERENTIABLE, METHODS, MergeOptions, Method, combine
-from reccocktail.mixing.entropy import fit_temperature, jensen_shannon
 from reccocktail.mixing.objectives import OBJECTIVES, Objective, Point
 from reccocktail.mixing.search import (
     GRANULARITIES,
     Descent,
-    FunctionalModel,
     Granularity,
     Groups,
 )
 from reccocktail.ranking import build
-from reccocktail.ranking.base import Batch, Ranker, entropy_of
+from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.schema import Scenario
@@ -201,42 +199,6 @@ class Mixer:
             self._measured[key] = self.measure(lora, coefficients, label)
         return self._measured[key]
 
-    def gradient_loss(self, model: FunctionalModel, step: int) -> Tensor:
-        """The objective on a small batch of users, with gradient."""
-        objective = self.settings.objective
-        batch_users = self.ranker.gradient_users
-        plain = self._batch(self.unlabelled, step, batch_users, model)
-        if objective == "entropy":
-            return self.ranker.entropy(model, plain).mean()
-        if objective == "divergence":
-            scores = self.ranker.scores(model, plain)
-            numbers = _numbers(self.unlabelled, step, batch_users)
-            own = [point.scores for point in self.alone()]
-            parts = [jensen_shannon(scores, q[numbers].to(scores)) for q in own if q is not None]
-            return torch.stack(parts).mean()
-        rows, labelled = self._labelled_batch(step, batch_users, model)
-        device = next(model.parameters()).device
-        positive = torch.from_numpy(positive_columns(rows)).to(device)
-        scores = self.ranker.scores(model, labelled)
-        temperature = fit_temperature(scores.detach().cpu(), positive.cpu())
-        if objective == "validation":
-            return torch.nn.functional.cross_entropy(scores / temperature, positive)
-        return entropy_of(self.ranker.scores(model, plain) / temperature).mean()
-
-    def _labelled_batch(
-        self, step: int, users: int, model: FunctionalModel
-    ) -> tuple[pl.DataFrame, Batch]:
-        rows = _take(self.labelled, step, users)
-        return rows, self._batch(self.labelled, step, users, model)
-
-    def _batch(self, table: pl.DataFrame, step: int, users: int, model: FunctionalModel) -> Batch:
-        rows = _take(table, step, users)
-        batch = self.ranker.ranking_batch(
-            self.catalogue.histories(rows), self.catalogue.candidates(rows), self.catalogue.tokens
-        )
-        device = next(model.parameters()).device
-        return {name: tensor.to(device) for name, tensor in batch.items()}
-
 
 def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
     """Refuse adapters that do not belong together or not to the backbone.
@@ -266,15 +228,6 @@ def _temperature(adapter: Adapter, backbone: Backbone) -> float | None:
     recipe = adapter.card.recipe
     ranker = build(backbone, recipe) if recipe.ranker == "dense" else None
     return ranker.temperature if isinstance(ranker, DenseRanker) else None
-
-
-def _numbers(table: pl.DataFrame, step: int, users: int) -> list[int]:
-    """A batch of rows, going round the table."""
-    return [(step * users + i) % table.height for i in range(min(users, table.height))]
-
-
-def _take(table: pl.DataFrame, step: int, users: int) -> pl.DataFrame:
-    return table[_numbers(table, step, users)]
 
 
 def adaptation_rows(table: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:

@@ -11,6 +11,9 @@ and T the temperature that fits labelled validation users best.
 | `divergence` | mean over adapters i and users u of JS(p_u, q_iu) |
 | `information` | -(H(mean_u p_u) - mean_u H(p_u)), answers being the same items for all users |
 | `validation` | log loss of labelled validation users at T |
+
+A gradient search sees a few users at a time; its T is fitted to the latest scores of all labelled
+users (`batch_loss`).
 """
 
 import math
