@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from transformers import TrainerCallback
+from transformers.integrations import integration_utils
 
 from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation.metrics import per_user, ranks
@@ -199,6 +201,39 @@ def test_the_log_holds_every_step_and_the_validations(whole):
     assert seconds == sorted(seconds)
 
 
+def test_a_tracker_is_told_what_the_log_is_told(whole, domain, tmp_path, monkeypatch):
+    told = {}
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            told.setdefault(state.global_step, {}).update(logs)
+
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Tracker)
+    monkeypatch.setattr(log.importlib.util, "find_spec", lambda name: object())
+    out = tmp_path / "mine"
+    run([domain], out, recipe=recipe_with(**EVERY_STEP), report_to=["wandb"])
+    rows = read_log(out.with_name("mine.training"))
+    assert {row["step"] for row in rows} <= told.keys()
+    for row in rows:
+        for name in row.keys() - {"step", "seconds"}:
+            assert told[row["step"]][name] == pytest.approx(row[name], rel=1e-6), name
+    assert any("loss" not in row for row in rows), "nothing was validated"
+    same_bytes(out, whole[0])  # and it changes nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("wandb", r"wandb is not installed; pip install 'reccocktail\[tracking\]'"),
+     ("diary", "no tracker 'diary'; report to mlflow or wandb")],
+)  # fmt: skip
+def test_a_tracker_that_is_not_there_is_said(domain, tmp_path, monkeypatch, name, message):
+    monkeypatch.setattr(log.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match=message) as error:
+        run([domain], tmp_path / "a", report_to=[name])
+    one_sentence(error.value)
+    assert not list(tmp_path.iterdir())
+
+
 def test_gradients_are_clipped_before_the_step(domain, tmp_path):
     """A tiny norm with plain warm-up moves the weights less than a large one would."""
     free = run([domain], tmp_path / "free", steps=3)
@@ -253,6 +288,16 @@ def test_items_left_out_change_what_is_learnt(whole, domain, tmp_path):
     gone = {"tastes": frozenset(domain.train()["history"][0].to_list())}
     changed = run([domain], tmp_path / "mine", recipe=recipe_with(**EVERY_STEP), exclude=gone)
     assert changed.sha256 != adapter.sha256
+
+
+def test_what_one_domain_leaves_out_is_not_taken_for_its_namesakes(domain, tmp_path):
+    namesake = taste_domain(tmp_path / "n", users=40)
+    assert namesake.name == domain.name
+    items = {domain.name: frozenset(domain.item_ids[:1])}
+    with pytest.raises(RunError, match=f"Two domains are named '{domain.name}'") as error:
+        train("base", [domain, namesake], pico_backbone(), recipe_with(), tmp_path / "a",
+              Length(steps=1), exclude=items)  # fmt: skip
+    one_sentence(error.value)
 
 
 def test_each_step_takes_the_rate_of_its_own_place(whole):

@@ -9,6 +9,7 @@ from reccocktail.cli.shared import (
     LoadIn,
     MaybeWhole,
     Precision,
+    Tracker,
     Whole,
     app,
     output,
@@ -58,6 +59,7 @@ def train(
     dtype: str | None = None,
     precision: Precision = "float32",
     load_in: LoadIn | None = None,
+    report_to: list[Tracker] | None = None,
 ) -> None:
     """Fine-tune one LoRA: a base spirit on many domains, or an ingredient on one.
 
@@ -81,6 +83,7 @@ def train(
         precision: of products with float32 weights: a GPU trains in bfloat16 with auto; a CPU
             trains in float32 and validates in it.
         load_in: 4bit trains on the backbone's weights in NF4 (QLoRA); CUDA only.
+        report_to: tell a tracker too what the log is told.
     """
     from reccocktail.backbone import choose_device, load_backbone
     from reccocktail.data.domain import Domain
@@ -124,6 +127,7 @@ def train(
         else None,
         initial=Adapter.load(resolve(init)) if init else None,
         beside=Adapter.load(resolve(beside)) if beside else None,
+        report_to=report_to or (),
     )
     if is_first():
         output.print(f"Adapter: {out}", soft_wrap=True)

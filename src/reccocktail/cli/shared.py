@@ -29,6 +29,7 @@ Text = Annotated[str | None, cyclopts.Parameter(allow_leading_hyphen=True)]
 Texts = Annotated[list[str] | None, cyclopts.Parameter(allow_leading_hyphen=True)]
 LoadIn = Literal["4bit"]
 Precision = Literal["float32", "bfloat16", "auto"]
+Tracker = Literal["mlflow", "wandb"]
 
 app = cyclopts.App(
     name="reccocktail",

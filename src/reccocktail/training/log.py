@@ -1,16 +1,33 @@
-"""The log of a run: JSON lines to read by program, TensorBoard to look at."""
+"""The log of a run: JSON lines to read by program, TensorBoard to look at, trackers if asked."""
 
+import importlib.util
 import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reccocktail.errors import RunError
 from reccocktail.storage import atomic_file
 
 LOG_FILE = "log.jsonl"
+TRACKERS = ("mlflow", "wandb")
+"""Trackers that `transformers.Trainer` reports to; each reads its own environment variables."""
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker that cannot be reported to.
+
+    Raises:
+        RunError: it is unknown, or its package is missing.
+    """
+    for name in names:
+        if name not in TRACKERS:
+            raise RunError(f"There is no tracker '{name}'; report to {' or '.join(TRACKERS)}.")
+        if importlib.util.find_spec(name) is None:
+            raise RunError(f"{name} is not installed; pip install 'reccocktail[tracking]'.")
 
 
 class RunLog:

@@ -1,7 +1,7 @@
 """The loop itself: `transformers.Trainer` with our loss, clock, schedule and checkpoints."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,7 @@ class RunCallback(TrainerCallback):
         self._checkpoint_seconds = 60 * recipe.training.checkpoint_minutes
         self._saved_at = time.monotonic()
         self._shown = 0.0
+        self.report: Callable[[dict[str, float]], None] | None = None  # of what validation says
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -165,7 +166,9 @@ class RunCallback(TrainerCallback):
         self._length.done_steps = state.global_step
         progress = agree(self._length.progress)
         if int(progress * self._validations) > int(self._shown * self._validations):
+            logging = control.should_log
             self._validate(state.global_step)
+            control.should_log = logging  # a report of validation must not pass for the step's own
         asked = self._interrupt.asked
         if progress >= 1.0:
             control.should_training_stop = True
@@ -207,6 +210,8 @@ class RunCallback(TrainerCallback):
         model.train()
         if found:
             self._log.write(step, {"seconds": round(self._length.elapsed, 3), **found})
+            if self.report is not None:
+                self.report(found)
             self._advance(0)
         self._length.start()
 
@@ -225,7 +230,11 @@ def restore(checkpoint: Path, length: Length, bank: ItemBank | None, device: tor
 
 
 def arguments(
-    run_folder: Path, recipe: Recipe, batches: TrainingBatches, backbone: Backbone
+    run_folder: Path,
+    recipe: Recipe,
+    batches: TrainingBatches,
+    backbone: Backbone,
+    report_to: Sequence[str] = (),
 ) -> TrainingArguments:
     """What the recipe asks of `Trainer`; the schedule, the log and the end of a run are ours."""
     settings = recipe.training
@@ -245,7 +254,8 @@ def arguments(
         logging_steps=1,
         save_strategy="no",
         save_total_limit=2,
-        report_to=[],
+        report_to=list(report_to),
+        run_name=run_folder.stem,
         disable_tqdm=True,
         dataloader_pin_memory=False,
         # A GPU need not wait while the next batch is made.

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import PrinterCallback
 
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.data.domain import Domain
-from reccocktail.errors import AdapterError, RecipeError
+from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.launcher import is_first, processes
 from reccocktail.precision import in_precision, training_precision
 from reccocktail.processes import from_first, start, together
@@ -27,7 +28,7 @@ from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.card import adapter_readme
 from reccocktail.training.interrupt import Interrupt, interruptible
-from reccocktail.training.log import RunLog, read_log
+from reccocktail.training.log import RunLog, read_log, require_trackers
 from reccocktail.training.loop import (
     AdapterTrainer,
     RankerModule,
@@ -57,6 +58,7 @@ def train(
     exclude: Mapping[str, frozenset[str]] | None = None,
     initial: Adapter | None = None,
     beside: Adapter | None = None,
+    report_to: Sequence[str] = (),
 ) -> Adapter:
     """Fine-tune a LoRA on the domains' training histories (paper, Eq. 4 and 5); write it to `out`.
 
@@ -77,21 +79,26 @@ def train(
         length: steps or minutes.
         resume: go on from the last checkpoint; a finished run with the same settings is taken as it
             is.
-        exclude: domain name -> item ids left out of its histories (titles that a target shares).
+        exclude: domain name -> item ids left out of its histories (titles that a target shares);
+            names must differ then.
         initial: adapter whose tensors are the start, such as a base spirit in a second round of
             fine-tuning; it keeps its rank, alpha and modules. None starts afresh.
         beside: adapter that is at work, frozen, while the new one is trained, such as a base spirit
             (WeaveRec); the new one is then meant to be added to it, with the coefficients 1 and 1.
+        report_to: which of `log.TRACKERS` are told what the log is told.
 
     Raises:
         RunError: an unfinished run stands there and `resume` is off, its settings differ,
             another training is at work there, another process of this run is gone, or the file
-            system refuses a write; whole checkpoints stay.
+            system refuses a write; whole checkpoints stay. Or items are left out and two domains
+            have one name, or a tracker's package is missing.
         AdapterError: `out` holds something that is not an adapter, or `initial` or `beside` does
             not fit the backbone or the recipe.
         RecipeError: the backbone is not in the recipe's quantization, or it is packed and there is
             an adapter beside.
+        KeyboardInterrupt: an interrupt came; the step at work is kept.
     """
+    require_trackers(report_to)
     start(backbone.device)
     from_first(lambda: require_adapter_dir(out))
     _check_quantization(recipe, backbone, beside)
@@ -100,9 +107,10 @@ def train(
     for other in (initial, beside):
         if other is not None:
             _check_other(other, card)
+    _check_names(domains, exclude)
     left_out = {name: sorted(items) for name, items in sorted((exclude or {}).items())}
-    identity = _identity(card, length, left_out, initial, beside)
-    run = _Run(out, identity, recipe, length, initial, beside)
+    identity = _identity(card, backbone, length, left_out, initial, beside)
+    run = _Run(out, identity, recipe, length, initial, beside, tuple(report_to))
     with ExitStack() as stack:
         from_first(lambda: stack.enter_context(hold(run.folder)))
         stack.enter_context(writing(run.folder, run.folder))  # by Trainer and its libraries too
@@ -128,7 +136,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Run:
-    """Where a training is kept, and what decides it beside its data."""
+    """Where a training is kept and told of, and what decides it beside its data."""
 
     out: Path
     identity: str
@@ -136,6 +144,7 @@ class _Run:
     length: Length
     initial: Adapter | None
     beside: Adapter | None
+    report_to: tuple[str, ...]
 
     @property
     def folder(self) -> Path:
@@ -177,9 +186,7 @@ def _fit(
         stack.enter_context(merged(backbone.model, run.beside.lora if run.beside else None))
         peft_model = new_peft_model(backbone, recipe, run.initial)
         stack.callback(_take_off, peft_model, backbone)
-        weights = backbone.model.dtype
-        products = training_precision(backbone.device, weights, backbone.autocast)
-        stack.enter_context(in_precision(base_model(peft_model), products))
+        stack.enter_context(in_precision(base_model(peft_model), _products(backbone)))
         module = RankerModule(peft_model, ranker, bank)
         log = None
         if is_first():
@@ -190,15 +197,17 @@ def _fit(
         stack.enter_context(quiet_transformers())
         interrupt = stack.enter_context(interruptible(name))
         validation = Validation(catalogues, settings.validation_users, settings.seed)
+        callback = RunCallback(length, log, advance, validation, module, recipe, interrupt)
         trainer = AdapterTrainer(
             length=length,
             warmup=settings.warmup,
             model=module,
-            args=arguments(run.folder, recipe, batches, backbone),
+            args=arguments(run.folder, recipe, batches, backbone, run.report_to),
             train_dataset=batches,
             data_collator=only,
-            callbacks=[RunCallback(length, log, advance, validation, module, recipe, interrupt)],
+            callbacks=[callback],
         )
+        callback.report = trainer.log
         trainer.remove_callback(PrinterCallback)  # the bar and the log say it better
         decoder = base_model(peft_model).get_decoder()  # type: ignore[no-untyped-call]
         layers = first_layers(decoder, recipe.dense.depth)
@@ -208,6 +217,17 @@ def _fit(
             say(f"{name}: step {trainer.state.global_step} is kept.")
             raise KeyboardInterrupt
         return tensors_of(peft_model), trainer.state.global_step, interrupt
+
+
+def _check_names(domains: Sequence[Domain], exclude: Mapping[str, frozenset[str]] | None) -> None:
+    """What one domain leaves out must not be taken for another's of its name."""
+    names = [domain.name for domain in domains]
+    for name in names:
+        if exclude and names.count(name) > 1:
+            raise RunError(
+                f"Two domains are named '{name}', and titles are left out by name; prepare one of "
+                "them under another --name."
+            )
 
 
 def _check_quantization(recipe: Recipe, backbone: Backbone, beside: Adapter | None) -> None:
@@ -243,6 +263,7 @@ def _card(
 
 def _identity(
     card: Card,
+    backbone: Backbone,
     length: Length,
     left_out: Mapping[str, Sequence[str]],
     initial: Adapter | None,
@@ -252,9 +273,16 @@ def _identity(
     settings_card = card.model_dump(mode="json", exclude={"initial_sha256", "beside_sha256"})
     settings_card["recipe"] = card.recipe.relevant()
     # Runs from before there was a choice stay theirs.
-    former = [initial.sha256] if initial else []
-    former += ["beside", beside.sha256] if beside else []
-    return sha256_json([settings_card, length.steps, length.minutes, left_out, *former])
+    more = [initial.sha256] if initial else []
+    more += ["beside", beside.sha256] if beside else []
+    products = _products(backbone)
+    if products or backbone.model.dtype != torch.float32:
+        more += ["dtypes", str(backbone.model.dtype), str(products)]
+    return sha256_json([settings_card, length.steps, length.minutes, left_out, *more])
+
+
+def _products(backbone: Backbone) -> torch.dtype | None:
+    return training_precision(backbone.device, backbone.model.dtype, backbone.autocast)
 
 
 def _finish(adapter: Adapter, run: _Run) -> None:
