@@ -106,7 +106,7 @@ class Target:
         for scenario in self.scenarios:
             test, valid = f"test_{scenario}", f"valid_{scenario}"
             scaled = InLogits(made, self.rows[valid])
-            found |= {name: scaled.scores(self.rows[name]) for name in (test, valid)}
+            found |= {test: scaled.scores(self.rows[test]), valid: scaled.valid}
         return found
 
     def placed(

@@ -235,9 +235,8 @@ class Target:
         for board in self.boards:
             both: dict[Scenario, Both] = {}
             for scenario, rows in board.scorer.test.items():
-                valid = board.scorer.valid[scenario]
-                scaled = InLogits(made, valid)
-                both[scenario] = Both(_scored(scaled.scores(rows)), _scored(scaled.scores(valid)))
+                scaled = InLogits(made, board.scorer.valid[scenario])
+                both[scenario] = Both(_scored(scaled.scores(rows)), _scored(scaled.valid))
             found |= board.placed(both)
         return found
 

@@ -158,11 +158,13 @@ def _touched(
     domain: Domain, rows: pl.DataFrame, interactions: pl.DataFrame | None
 ) -> tuple[Ints, Ints]:
     """Row numbers and item numbers of all that is known of what the rows' users touched."""
-    pairs = [] if interactions is None else [interactions.select(USER, ITEM)]
-    for table in (domain.train(), rows, *(domain.rows(name) for name in EVALUATION_TABLES)):
-        pairs.append(table.select(USER, pl.col(HISTORY).alias(ITEM)).explode(ITEM))
-        if TARGET in table.columns:
-            pairs.append(table.select(USER, pl.col(TARGET).alias(ITEM)))
+    pairs = [
+        domain.touched,
+        rows.select(USER, pl.col(HISTORY).alias(ITEM)).explode(ITEM),
+        rows.select(USER, pl.col(TARGET).alias(ITEM)),
+    ]
+    if interactions is not None:
+        pairs.append(interactions.select(USER, ITEM))
     users = rows.select(USER).with_row_index("row")
     numbers = domain.items.select(ITEM).with_row_index("number")
     found = pl.concat(pairs).unique().join(users, on=USER).join(numbers, on=ITEM)

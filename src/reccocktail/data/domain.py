@@ -10,7 +10,17 @@ import numpy.typing as npt
 import polars as pl
 
 from reccocktail.errors import DataError, RunError
-from reccocktail.schema import EVALUATION_TABLES, HISTORY, ITEM, TITLE, Kind, validate
+from reccocktail.schema import (
+    EVALUATION_TABLES,
+    HISTORY,
+    ITEM,
+    SCENARIOS,
+    TARGET,
+    TITLE,
+    USER,
+    Kind,
+    validate,
+)
 from reccocktail.storage import read_json, sha256_file, sha256_json
 
 FORMAT = 1
@@ -120,15 +130,46 @@ class Domain:
         index = self.index
         return [[index[item] for item in row] for row in rows[column].to_list()]
 
+    def histories(self) -> pl.DataFrame:
+        """Each user once with all that is known before a held-out test item, (user_id, history).
+
+        The longest of the user's test histories, validation histories with their targets, and
+        training history.
+        """
+        tables = [self.rows(f"test_{s}").select(USER, HISTORY) for s in SCENARIOS]
+        tables += [
+            self.rows(f"valid_{s}").select(USER, pl.concat_list(HISTORY, TARGET).alias(HISTORY))
+            for s in SCENARIOS
+        ]
+        every = pl.concat([*tables, self.train().select(USER, HISTORY)])
+        longest = pl.col(HISTORY).get(pl.col(HISTORY).list.len().arg_max())
+        return every.group_by(USER, maintain_order=True).agg(longest)
+
+    @cached_property
+    def touched(self) -> pl.DataFrame:
+        """Every user with every item that the tables say the user chose, (user_id, item_id)."""
+        pairs = []
+        for table in (self.train(), *map(self.rows, EVALUATION_TABLES)):
+            pairs.append(table.select(USER, pl.col(HISTORY).alias(ITEM)).explode(ITEM))
+            if TARGET in table.columns:
+                pairs.append(table.select(USER, pl.col(TARGET).alias(ITEM)))
+        return pl.concat(pairs).unique(maintain_order=True)
+
     def train_counts(self) -> npt.NDArray[np.int64]:
-        """Training interactions of each item, shape (items,); 0 for cold items."""
+        """Training interactions of each item, shape (items,), read only; 0 for cold items."""
+        return self._train_counts
+
+    @cached_property
+    def _train_counts(self) -> npt.NDArray[np.int64]:
         found = (
             self.train().select(pl.col(HISTORY).explode().alias(ITEM)).group_by(ITEM).len("count")
         )
         counts = self.items.select(ITEM).join(found, on=ITEM, how="left", maintain_order="left")[
             "count"
         ]
-        return counts.fill_null(0).cast(pl.Int64).to_numpy()
+        numbers = counts.fill_null(0).cast(pl.Int64).to_numpy().copy()
+        numbers.flags.writeable = False
+        return numbers
 
     @property
     def sha256(self) -> str:

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
 from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls
-from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.evaluation.metrics import per_user
 from reccocktail.evaluation.placing import Placing, place_baseline
-from reccocktail.evaluation.results import prediction_rows, write_evaluation
+from reccocktail.evaluation.results import prediction_ranks, prediction_rows, write_evaluation
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.evaluation.whole import WholeCatalogue
 from reccocktail.mixing.measure import check_compatible
@@ -29,7 +29,7 @@ from reccocktail.progress import say
 from reccocktail.ranking import build
 from reccocktail.ranking.additions import Weights
 from reccocktail.ranking.base import Ranker
-from reccocktail.ranking.scoring import Catalogue, positive_columns
+from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
 from reccocktail.storage import require_dir
@@ -175,7 +175,7 @@ def evaluate(
             _judge_controls(results, controls, making, settings)
     run = {
         "recipe": recipe.model_dump(mode="json"),
-        "settings": settings.__dict__ | {"precision": backbone.precision if backbone else None},
+        "settings": asdict(settings) | {"precision": backbone.precision if backbone else None},
         "data": {"name": domain.name, "sha256": domain.sha256, "items": len(domain.item_ids)},
         "versions": versions(),
         "commit": commit(),
@@ -330,9 +330,7 @@ def _references(
         quality = {}
         for name in singles:
             rows = predictions.filter((pl.col("model") == name) & (pl.col("scenario") == scenario))
-            quality[name] = per_user(ranks(rows["scores"].to_list(), positive_columns(rows)))[
-                "ndcg@10"
-            ].mean()
+            quality[name] = per_user(prediction_ranks(rows))["ndcg@10"].mean()
         if quality:
             references[scenario] = max(quality, key=lambda name: quality[name])
     return references

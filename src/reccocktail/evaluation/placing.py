@@ -102,6 +102,9 @@ class InLogits:
 
     They are divided by one number: their mean spread over a row's candidates times the temperature
     that fits validation rows best. Where these say nothing, scores stay as they are.
+
+    Attributes:
+        valid: logits of each validation row's candidates.
     """
 
     def __init__(self, baseline: Baseline, valid: pl.DataFrame) -> None:
@@ -112,6 +115,7 @@ class InLogits:
         if spread:
             positive = torch.from_numpy(positive_columns(valid))
             self._scale = spread * fit_temperature(as_matrix(known) / spread, positive)
+        self.valid = [row / self._scale for row in known]
 
     def scores(self, rows: pl.DataFrame) -> list[FloatArray]:
         """Logits of each row's candidates."""
@@ -137,7 +141,7 @@ def place_baseline(
     if isinstance(baseline, Popularity):
         return Weights(), baseline.scores(rows), lambda part: baseline.catalogue_scores(rows[part])
     scaled = InLogits(baseline, valid)
-    weights, together = placing.placed(scenario, scaled.scores(rows), scaled.scores(valid))
+    weights, together = placing.placed(scenario, scaled.scores(rows), scaled.valid)
 
     def logits(part: slice) -> FloatArray:
         return scaled.catalogue_scores(rows[part])

@@ -11,7 +11,7 @@ import polars as pl
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, IntArray, per_user, ranks, summarise
 from reccocktail.ranking.scoring import RowScores
-from reccocktail.schema import HISTORY, TARGET, USER, Scenario
+from reccocktail.schema import HISTORY, ITEM, TARGET, USER, Scenario
 
 ROWS = 256
 """Rows whose scores are in memory at once."""
@@ -35,7 +35,7 @@ class WholeCatalogue:
     _tops: dict[tuple[Scenario, str], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
     def record(self, model: str, scenario: Scenario, rows: pl.DataFrame, scores: RowScores) -> None:
-        """Rank each target among all items that its user did not touch, there or in training.
+        """Rank each target among all items that its user never touched, by any table of the domain.
 
         Args:
             model: its name.
@@ -59,17 +59,17 @@ class WholeCatalogue:
         scores = scores.copy()  # who made them may keep them
         users = zip(rows[USER], rows[HISTORY].to_list(), targets, strict=True)
         for row, (user, history, target) in enumerate(users):
-            # Of a cold target's user, training has later items: chosen too, and no negatives.
-            touched = {*history, *self._trained.get(user, ())}
+            # Before and after the target alike: what the user chose is no negative.
+            touched = {*history, *self._touched.get(user, ())}
             others = {self.domain.index[item] for item in touched} - {target}
             scores[row, list(others)] = -np.inf
         return scores
 
     @cached_property
-    def _trained(self) -> Mapping[str, Sequence[str]]:
-        """Training items of each user."""
-        train = self.domain.train()
-        return dict(zip(train[USER], train[HISTORY].to_list(), strict=True))
+    def _touched(self) -> Mapping[str, Sequence[str]]:
+        """Items of each user."""
+        lists = self.domain.touched.group_by(USER).agg(ITEM)
+        return dict(zip(lists[USER], lists[ITEM].to_list(), strict=True))
 
     def _keep_tops(
         self, model: str, scenario: Scenario, rows: pl.DataFrame, scores: FloatArray, wanted: int

@@ -19,7 +19,7 @@ from reccocktail.backbone import DTYPES, Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
 from reccocktail.export.gguf import GGUF_TYPES, GgufType, require_exportable, write_gguf
 from reccocktail.prompting.template import load_template
-from reccocktail.ranking.dense import PLAIN_TEMPERATURE
+from reccocktail.ranking.dense import score_temperature
 from reccocktail.ranking.readout import Readout, load_readout
 from reccocktail.storage import atomic_dir, read_json, require_replaceable, write_json
 from reccocktail.training.adapter import Adapter, Factors, Lora
@@ -304,5 +304,4 @@ def _readout(adapter: Adapter) -> Readout | None:
 
 
 def _temperature(adapter: Adapter) -> float:
-    readout, own = _readout(adapter), adapter.card.recipe.dense.temperature
-    return own or (readout.temperature if readout else PLAIN_TEMPERATURE)
+    return score_temperature(adapter.card.recipe.dense, _readout(adapter))

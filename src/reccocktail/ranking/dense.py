@@ -37,6 +37,13 @@ _ALL = 2**31  # tokens of one pass, for batches that must stay whole
 _TRIAL, _TRIAL_DISTANCE = 8, 0.03  # titles read in trees and one by one, and how alike they must be
 
 
+def score_temperature(dense: DenseSettings, readout: Readout | None) -> float:
+    """What cosines are divided by: as the settings say, else as the readout does."""
+    if dense.temperature is not None:
+        return dense.temperature
+    return readout.temperature if readout else PLAIN_TEMPERATURE
+
+
 class DenseRanker:
     """Cosine of history and item states over a temperature.
 
@@ -68,8 +75,7 @@ class DenseRanker:
         self.prompt = prompt
         self.dense = dense
         self.readout = readout
-        own = readout.temperature if readout else PLAIN_TEMPERATURE
-        self.temperature = own if dense.temperature is None else dense.temperature
+        self.temperature = score_temperature(dense, readout)
         self.template: DenseTemplate = load_template(prompt.template)
         self.encoder = DenseEncoder(tokenizer, self.template, prompt.title_tokens)
         self._tried: dict[type, bool] = {}  # kind of model -> whether it reads trees

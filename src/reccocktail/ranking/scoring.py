@@ -237,8 +237,12 @@ def _from_vectors(
             return torch.empty(0, 0)
         return ranker.logits(vectors.users, vectors.items.of(shared))
 
+    every: list[Tensor] = []  # gathered once, at the first block of rows
+
     def of_rows(part: slice) -> NDArray[np.float64]:
-        return ranker.logits(vectors.users[part], vectors.items.all()).double().numpy()
+        if not every:
+            every.append(vectors.items.all())
+        return ranker.logits(vectors.users[part], every[0]).double().numpy()
 
     return Scored(
         scores,

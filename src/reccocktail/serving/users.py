@@ -103,9 +103,7 @@ class UserTable:
     def _histories(self) -> pl.DataFrame:
         """The domain's own histories, (user_id, history), each user once."""
         if self._own is None:
-            tables = [self._domain.rows("test_warm"), self._domain.train()]
-            both = pl.concat([table.select(USER, HISTORY) for table in tables])
-            self._own = both.unique(USER, keep="first", maintain_order=True)
+            self._own = self._domain.histories()
         return self._own
 
     def _text(self, column: pl.Expr, ids: pl.Series) -> pl.Expr:

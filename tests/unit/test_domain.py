@@ -1,0 +1,76 @@
+"""What a prepared domain says of its users: their histories, and all that they chose."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from reccocktail.data.domain import Domain
+from reccocktail.data.prepare import prepare
+from reccocktail.schema import EVALUATION_TABLES
+from tests.domains import taste_domain
+
+
+@pytest.fixture(scope="module")
+def domain(tmp_path_factory):
+    return taste_domain(tmp_path_factory.mktemp("d"), users=90)
+
+
+@pytest.fixture(scope="module")
+def by_time(tmp_path_factory):
+    """Split at two moments: some users have validation rows alone."""
+    folder = tmp_path_factory.mktemp("t")
+    rng = np.random.default_rng(0)
+    rows = [
+        {"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": 1_500_000_000 + 1000 * moment}
+        for user in range(120)
+        for moment, item in zip(
+            25 * user + np.sort(rng.choice(300, 8, replace=False)),
+            rng.choice(90, 8, replace=False),
+            strict=True,
+        )
+    ]
+    pl.DataFrame(rows).write_parquet(folder / "interactions.parquet")
+    items = [{"item_id": f"i{item}", "title": f"Thing number {item}"} for item in range(90)]
+    pl.DataFrame(items).write_parquet(folder / "items.parquet")
+    prepare(folder / "interactions.parquet", folder / "items.parquet", "things", folder / "out",
+            split="global-time")  # fmt: skip
+    return Domain.load(folder / "out")
+
+
+def every(domain):
+    return {name: domain.rows(name).rows(named=True) for name in EVALUATION_TABLES}
+
+
+@pytest.mark.parametrize("which", ["domain", "by_time"])
+def test_a_users_history_is_the_longest_that_comes_before_a_test_item(which, request):
+    domain = request.getfixturevalue(which)
+    known = {row["user_id"]: [row["history"]] for row in domain.train().rows(named=True)}
+    for name, rows in every(domain).items():
+        for row in rows:
+            after = [row["target"]] if name.startswith("valid") else []
+            known.setdefault(row["user_id"], []).append([*row["history"], *after])
+    found = dict(domain.histories().rows())
+    assert found.keys() == known.keys() and len(found) == domain.histories().height
+    for user, history in found.items():
+        assert history in known[user] and len(history) == max(map(len, known[user]))
+    if which == "by_time":
+        test = {row["user_id"] for row in every(domain)["test_warm"]}
+        train = {row["user_id"] for row in domain.train().rows(named=True)}
+        assert found.keys() - test - train, "nobody has validation rows alone"
+
+
+def test_touched_are_all_items_of_all_tables(domain):
+    expected = {
+        (row["user_id"], item)
+        for rows in (domain.train().rows(named=True), *every(domain).values())
+        for row in rows
+        for item in (*row["history"], *([row["target"]] if "target" in row else []))
+    }
+    assert set(domain.touched.rows()) == expected and domain.touched.height == len(expected)
+
+
+def test_counts_are_read_once_and_cannot_be_changed(domain):
+    counts = domain.train_counts()
+    assert counts is domain.train_counts()
+    with pytest.raises(ValueError, match="read-only"):
+        counts[0] = 1
