@@ -39,7 +39,7 @@ better or worse than a, the better single adapter, or b, the best baseline; show
 over users and over target items (paired bootstrap), corrected for the number of rows (Holm). In the
 picture the wider of the two intervals. All rows, metrics, costs, and cold items among cold ones \
 alone, beside the paper's
-figures: [docs/tables.md](docs/tables.md)."""
+figures, and what each row is: [docs/tables.md](docs/tables.md)."""
 _ROOT = Path(__file__).parents[1]
 
 

@@ -56,23 +56,27 @@ def write_all(out: Path, result: dict[str, Any]) -> None:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """All tables, their notes, and what each row is and cost."""
-    blocks = ["# The paper's tables, with the controls"]
+    """What each row is; all tables with their notes; what each row cost."""
+    says = "\n".join(f"- `{row.name}`: {row.says}." for row in ROWS)
+    blocks = ["# The paper's tables, with the controls", f"## Rows\n\n{says}"]
     for name, target in result["targets"].items():
         blocks.append(f"## {name}")
         for table in tables_of(target):
             found = target["tables"][table]
             for view in views_of(table):
-                blocks.append(f"### {TITLES[table].capitalize()}\n\n{SAYS[view]}")
+                blocks.append(f"### {heading(table, view)}\n\n{SAYS[view]}")
                 blocks.append(markdown_table(name, table, found["views"][view]))
                 blocks.append(note(found, found["views"][view], name, table))
         if remark := cold_remark(target):
             blocks.append(remark)
         blocks.append(f"### Costs\n\n{costs_table(target['tables'])}")
         blocks += [f"Left out: {row}, because {why}" for row, why in target["skipped"].items()]
-    says = "\n".join(f"- `{row.name}`: {row.says}." for row in ROWS)
-    blocks.append(f"## Rows\n\n{says}")
     return "\n\n".join(blocks) + "\n"
+
+
+def heading(table: str, view: str) -> str:
+    """What a table is called: whom it has, and what counts."""
+    return f"{TITLES[table].capitalize()}: {view.replace('prior', 'popularity')}"
 
 
 def cold_remark(target: Mapping[str, Any]) -> str | None:
@@ -103,7 +107,7 @@ def page(result: Mapping[str, Any]) -> str:
                 kept = found["views"][view]
                 tables.append(
                     {
-                        "caption": f"{TITLES[table].capitalize()}",
+                        "caption": heading(table, view),
                         "says": SAYS[view],
                         "metrics": [metric.upper() for metric in SHOWN],
                         "paper": bool(paper),

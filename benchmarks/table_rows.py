@@ -55,7 +55,7 @@ ROWS: tuple[Row, ...] = (
         optional=True,
     ),
     Row("cocktail_factor", "model", "Eq. 7, one pair, by entropy", seeded=True),
-    Row("cocktail_layer", "model", "`delta`, a pair a layer, by entropy", seeded=True),
+    Row("cocktail_layer", "model", "`delta`, one pair for each layer, by entropy", seeded=True),
     Row("second_round", "model", "the base spirit trained on the target", seeded=True),
     Row("joint", "model", "one adapter on the same examples of sources and target", seeded=True),
     Row("random", "model", "noise for the base spirit, cocktail's coefficients", seeded=True),

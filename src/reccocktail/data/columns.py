@@ -69,7 +69,6 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "itemname",
         "productname",
         "appname",
-        "itemname",
         "artistname",
         "recipename",
         "booktitle",
