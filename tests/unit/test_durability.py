@@ -266,8 +266,11 @@ def test_sheets(here, tmp_path):
     sheet = load_sheet(here.root / "blend")
     assert sheet["name"] == "blend"
     assert load_sheet(here.adapters["one"]) is None
-    for changed in ({"adaptation": None}, {"adaptation": {}}, {"adaptation": []}):
-        (tmp_path / "cocktail.json").write_text(json.dumps(sheet | changed))
+    damages = [sheet | {"adaptation": wrong} for wrong in (None, {}, [])]
+    damages += [{k: v for k, v in sheet.items() if k != name} for name in ("objective", "data")]
+    damages += [sheet | {"data": "tastes"}, [sheet]]
+    for damaged in damages:
+        (tmp_path / "cocktail.json").write_text(json.dumps(damaged))
         with pytest.raises(RecCocktailError) as error:
             load_sheet(tmp_path)
         one_sentence(error.value)

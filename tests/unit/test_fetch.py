@@ -447,7 +447,7 @@ def test_looking_for_pip_leaves_setuptools_importable() -> None:
 def test_every_source_is_described_and_can_be_fetched(source: Source) -> None:
     assert re.fullmatch(r"[a-z0-9-]+", source.name) and SOURCES[source.name] is source
     assert source.description and source.licence
-    assert (source.wheel is None) == bool(source.downloads) == (source.kind == "url")
+    assert (source.wheel is None) == bool(source.downloads)
     for download in source.downloads:
         assert re.fullmatch(r"https?://[\w.-]+/[\w./~-]+\.(zip|jsonl?\.gz)", download.url)
         assert download.checksum is None or re.fullmatch("md5:[0-9a-f]{32}", download.checksum)

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from reccocktail.baselines.base import Numbers
 from reccocktail.baselines.sequence_models import AttentionModel, RecurrentModel
 from reccocktail.progress import Advance
-from reccocktail.prompting.encoding import length_batches
+from reccocktail.prompting.encoding import length_batches, pad
 
 _WARMUP = 100  # steps
 
@@ -149,13 +149,4 @@ def windows(sequences: Sequence[Numbers], max_history: int) -> list[Numbers]:
             start = max(0, stop - max_history - 1)
             found.append(sequence[start:stop])
             stop = start + 1
-    return found
-
-
-def pad(sequences: Sequence[Numbers], padding: int) -> Tensor:
-    """Item numbers, int64 (sequences, longest), filled with `padding` to the right."""
-    longest = max(len(sequence) for sequence in sequences)
-    found = torch.full((len(sequences), longest), padding, dtype=torch.int64)
-    for row, sequence in enumerate(sequences):
-        found[row, : len(sequence)] = torch.from_numpy(sequence)
     return found

@@ -13,8 +13,9 @@ import torch
 from reccocktail.baselines.base import FloatArray, Numbers
 from reccocktail.baselines.collaborative import CollaborativeBaseline
 from reccocktail.baselines.sequence_models import AttentionModel, RecurrentModel, SequenceModel
-from reccocktail.baselines.sequence_training import Run, SequenceSettings, pad
+from reccocktail.baselines.sequence_training import Run, SequenceSettings
 from reccocktail.progress import Advance, bar, say
+from reccocktail.prompting.encoding import pad
 
 if TYPE_CHECKING:
     from reccocktail.data.domain import Domain

@@ -60,11 +60,6 @@ class Source:
     downloads: tuple[Download, ...] = ()
     format: Format | None = None
 
-    @property
-    def kind(self) -> Literal["wheel", "url"]:
-        """How the files travel."""
-        return "wheel" if self.wheel is not None else "url"
-
 
 SMOLLM2 = Source(
     name="smollm2-135m",

@@ -183,16 +183,6 @@ def _mark_choice(axes: Sequence[Axes], cocktail: Mapping[str, Any]) -> None:
     )
 
 
-def plot_curve(cocktail: Mapping[str, Any], path: Path) -> Path:
-    """Write `curve_figure` as a PNG.
-
-    Raises:
-        RunError: the cocktail has no curve, or the file cannot be written.
-    """
-    save_png(curve_figure(cocktail), path)
-    return path
-
-
 def models_figure(
     metrics: Mapping[str, Any],
     scenarios: Sequence[str],

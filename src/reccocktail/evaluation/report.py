@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from reccocktail.errors import RunError
 from reccocktail.evaluation import plots
-from reccocktail.evaluation.plots import plot_curve
 from reccocktail.evaluation.results import (
     METRICS_FILE,
     PREDICTIONS_FILE,
@@ -26,7 +25,7 @@ from reccocktail.evaluation.results import (
 )
 from reccocktail.storage import atomic_file, read_json
 
-__all__ = ["plot_curve", "report", "verdict", "verdict_sentence"]
+__all__ = ["report", "verdict", "verdict_sentence"]
 
 EXAMPLES_FILE = "examples.json"
 COCKTAILS_FILE = "cocktails.json"

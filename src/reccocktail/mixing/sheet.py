@@ -19,6 +19,11 @@ from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter, Lora
 
 COCKTAIL_FILE = "cocktail.json"
+_ENTRIES = (
+    *("name", "method", "granularity", "objective", "scenario", "adapters", "coefficients"),
+    *("adaptation", "data"),
+)
+"""What evaluation, reports and the service read of a sheet."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +119,16 @@ def load_sheet(adapter: Path) -> dict[str, Any] | None:
     file = adapter / COCKTAIL_FILE
     if not file.is_file():
         return None
-    sheet = read_json(file)
-    entries = ("adapters", "coefficients", "method", "adaptation")
-    if not isinstance(sheet, dict) or not all(entry in sheet for entry in entries):
+    sheet: dict[str, Any] = read_json(file)
+    if not _holds(sheet, _ENTRIES) or not _holds(sheet["data"], ("name", "sha256")):
         raise AdapterError(f"{file} is damaged; copy or mix the cocktail again.")
-    if not isinstance(sheet["adaptation"], dict) or "user_ids" not in sheet["adaptation"]:
+    if not _holds(sheet["adaptation"], ("user_ids", "transductive")):
         raise AdapterError(f"{file} does not say whom it adapted to; mix the cocktail again.")
     return sheet
+
+
+def _holds(found: Any, names: Sequence[str]) -> bool:
+    return isinstance(found, dict) and all(name in found for name in names)
 
 
 def weights_of(sheet: Mapping[str, Any], loras: Sequence[Lora]) -> dict[str, Tensor]:

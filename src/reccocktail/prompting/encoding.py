@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -103,7 +105,7 @@ class DenseEncoder:
         return Encoded(pad(sequences, self._pad), pad(positions, -1))
 
 
-def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+def pad(rows: Sequence[Sequence[int] | NDArray[np.intp]], value: int) -> Tensor:
     """Stack ragged rows into an int64 tensor (rows, longest), filled on the right with `value`."""
     width = max((len(row) for row in rows), default=0)
     out = torch.full((len(rows), width), value, dtype=torch.int64)
