@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import uuid
@@ -108,6 +109,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         with writing(path, temporary):
             yield temporary
         with writing(path):
+            _open_to_others(temporary)
             _move_into_place(temporary, path, old)
         shutil.rmtree(old, ignore_errors=True)
     finally:
@@ -117,6 +119,17 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 os.replace(old, path)
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Who may read any new file may read these: safetensors shuts its own to all but the owner."""
+    probe = folder / f".{uuid.uuid4().hex[:8]}"
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(mode)
 
 
 def _move_into_place(temporary: Path, path: Path, old: Path) -> None:

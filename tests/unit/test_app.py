@@ -9,7 +9,7 @@ import threading
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
 import schemathesis
@@ -367,6 +367,52 @@ def test_an_answer_that_takes_too_long_is_504(here, monkeypatch):
         assert ask(client).status_code == 200
 
 
+@contextmanager
+def one_behind_another(service, monkeypatch, matching=0.0):
+    """The answer to come of a request in the queue, and what lets the one before it finish.
+
+    `matching` is how long its titles are matched before it is queued, seconds.
+    """
+    held, begun, real, resolve = threading.Event(), threading.Event(), module.rank, module.resolve
+
+    def slow(*arguments):
+        begun.set()
+        held.wait(10)
+        return real(*arguments)
+
+    def second(*arguments):
+        time.sleep(matching)
+        return resolve(*arguments)
+
+    monkeypatch.setattr(module, "rank", slow)
+    with TestClient(create_app(service)) as client, ThreadPoolExecutor(2) as threads:
+        threads.submit(ask, client)
+        assert begun.wait(10)
+        monkeypatch.setattr(module, "resolve", second)
+        answer = threads.submit(ask, client)
+        while not service.answering.waiting:
+            time.sleep(0.001)
+        try:
+            yield answer, held
+        finally:
+            held.set()
+
+
+def test_a_request_whose_time_is_over_before_its_turn_is_504(here, monkeypatch):
+    """The queue can see it before the route does, whose clock starts later."""
+    service = here.service(timeout=0.5, batch=1, linger=0.0)
+    with one_behind_another(service, monkeypatch, matching=0.6) as (answer, held):
+        held.set()
+        sentence(answer.result(10), 504)
+
+
+def test_a_request_that_still_waits_at_the_end_is_503(here, monkeypatch):
+    service = here.service(batch=1, linger=0.0)
+    with one_behind_another(service, monkeypatch) as (answer, _):
+        service.answering._batcher.close(0.01)
+        assert "shutting down" in sentence(answer.result(10), 503)
+
+
 def test_the_end_is_clean(service):
     with TestClient(create_app(service)) as client:
         assert client.get("/readyz").json() == {"status": "ready"}
@@ -399,6 +445,20 @@ def test_metrics_are_prometheus(client, here):
     assert samples["reccocktail_domains",] == 1
     assert samples["reccocktail_items", "tastes"] == len(here.tastes.item_ids)
     assert "nowhere" not in text
+
+
+def test_methods_that_clients_make_up_are_one_label(client):
+    for method in ("GET", "BREW", "X" * 1000, "get"):
+        client.request(method, "/healthz")
+    text = client.get("/metrics").text
+    assert 'method="GET",route="/healthz"' in text and "BREW" not in text and "XXX" not in text
+    methods = {
+        sample.labels["method"]
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == "reccocktail_requests_total"
+    }
+    assert methods == {"GET", "other"}
 
 
 def test_no_title_and_no_path_breaks_the_log(client):

@@ -477,7 +477,7 @@ def test_bad_flags_and_values(refused, tmp_path):
         f"{evaluate} --baseline oracle": "oracle",
         f"{evaluate} --baseline popularity": "popularity",
         f"evaluate --data shop --out {tmp_path}/e": "--adapter",
-        f"{train} --role base": "--steps",
+        f"{train} --role base --data shop --steps 3": "given twice",
         f"{train} --role base --steps 3 --minutes 3": "--minutes",
         f"{train} --role base --steps 0": "positive",
         f"{train} --role base --minutes nan": "positive",

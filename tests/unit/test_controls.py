@@ -1,6 +1,7 @@
 """Controls: made of the same two adapters, scored as all models are, and honest about labels."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -239,11 +240,30 @@ def test_noise_has_the_norms_of_the_ingredient(backbone):
         (["validation"], 2, 0, "--validation-users"),
     ],
 )
-def test_refusals(adapters, names, count, users, what):
+def test_refusals(adapters, domain, names, count, users, what):
     with pytest.raises(RunError, match=what) as error:
-        check_controls(names, [a for a, _ in adapters[:count]], users)
+        check_controls(names, [a for a, _ in adapters[:count]], domain, users)
     one_sentence(error.value)
 
 
-def test_no_controls_need_nothing():
-    assert check_controls([], [], 0) is None
+def test_no_controls_need_nothing(domain):
+    assert check_controls([], [], domain, 0) is None
+
+
+def test_second_rounds_and_joint_training_stand_beside_the_controls(
+    adapters, backbone, domain, tmp_path
+):
+    """They are judged, but controls are made of the paper's two, which all are paired with."""
+    other = taste_domain(tmp_path / "o", name="elsewhere", users=40)
+    base = random_adapter(backbone, other, "spirit", "base", seed=1)
+    own, joint = adapters[1][0], random_adapter(backbone, domain, "joint", "base", seed=4)
+    card = own.card.model_copy(update={"initial_sha256": base.sha256})
+    second = replace(random_adapter(backbone, domain, "second", seed=3), card=card)
+    every = [second, joint, base, own]
+    assert check_controls(["average"], every, domain, 9) == (base, own)
+    assert check_controls(["average"], [base, second], domain, 9) == (base, second)
+    pairs = [(adapter, tmp_path / adapter.name) for adapter in every]
+    evaluate(domain, pairs, backbone, tmp_path / "e", controls=["average"], settings=ASIDE)
+    found = content(tmp_path / "e")
+    assert {"second", "joint", "average"} <= set(found["models"])
+    assert set(found["reference"].values()) <= {"spirit", "own"}

@@ -1,6 +1,8 @@
 """The service without HTTP: many users, many domains, changes while requests run, restarts."""
 
+import itertools
 import shutil
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from reccocktail.errors import AdapterError, DataError, RunError
-from reccocktail.serving import answering, changing
+from reccocktail.serving import answering, changing, weights
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
 from reccocktail.serving.items import NewItem
 from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDomainError
@@ -322,6 +324,39 @@ def test_an_error_in_a_batch_reaches_its_requests_and_no_others():
         batcher.submit("good", 1, soon)
 
 
+def test_who_waits_in_vain_is_told_why():
+    """Never cancelled: that would pass through every `except Exception` of who waits."""
+    gate, begun = threading.Event(), threading.Event()
+
+    def run(key, jobs):
+        begun.set()
+        gate.wait(10)
+        return list(jobs)
+
+    batcher = Batcher(run, limit=10, batch=1, linger=0)
+    batcher.submit("a", 0, time.monotonic() + 5)
+    assert begun.wait(5)
+    late = batcher.submit("a", 1, time.monotonic())
+    running = batcher.submit("a", 2, time.monotonic() + 20)
+    begun.clear()
+    gate.set()
+    with pytest.raises(TimeoutError):
+        late.result(5)
+    assert running.result(5) == 2
+    gate.clear()
+    begun.clear()
+    batcher.submit("a", 3, time.monotonic() + 5)
+    assert begun.wait(5)
+    left = batcher.submit("a", 4, time.monotonic() + 20)
+    given_up = batcher.submit("a", 5, time.monotonic() + 20)
+    assert given_up.cancel()
+    batcher.close(0.01)
+    with pytest.raises(ClosedError):
+        left.result(5)
+    assert given_up.cancelled()
+    gate.set()
+
+
 def test_keys_take_turns():
     order = []
     gate = threading.Event()
@@ -622,6 +657,47 @@ def test_domains_that_do_not_fit_are_refused_and_the_old_one_stays(service, here
     with pytest.raises(DataError):
         service.changing.plug("tastes", tmp_path, here.adapters["one"])
     assert service.answering.domain("tastes").adapter.name == "one"
+
+
+def test_domains_are_listed_while_one_is_removed(service, here, monkeypatch):
+    service.changing.plug("second", here.small.path, here.adapters["two"])
+    room = service.answering
+
+    class Known(dict):
+        def copy(self):
+            found = dict(self)
+            room.withdraw("second")
+            return found
+
+    monkeypatch.setattr(room, "_domains", Known(room._domains))
+    assert [state.name for state in room.domains()] == ["second", "tastes"]
+    assert [state.name for state in room.domains()] == ["tastes"]
+    assert room.recent("second") == []
+
+
+def test_held_weights_are_counted_while_they_change(here, monkeypatch):
+    monkeypatch.setattr(weights, "with_update", lambda model, lora: model)
+    monkeypatch.setattr(weights, "round_products", lambda *_: None)
+    monkeypatch.setattr(weights, "_copied_bytes", lambda *_: 1)
+    models, end = Models(here.backbone, budget=200), threading.Event()
+
+    def change():
+        for number in itertools.count():
+            models.of(str(number), {})
+            if end.is_set():
+                return
+
+    thread = threading.Thread(target=change)
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(1000):
+            assert models.bytes <= 200
+    finally:
+        end.set()
+        thread.join()
+        sys.setswitchinterval(switch)
 
 
 def test_domains_are_bounded(here, tmp_path):

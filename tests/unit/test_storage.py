@@ -15,9 +15,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from reccocktail import storage
 from reccocktail.errors import DataError, FetchError, RunError
@@ -176,6 +178,16 @@ def test_a_file_where_a_folder_is_to_stand_is_left_alone(tmp_path: Path) -> None
     with pytest.raises(RunError, match="Not a directory"), atomic_dir(tmp_path / "out"):
         pytest.fail("the block must not run")
     assert (tmp_path / "out").read_text() == "mine" and names(tmp_path) == ["out"]
+
+
+def test_files_that_a_library_shut_are_as_readable_as_any_other(tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    with atomic_dir(tmp_path / "adapter") as folder:
+        (folder / "deep").mkdir()
+        save_file({"a": torch.zeros(2)}, folder / "deep" / "shut.safetensors")
+        (folder / "card.json").write_text("{}")
+    modes = {path.stat().st_mode for path in (tmp_path / "adapter").rglob("*.*")}
+    assert modes == {(tmp_path / "any").stat().st_mode}
 
 
 @pytest.mark.parametrize("step", [1, 2])

@@ -23,7 +23,7 @@ from reccocktail.training.adapter import Adapter
 from reccocktail.training.log import read_log
 from reccocktail.training.model import merged
 from reccocktail.training.run_folder import starting_point
-from reccocktail.training.schedule import Length, cosine_with_warmup
+from reccocktail.training.schedule import Length, cosine_with_warmup, usual_steps
 from reccocktail.training.trainer import train
 from tests.domains import taste_domain
 from tests.helpers import Clock, one_sentence
@@ -823,6 +823,13 @@ def test_other_settings_are_no_resumption(domain, other, tmp_path, stop_after):
 def test_a_run_has_one_length(length):
     with pytest.raises(RecipeError, match="one of the two"):
         Length(**length)
+
+
+@pytest.mark.parametrize(
+    ("targets", "each", "steps"), [(6400, 64, 300), (1000, 64, 47), (3, 64, 1), (0, 64, 1)]
+)
+def test_a_run_without_a_length_reads_histories_three_times_at_most(targets, each, steps):
+    assert usual_steps(targets, each) == steps
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

@@ -17,6 +17,7 @@ from reccocktail.cli.shared import (
 )
 from reccocktail.errors import RecipeError
 from reccocktail.launcher import is_first
+from reccocktail.progress import say
 from reccocktail.schema import Scenario
 
 
@@ -69,7 +70,8 @@ def train(
         out: adapter folder to write; log and checkpoints lie beside it in OUT.training.
         backbone: hub id, folder, GGUF file or smollm2-135m; overrides the recipe.
         ranker: overrides the recipe.
-        minutes: length by the clock (training time only).
+        minutes: length by the clock (training time only). Without a length it is three passes over
+            the histories, at most 300 steps.
         steps: length in steps; the same steps and seed give the same files.
         resume: go on from the last checkpoint.
         init: adapter folder, or shipped base spirit, to start from in place of a fresh LoRA (a
@@ -92,17 +94,28 @@ def train(
     from reccocktail.recipe import Recipe
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
-    from reccocktail.training.schedule import Length
+    from reccocktail.training.schedule import PASSES, Length, usual_steps
     from reccocktail.training.trainer import train as run
 
-    length = Length(steps=steps, minutes=minutes)
     domains = [Domain.load(path) for path in data]
+    if len({domain.path.resolve() for domain in domains}) < len(domains):
+        raise RecipeError("One folder is given twice as --data; give each once.")
     if role == "ingredient" and len(domains) != 1:
         raise RecipeError("An ingredient has one domain; give --data once, or use --role base.")
     settings = Recipe.load(recipe) if recipe else Recipe()
     given = {"backbone": backbone, "ranker": ranker, "quantization": quantization_of(load_in)}
     changes = {key: value for key, value in given.items() if value}
     settings = settings.model_copy(update=changes)
+    if steps is None and minutes is None:
+        own = settings.training
+        each = own.targets_per_batch if settings.ranker == "dense" else own.prompts_per_batch
+        known = sum(d.manifest["train_interactions"] - d.train().height for d in domains)
+        steps = usual_steps(known, each)
+        say(
+            f"No length was given: {steps} steps, {PASSES} passes over the histories at most. "
+            "Give --steps or --minutes for another."
+        )
+    length = Length(steps=steps, minutes=minutes)
     targets = [Domain.load(path) for path in exclude_titles_of or ()]
     start(choose_device(device))
     with first_here():

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from reccocktail.cli.shared import Whole, data_app, output
 
@@ -13,7 +13,9 @@ def list_sources() -> None:
     """List what `data fetch` can get."""
     from reccocktail.data.fetch import SOURCES
 
-    table = Table("name", "what", "size", "licence")
+    table = Table(
+        Column("name", no_wrap=True, min_width=max(map(len, SOURCES))), "what", "size", "licence"
+    )
     for source in SOURCES.values():
         size = "?" if source.bytes is None else f"{source.bytes / 1e6:,.0f} MB"
         table.add_row(source.name, source.description, size, source.licence)

@@ -96,7 +96,7 @@ def recommend(
     note_quantization([loaded], model)
     finder = Adapter.load(resolve(retriever)) if retriever else None
     recommender = Recommender(domain, loaded, model, new_item or (), finder)
-    matches = [] if history is None else recommender.match(history.split(";"))
+    matches = [] if history is None else recommender.match(recommender.split(history))
     items = [match.item_id for match in matches] or recommender.history_of(str(user))
     if not json:
         for match in matches:

@@ -133,17 +133,18 @@ class Domain:
     def histories(self) -> pl.DataFrame:
         """Each user once with all that is known before a held-out test item, (user_id, history).
 
-        The longest of the user's test histories, validation histories with their targets, and
-        training history.
+        That of the warm test row, else of the cold one, neither of which holds what the test asks
+        for; of users without one the longest of validation history with its target, and training.
         """
-        tables = [self.rows(f"test_{s}").select(USER, HISTORY) for s in SCENARIOS]
-        tables += [
+        tests = [self.rows(f"test_{s}").select(USER, HISTORY) for s in ("warm", "cold")]
+        others = [
             self.rows(f"valid_{s}").select(USER, pl.concat_list(HISTORY, TARGET).alias(HISTORY))
             for s in SCENARIOS
         ]
-        every = pl.concat([*tables, self.train().select(USER, HISTORY)])
         longest = pl.col(HISTORY).get(pl.col(HISTORY).list.len().arg_max())
-        return every.group_by(USER, maintain_order=True).agg(longest)
+        rest = pl.concat([*others, self.train().select(USER, HISTORY)])
+        rest = rest.group_by(USER, maintain_order=True).agg(longest)
+        return pl.concat([*tests, rest]).unique(USER, keep="first", maintain_order=True)
 
     @cached_property
     def touched(self) -> pl.DataFrame:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.scorer import Both, Scorer
@@ -148,10 +149,26 @@ class Controls:
         )
 
 
+def singles(adapters: Sequence[Adapter], domain: Domain) -> dict[str, list[Adapter]]:
+    """The paper's two kinds by role: base spirits and ingredients.
+
+    A second round of fine-tuning starts from another adapter, and joint training saw the domain as
+    a base spirit does its own: both are left out where their role has others.
+    """
+
+    def apart(adapter: Adapter) -> bool:
+        trained_on = {data.name for data in adapter.card.data}
+        joint = adapter.card.role == "base" and domain.name in trained_on
+        return joint or adapter.card.initial_sha256 is not None
+
+    found = {role: [a for a in adapters if a.card.role == role] for role in ("base", "ingredient")}
+    return {role: [a for a in part if not apart(a)] or part for role, part in found.items()}
+
+
 def check_controls(
-    names: Sequence[str], adapters: Sequence[Adapter], validation_users: int
+    names: Sequence[str], adapters: Sequence[Adapter], domain: Domain, validation_users: int
 ) -> tuple[Adapter, Adapter] | None:
-    """The base spirit and the ingredient that the controls are made of; None without controls.
+    """The two of `singles` that the controls are made of; None without controls.
 
     Raises:
         RunError: an unknown control, not one base spirit and one ingredient, or no validation users
@@ -162,7 +179,7 @@ def check_controls(
     for name in names:
         if name not in CONTROLS:
             raise RunError(f"There is no control '{name}'; choose of {', '.join(CONTROLS)}.")
-    found = {role: [a for a in adapters if a.card.role == role] for role in ("base", "ingredient")}
+    found = singles(adapters, domain)
     if any(len(part) != 1 for part in found.values()):
         raise RunError(
             "Controls are made of one base spirit and one ingredient; give both as --adapter, "

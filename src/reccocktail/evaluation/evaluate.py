@@ -17,7 +17,7 @@ from reccocktail.baselines.base import Baseline
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import RecipeError, RunError
-from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls
+from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls, singles
 from reccocktail.evaluation.metrics import per_user
 from reccocktail.evaluation.placing import Placing, place_baseline
 from reccocktail.evaluation.results import prediction_ranks, prediction_rows, write_evaluation
@@ -144,7 +144,7 @@ def evaluate(
     for name in names:
         if names.count(name) > 1:
             raise RunError(f"Two models are named '{name}'; rename one adapter folder.")
-    pair = check_controls(controls, [a for a, _ in adapters], settings.chosen_on)
+    pair = check_controls(controls, [a for a, _ in adapters], domain, settings.chosen_on)
     sheets = [sheet for _, path in adapters if (sheet := load_sheet(path)) is not None]
     recipe = adapters[0][0].card.recipe if adapters else recipe or Recipe()
     # All of them first: what is missing is said before any of them learns for minutes.
@@ -194,7 +194,7 @@ def evaluate(
         beside={"cocktails.json": sheets, "examples.json": results.whole.examples(tables.test)},
         extra={"full_catalogue": results.whole.metrics, "entropy": results.entropy},
         uses_test_labels=[name for name in controls if name == TEST_LABELS],
-        reference=_references(predictions, results, adapters),
+        reference=_references(predictions, [a for a, _ in adapters], domain),
         seed=settings.seed,
     )
 
@@ -321,14 +321,14 @@ def _record_weights(
 
 
 def _references(
-    predictions: pl.DataFrame, results: _Results, adapters: Sequence[tuple[Adapter, Path]]
+    predictions: pl.DataFrame, adapters: Sequence[Adapter], domain: Domain
 ) -> dict[str, str]:
     """The harder opponent in each scenario: the single adapter with the higher NDCG@10."""
-    singles = [a.name for a, _ in adapters if a.card.role in ("base", "ingredient")]
+    names = [a.name for part in singles(adapters, domain).values() for a in part]
     references: dict[str, str] = {}
     for scenario in predictions["scenario"].unique(maintain_order=True).to_list():
         quality = {}
-        for name in singles:
+        for name in names:
             rows = predictions.filter((pl.col("model") == name) & (pl.col("scenario") == scenario))
             quality[name] = per_user(prediction_ranks(rows))["ndcg@10"].mean()
         if quality:

@@ -20,6 +20,7 @@ from reccocktail.mixing.search import (
     Granularity,
     Groups,
 )
+from reccocktail.progress import say
 from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.dense import DenseRanker
@@ -144,6 +145,9 @@ class Mixer:
                 f"{domain.name} has no test_{scenario} users to adapt to; prepare more data."
             )
         self.unlabelled = adaptation_rows(table, settings.users, settings.seed)
+        if searched and self.unlabelled.height < settings.users:
+            some = f"{self.unlabelled.height} of its {table.height} test_{scenario} users"
+            say(f"{domain.name} lends {some}; the others are left to be scored.")
         self.labelled = sample_rows(
             domain.rows(f"valid_{scenario}"), settings.validation_users, settings.seed
         )

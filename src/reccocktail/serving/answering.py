@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -116,7 +116,7 @@ class Answering:
             future = self.submit(name, query)
             try:
                 return future.result(self.limits.timeout)
-            except (TimeoutError, CancelledError) as error:
+            except TimeoutError as error:
                 future.cancel()
                 raise TimedOutError(self.limits.timeout) from error
 
@@ -160,7 +160,8 @@ class Answering:
 
     def domains(self) -> list[Served]:
         """All domains, by name."""
-        return [self._domains[name] for name in sorted(self._domains.copy())]
+        known = self._domains.copy()  # others come and go meanwhile
+        return [known[name] for name in sorted(known)]
 
     @property
     def failed(self) -> dict[str, str]:
@@ -169,7 +170,7 @@ class Answering:
 
     def recent(self, name: str) -> list[tuple[str, ...]]:
         """The latest histories (item ids) that a published domain was asked for, the last last."""
-        return list(self._recent[name])
+        return list(self._recent.get(name, ()))
 
     # -- the door: what the room of changes may do here -----------------------------------------
 

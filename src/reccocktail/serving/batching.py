@@ -108,6 +108,10 @@ class Batcher(Generic[Key, Job, Result]):
             deadline: `time.monotonic()` after which nobody waits for it any more.
             cost: of the job, in any unit that is the same for all.
 
+        Returns:
+            The result to come, or TimeoutError if the deadline passed before its turn, or
+            ClosedError if the end came before it.
+
         Raises:
             OverloadedError: the queue is full, or so long that the deadline may pass.
             ClosedError: the service is shutting down.
@@ -126,7 +130,7 @@ class Batcher(Generic[Key, Job, Result]):
         return future
 
     def close(self, timeout: float = 10.0) -> None:
-        """Take no more jobs, finish those that wait, and stop; what is left over is cancelled."""
+        """Take no more jobs, finish those that wait, and stop; what is left over is refused."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
@@ -134,7 +138,8 @@ class Batcher(Generic[Key, Job, Result]):
         with self._wake:
             for queue in self._queues.values():
                 for entry in queue:
-                    entry.future.cancel()
+                    if entry.future.set_running_or_notify_cancel():
+                        entry.future.set_exception(ClosedError())
             self._queues.clear()
 
     def _refuses(self, patience: float) -> bool:
@@ -175,9 +180,11 @@ class Batcher(Generic[Key, Job, Result]):
         now = time.monotonic()
         due = []
         for entry in taken:
+            if not entry.future.set_running_or_notify_cancel():
+                continue
             if entry.deadline < now:
-                entry.future.cancel()
-            elif entry.future.set_running_or_notify_cancel():
+                entry.future.set_exception(TimeoutError())
+            else:
                 due.append(entry)
         if not due:
             return

@@ -21,7 +21,7 @@ from reccocktail.serving.answering import Answering
 from reccocktail.serving.batching import ClosedError
 from reccocktail.serving.items import NewItem, fresh_items
 from reccocktail.serving.limits import ConflictError, Limits, MixStatus
-from reccocktail.serving.logs import LOGGER, warn
+from reccocktail.serving.logs import unexpected, warn
 from reccocktail.serving.remix import MixRequest, remix
 from reccocktail.serving.served import Served, build
 from reccocktail.serving.store import Record, Store
@@ -77,7 +77,7 @@ class Changing:
                 self._answering.unavailable(name, str(error))
                 failed(name, error)
             except Exception as error:  # a kind of damage that no reader of its files expects
-                LOGGER.error("unexpected error", exc_info=error)
+                unexpected(error, domain=name)
                 damaged = RunError(f"Its files are damaged ({type(error).__name__}); see the log.")
                 self._answering.unavailable(name, str(damaged))
                 failed(name, damaged)
@@ -123,7 +123,8 @@ class Changing:
             self._require_known(name)
             store.remove(name)
             self._answering.withdraw(name)
-            self._mixes.pop(name, None)
+            with self._guard:  # a mix that ends now may be writing how it went
+                self._mixes.pop(name, None)
 
     def add_items(self, name: str, items: Sequence[NewItem]) -> int:
         """Add items, which can be recommended at once and after a restart.
@@ -165,8 +166,9 @@ class Changing:
         store = self._require_store()
         with self._change(name):
             state = self._answering.domain(name)
-            if not self._mixing.acquire(blocking=False):
-                raise ConflictError("A mix is running; wait for its end.")
+            with self._guard:  # whoever was told that a mix ended can start the next one
+                if not self._mixing.acquire(blocking=False):
+                    raise ConflictError("A mix is running; wait for its end.")
             started = time.time()
             running = self._mixes[name] = MixStatus("running", started=started)
             try:
@@ -178,9 +180,8 @@ class Changing:
                 )
                 thread.start()
             except Exception as error:  # then no thread is there to free the lock
-                self._mixing.release()
                 refused = ConflictError(f"The mix cannot start ({error}); try again later.")
-                self._mixes[name] = MixStatus("failed", str(refused), None, started, time.time())
+                self._end_mix(name, MixStatus("failed", str(refused), None, started, time.time()))
                 raise refused from error
             return running
 
@@ -217,6 +218,7 @@ class Changing:
         self, store: Store, state: Served, request: MixRequest, out: Path, started: float
     ) -> None:
         name = state.name
+        status, message, adapter = "failed", "", None
         try:
             recent = self._answering.recent(name)
             cocktail = remix(state, request, recent, self._backbone, out)
@@ -234,20 +236,24 @@ class Changing:
                     mixed = mixed.with_items(since, self._models)
                     store.write_record(name, replace(former, adapters=(*former.adapters, out)))
                     self._answering.publish(mixed)
-                    status, message = "done", ""
-            adapter = cocktail.name if status == "done" else None
-            done = MixStatus(status, message, adapter, started, time.time())
+                    status, adapter = "done", cocktail.name
         except RecCocktailError as error:
-            done = MixStatus("failed", str(error), None, started, time.time())
+            message = str(error)
         except Exception as error:  # a thread has nobody else to tell
-            done = MixStatus(
-                "failed", f"{type(error).__name__}: {error}", None, started, time.time()
-            )
+            unexpected(error, domain=name)
+            message = f"{type(error).__name__}: {error}"
         finally:
-            store.mix_ended(out)
+            # After the end of the service the folder may be another's; the next start tidies up.
+            with suppress(RecCocktailError, OSError), self._change(name):
+                store.mix_ended(out)
+            self._end_mix(name, MixStatus(status, message, adapter, started, time.time()))
+
+    def _end_mix(self, name: str, ended: MixStatus) -> None:
+        """Say how a mix went and let the next one start, at once."""
+        with self._guard:
+            if self._answering.find(name) is not None:
+                self._mixes[name] = ended
             self._mixing.release()
-        if self._answering.find(name) is not None:
-            self._mixes[name] = done
 
     # -- helpers ------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from reccocktail.serving.limits import (
     UnavailableError,
     UnknownDomainError,
 )
-from reccocktail.serving.logs import LOGGER
+from reccocktail.serving.logs import unexpected
 from reccocktail.serving.paths import ForbiddenError
 from reccocktail.serving.positions import PreparingError
 from reccocktail.serving.schemas import ErrorOut, PreparingOut
@@ -112,5 +112,5 @@ async def _http(_: Request, error: HTTPException) -> Response:
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:
-    LOGGER.error("unexpected error", exc_info=error)
+    unexpected(error)
     return answer(500, "Something went wrong here; the log of the service says what.")

@@ -18,6 +18,18 @@ Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
 
 
+def best(scores: NDArray[np.floating[Any]], k: int) -> Ids:
+    """Places of the k highest scores, best first; of equals, the first. -inf is none of them."""
+    if k < len(scores):
+        bar = np.partition(scores, -k)[-k]
+        near = np.flatnonzero(scores >= bar)
+    else:
+        near = np.arange(len(scores))
+    near = near[np.isfinite(scores[near])]
+    order: Ids = near[np.argsort(-scores[near], kind="stable")[:k]]
+    return order
+
+
 class Index:
     """Vectors (N, d) numbered from 0 in the order in which they came.
 
@@ -115,11 +127,11 @@ class Index:
     ) -> list[tuple[Ids, Vectors]]:
         assert self._matrix is not None
         products = queries @ self._matrix.T
-        every = np.arange(products.shape[1])
         found = []
         for row, without in zip(products, banned, strict=True):
             row[list(without)] = -np.inf
-            found.append(_best(every, row, k))
+            places = best(row, k)
+            found.append((places, row[places]))
         return found
 
     def neighbours(self, query: Vectors, wanted: int) -> Ids:
@@ -143,7 +155,8 @@ class Index:
             keys = keys[~np.isin(keys, list(without))]
             near = self._graph.get(keys) if len(keys) else []
             products = np.array([vector @ query for vector in near], dtype=np.float32)
-            found.append(_best(keys, products, k))
+            places = best(products, k)
+            found.append((keys[places], products[places]))
         return found
 
 
@@ -210,18 +223,6 @@ class ScoreIndex:
         scaled = (users / self._temperature).astype(np.float32)
         column = np.full((len(scaled), 1), 1 / self._scale, dtype=np.float32)
         return np.concatenate([scaled, column], axis=1)
-
-
-def _best(items: Ids, products: Vectors, k: int) -> tuple[Ids, Vectors]:
-    """The k largest products with their items, which ascend; -inf is none of them."""
-    if k < len(products):
-        bar = np.partition(products, -k)[-k]
-        near = np.flatnonzero(products >= bar)
-    else:
-        near = np.arange(len(products))
-    near = near[np.isfinite(products[near])]
-    order = near[np.argsort(-products[near], kind="stable")][:k]
-    return items[order], products[order]
 
 
 def _empty_graph(width: int) -> Any:

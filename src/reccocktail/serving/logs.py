@@ -43,6 +43,11 @@ def event(message: str, **fields: object) -> None:
     LOGGER.info(message, extra={"fields": fields})
 
 
+def unexpected(error: BaseException, **fields: object) -> None:
+    """Log an error that nobody foresaw, with where it came from."""
+    LOGGER.error("unexpected error", exc_info=error, extra={"fields": fields})
+
+
 def warn(sentence: str, **fields: object) -> None:
     """Log what somebody must know; before `log_json`, the sentence alone on standard error."""
     LOGGER.warning(sentence, extra={"fields": fields})

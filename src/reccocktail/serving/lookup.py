@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from heapq import nsmallest
 
+import numpy as np
 from rapidfuzz import fuzz, process, utils
 
 from reccocktail.data.titles import title_key
 from reccocktail.errors import DataError
 
-MATCH_FLOOR = 60.0
+MATCH_FLOOR = 50.0
 """Below this similarity (0 to 100) a typed title is taken as not in the catalogue."""
 
 
@@ -67,16 +68,46 @@ class TitleLookup:
         for title in wanted:
             place, similarity = self._exact.get(title_key(title)), 100.0
             if place is None:
-                found = process.extractOne(
-                    utils.default_process(title), self._plain, scorer=fuzz.WRatio
-                )
-                if found is None or found[1] < MATCH_FLOOR:
+                place, similarity = self._nearest(title)
+                if similarity < MATCH_FLOOR:
                     raise DataError(
                         f"No title of {self.name} resembles '{title}'; check its spelling."
                     )
-                _, similarity, place = found
             matches.append(Match(title, self.ids[place], self.titles[place], round(similarity, 1)))
         return matches
+
+    def split(self, text: str) -> list[str]:
+        """Titles between semicolons; one that holds semicolons itself stays whole.
+
+        Of several readings the one with the longest title of the catalogue, from the left.
+        """
+        parts, titles = text.split(";"), []
+        while parts:
+            joined = (end for end in range(len(parts), 1, -1) if self._whole(";".join(parts[:end])))
+            end = next(joined, 1)
+            titles.append(";".join(parts[:end]).strip())
+            parts = parts[end:]
+        return titles
+
+    def _whole(self, text: str) -> bool:
+        """Whether this is a title with semicolons; keys have none, and so would join two titles."""
+        place = self._exact.get(title_key(text))
+        return place is not None and ";" in self.titles[place]
+
+    def _nearest(self, typed: str) -> tuple[int, float]:
+        """The most similar title and its similarity, 0 to 100.
+
+        The letters in their order, or the words in any: half for all of them, half for those that
+        both have, so that neither one shared word nor a subtitle that was left out decides.
+        """
+        plain = utils.default_process(typed)
+        letters, words, shared = (
+            process.cdist([plain], self._plain, scorer=scorer)[0]
+            for scorer in (fuzz.ratio, fuzz.token_sort_ratio, fuzz.token_set_ratio)
+        )
+        similarity = np.maximum(letters, (words + shared) / 2)
+        place = int(similarity.argmax())
+        return place, float(similarity[place])
 
     def search(self, text: str, limit: int) -> list[int]:
         """Numbers of at most `limit` items whose titles hold all words of `text`.

@@ -7,6 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from reccocktail.serving.service import Service
 
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -31,8 +32,12 @@ class Monitoring:
         self._registry.register(self)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count one; `route` is the pattern, so that labels stay few."""
-        self._requests.labels(method, route, str(status)).inc()
+        """Count one; `route` is the pattern, so that labels stay few.
+
+        A method may be whatever word a client thinks of; those that HTTP does not know are one.
+        """
+        known = method if method in _METHODS else "other"
+        self._requests.labels(known, route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def text(self) -> bytes:

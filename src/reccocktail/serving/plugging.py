@@ -6,6 +6,7 @@ from pathlib import Path
 from reccocktail.errors import RecCocktailError
 from reccocktail.serving.changing import Changing
 from reccocktail.serving.limits import ConflictError
+from reccocktail.serving.logs import unexpected
 from reccocktail.serving.served import Served
 
 
@@ -48,4 +49,5 @@ class Plugging:
         if isinstance(error, RecCocktailError):
             self.failed[name] = str(error)
         elif error is not None:
+            unexpected(error, domain=name)
             self.failed[name] = f"{type(error).__name__}: {error}"

@@ -20,6 +20,7 @@ from reccocktail.errors import DataError, RecCocktailError, RunError
 from reccocktail.mixing.arithmetic import METHODS, MergeOptions, combine
 from reccocktail.mixing.sheet import options_of
 from reccocktail.serving.batching import ClosedError
+from reccocktail.serving.logs import unexpected
 from reccocktail.serving.served import Served, encoded
 from reccocktail.serving.weights import Models
 from reccocktail.training.adapter import Adapter
@@ -134,6 +135,7 @@ class Positions:
         except RecCocktailError as known:
             error = known
         except Exception as unknown:  # a thread has nobody else to tell
+            unexpected(unknown, domain=state.name)
             error = RunError(f"The mix failed with {type(unknown).__name__}; try again.")
         with self._lock:
             del self._shares[key]

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reccocktail.errors import DataError
+from reccocktail.serving.index import best
 from reccocktail.serving.lookup import Match
 from reccocktail.serving.served import Served, split_categories
 
@@ -147,13 +148,13 @@ def rank(state: Served, asks: Sequence[Ask], users: NDArray[np.float32]) -> list
         for row, number in zip(scores, some, strict=True):
             ask = asks[number]
             row[list(ask.excluded)] = -np.inf
-            best = _top(row, min(ask.k or len(row), len(row) - len(ask.excluded)))
-            answers[number] = _answer(state, ask, best, row[best])
+            found = best(row, ask.k or len(row))
+            answers[number] = _answer(state, ask, found, row[found])
     for number, (ask, chosen) in enumerate(zip(asks, pools, strict=True)):
         if chosen is not None:
             row = state.vectors[chosen] @ users[number] / temperature + state.prior[chosen]
-            best = _top(row, min(ask.k or len(row), len(row)))
-            answers[number] = _answer(state, ask, chosen[best], row[best])
+            found = best(row, ask.k or len(row))
+            answers[number] = _answer(state, ask, chosen[found], row[found])
     return [answers[number] for number in range(len(asks))]
 
 
@@ -174,17 +175,6 @@ def _pool(state: Served, ask: Ask, user: NDArray[np.float32]) -> NDArray[np.int6
     if chosen is not None:
         near = near[np.isin(near, chosen, assume_unique=True)]
     return near if len(near) >= ask.k else chosen
-
-
-def _top(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Places of the k highest scores, best first; of equals, the first."""
-    if k <= 0:
-        return np.empty(0, dtype=np.int64)
-    if k < len(scores) // 4:
-        least = np.partition(scores, len(scores) - k)[len(scores) - k]
-        near = np.flatnonzero(scores >= least)
-        return near[np.argsort(-scores[near], kind="stable")[:k]]
-    return np.argsort(-scores, kind="stable")[:k]
 
 
 def _answer(

@@ -16,6 +16,7 @@ from reccocktail.mixing.measure import check_compatible
 from reccocktail.ranking.explanation import Reason
 from reccocktail.schema import HISTORY, USER
 from reccocktail.serving.explain import Explanation, Influence, ScoreMany, Writer, leave_one_out
+from reccocktail.serving.index import best
 from reccocktail.serving.lookup import Match, TitleLookup
 from reccocktail.serving.stages import Reranking, Retrieval
 from reccocktail.training.adapter import Adapter
@@ -88,19 +89,22 @@ class Recommender:
         self._new = np.concatenate([counts == 0, np.ones(len(new), dtype=np.bool_)])
 
     def history_of(self, user: str) -> list[str]:
-        """Item ids of a user's history: all that comes before the held-out test item.
+        """Item ids of a user's history (see `Domain.histories`).
 
         Raises:
             DataError: the domain has no such user.
         """
-        for rows in (self._domain.rows("test_warm"), self._domain.train()):
-            found = rows.filter(pl.col(USER) == user)
-            if found.height:
-                return list(found[HISTORY][0])
+        found = self._domain.histories().filter(pl.col(USER) == user)
+        if found.height:
+            return list(found[HISTORY][0])
         raise DataError(
             f"{self._domain.name} has no user '{user}'; "
             "give one of its user ids, or --history with titles."
         )
+
+    def split(self, text: str) -> list[str]:
+        """Titles between semicolons (see `TitleLookup.split`)."""
+        return self._lookup.split(text)
 
     def match(self, typed: Sequence[str]) -> list[Match]:
         """Find each typed title in the catalogue: exactly, else the most similar one.
@@ -127,19 +131,16 @@ class Recommender:
             raise DataError(f"This ranker ranks {RETRIEVED} retrieved items; lower -k from {k}.")
         scores = self._retrieval.scores(seen)
         scores[seen] = -np.inf
-        left = len(scores) - len(set(seen))
         if self._reranking is not None:
-            few = self._shortlist(scores, left)
+            few = best(scores, RETRIEVED).tolist()
             scores = np.full(len(scores), -np.inf)
             if few:
                 scores[few] = self._reranking.scores(seen, few)
-            left = len(few)
-        best = np.argsort(-scores, kind="stable")[: min(k, left)]
         return [
             Recommendation(
                 place + 1, self._ids[i], self._titles[i], float(scores[i]), bool(self._new[i])
             )
-            for place, i in enumerate(best.tolist())
+            for place, i in enumerate(best(scores, k).tolist())
         ]
 
     def titles_of(self, items: Sequence[str]) -> list[str]:
@@ -200,17 +201,12 @@ class Recommender:
             raise DataError(f"{self._domain.name} has no item '{unknown[0]}'; check the id.")
         return [index[item] for item in history]
 
-    def _shortlist(self, scores: NDArray[np.float64], left: int) -> list[int]:
-        """Items that a prompt shows: the best by dense scores, in which seen ones are -inf."""
-        found: list[int] = np.argsort(-scores, kind="stable")[: min(RETRIEVED, left)].tolist()
-        return found
-
     def _among_the_shortlist(self, seen: Sequence[int]) -> ScoreMany:
         """Scores of the prompt's ranker, its candidates those of the whole history."""
         assert self._reranking is not None
         scores = self._retrieval.scores(seen)
         scores[list(seen)] = -np.inf
-        few = self._shortlist(scores, len(scores) - len(set(seen)))
+        few = best(scores, RETRIEVED).tolist()
         reranking = self._reranking
 
         def score_many(

@@ -14,21 +14,15 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
 import polars as pl
 
 from reccocktail.errors import RunError
 from reccocktail.serving.served import ADDED_SCHEMA
-from reccocktail.storage import atomic_file, read_json, require_dir
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks; one process is then a matter of trust
-    fcntl = None  # type: ignore[assignment]
+from reccocktail.storage import atomic_file, locked, read_json, require_dir, writing
 
 RECORD, ITEMS, MIXES = "domain.json", "items.parquet", "mixes"
 ADAPTERS_KEPT = 5
@@ -69,19 +63,14 @@ class Store:
         self.root = root.absolute()
         self._domains = self.root / "domains"
         require_dir(self._domains)
-        try:
+        with writing(self._domains):
             self._domains.mkdir(exist_ok=True)
-            self._lock: IO[str] = (self.root / "lock").open("w")
-            if fcntl is not None:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"Another service uses {root}; give this one its own --state."
-            ) from error
-        except OSError as error:
-            raise RunError(
-                f"Cannot write {root}: {error.strerror}; choose another --state."
-            ) from error
+
+        def refuse() -> None:
+            raise RunError(f"Another service uses {root}; give this one its own --state.")
+
+        self._lock = ExitStack()
+        self._lock.enter_context(locked(self.root / "lock", refuse))
         self._unfinished: set[Path] = set()
         for leftover in self._domains.glob(f"{_REMOVED}*"):  # a removal was interrupted
             shutil.rmtree(leftover, ignore_errors=True)
@@ -196,8 +185,21 @@ class Store:
             raise StateError(f"Cannot keep {folder}: {error.strerror}; free space.") from error
 
     def mix_ended(self, folder: Path) -> None:
-        """A cocktail is in the domain's record by now, or will never be."""
+        """A cocktail is in the domain's record by now, or will never be; then it is removed.
+
+        The caller keeps other changes of the domain waiting.
+
+        Raises:
+            RunError: the record is damaged; the cocktail stays.
+        """
         self._unfinished.discard(folder)
+        mixes, domain = folder.parents[:2]
+        record = self.record(domain.name)
+        if record is None or folder not in record.adapters:
+            shutil.rmtree(folder, ignore_errors=True)
+            for emptied in (mixes, domain):  # the domain itself may be gone
+                with suppress(OSError):  # there is more in it
+                    emptied.rmdir()
 
     def remove(self, name: str) -> None:
         """Forget a domain, its added items and its cocktails."""

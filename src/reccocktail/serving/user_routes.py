@@ -1,7 +1,6 @@
 """Routes of users: recommendations, rankings, and what there is."""
 
 import asyncio
-from concurrent.futures import CancelledError
 from dataclasses import asdict
 from typing import Annotated
 
@@ -35,7 +34,7 @@ def user_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
             future = await run_in_threadpool(answering.submit, name, question)
             try:
                 found = await asyncio.wait_for(asyncio.wrap_future(future), limit)
-            except (TimeoutError, CancelledError) as error:
+            except TimeoutError as error:
                 raise TimedOutError(limit) from error
         return user_schemas.AnswerOut(
             domain=name,

@@ -28,7 +28,7 @@ class Models:
         self._backbone = backbone
         self._budget = budget
         self._models: OrderedDict[str, tuple[PreTrainedModel, int]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def of(self, sha256: str, lora: Lora) -> PreTrainedModel:
         """The model of an update, whose hash is its name; merged now if it is not at hand.
@@ -51,7 +51,8 @@ class Models:
     @property
     def bytes(self) -> int:
         """Bytes of the copied weights that are held."""
-        return sum(size for _, size in self._models.values())
+        with self._lock:
+            return sum(size for _, size in self._models.values())
 
 
 def _copied_bytes(model: PreTrainedModel, lora: Lora) -> int:

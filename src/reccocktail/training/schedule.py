@@ -5,6 +5,14 @@ import time
 
 from reccocktail.errors import RecipeError
 
+PASSES, MOST_STEPS = 3, 300
+"""The length of a run that nobody gave one: the lesser of passes over the histories and steps."""
+
+
+def usual_steps(targets: int, targets_per_step: int) -> int:
+    """Steps of a run without a length: `PASSES` over the targets, at most `MOST_STEPS`."""
+    return max(1, min(MOST_STEPS, math.ceil(PASSES * targets / targets_per_step)))
+
 
 class Length:
     """The length of a run: a number of steps, or minutes of training time.
