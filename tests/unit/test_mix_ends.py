@@ -9,12 +9,6 @@ from reccocktail.serving import changing
 from reccocktail.serving.query import Query
 from reccocktail.serving.remix import MixRequest
 from reccocktail.serving.store import StateError, Store
-from tests.serving import kitchen
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return kitchen(tmp_path_factory.mktemp("kitchen"))
 
 
 @pytest.fixture

@@ -12,15 +12,9 @@ from reccocktail.serving.items import NewItem
 from reccocktail.serving.neighbours import Neighbours
 from reccocktail.serving.query import Query
 from reccocktail.serving.store import Store
-from tests.serving import kitchen
 from tests.unit.test_index import vectors
 
 pytest.importorskip("usearch")
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return kitchen(tmp_path_factory.mktemp("kitchen"))
 
 
 @pytest.fixture

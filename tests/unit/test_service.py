@@ -30,19 +30,6 @@ from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import merged, twin, with_update
 from tests.adapters import pico_recipe, random_adapter, save
 from tests.helpers import one_sentence
-from tests.serving import kitchen
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return kitchen(tmp_path_factory.mktemp("kitchen"))
-
-
-@pytest.fixture
-def service(here, tmp_path):
-    service = here.service(tmp_path / "state")
-    yield service
-    service.close()
 
 
 def histories(domain, count=20):

@@ -2,8 +2,6 @@
 
 import time
 
-import pytest
-
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.serving import changing, positions
@@ -12,19 +10,6 @@ from reccocktail.serving.positions import PreparingError
 from reccocktail.serving.query import Query
 from reccocktail.serving.remix import MixRequest
 from reccocktail.training.adapter import Adapter
-from tests.serving import kitchen
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return kitchen(tmp_path_factory.mktemp("kitchen"))
-
-
-@pytest.fixture
-def service(here, tmp_path):
-    service = here.service(tmp_path / "state")
-    yield service
-    service.close()
 
 
 def broken(*_):

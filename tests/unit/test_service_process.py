@@ -16,12 +16,6 @@ from reccocktail.errors import RecipeError
 from reccocktail.serving.run import parse_domains, serve
 from tests.helpers import one_sentence
 from tests.service_process import Process
-from tests.serving import kitchen
-
-
-@pytest.fixture(scope="module")
-def here(tmp_path_factory):
-    return kitchen(tmp_path_factory.mktemp("kitchen"))
 
 
 def test_what_was_acknowledged_outlives_a_kill_at_any_moment(here, tmp_path):

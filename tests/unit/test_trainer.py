@@ -5,8 +5,10 @@ import json
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -825,11 +827,20 @@ def test_a_run_has_one_length(length):
         Length(**length)
 
 
+@pytest.mark.parametrize("ranker", ["dense", "choice"])
 @pytest.mark.parametrize(
     ("targets", "each", "steps"), [(6400, 64, 300), (1000, 64, 47), (3, 64, 1), (0, 64, 1)]
 )
-def test_a_run_without_a_length_reads_histories_three_times_at_most(targets, each, steps):
-    assert usual_steps(targets, each) == steps
+def test_a_run_without_a_length_reads_histories_three_times_at_most(ranker, targets, each, steps):
+    of = "targets_per_batch" if ranker == "dense" else "prompts_per_batch"
+    recipe = recipe_with(**{of: each}).model_copy(update={"ranker": ranker})
+    users = pl.DataFrame({"user_id": ["a", "b"]})
+    # The first item of a history is nobody's target.
+    known = SimpleNamespace(manifest={"train_interactions": targets // 2 + 2}, train=lambda: users)
+    rest = SimpleNamespace(
+        manifest={"train_interactions": targets - targets // 2 + 2}, train=lambda: users
+    )
+    assert usual_steps([known, rest], recipe) == steps
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])

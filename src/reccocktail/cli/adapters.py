@@ -107,10 +107,7 @@ def train(
     changes = {key: value for key, value in given.items() if value}
     settings = settings.model_copy(update=changes)
     if steps is None and minutes is None:
-        own = settings.training
-        each = own.targets_per_batch if settings.ranker == "dense" else own.prompts_per_batch
-        known = sum(d.manifest["train_interactions"] - d.train().height for d in domains)
-        steps = usual_steps(known, each)
+        steps = usual_steps(domains, settings)
         say(
             f"No length was given: {steps} steps, {PASSES} passes over the histories at most. "
             "Give --steps or --minutes for another."

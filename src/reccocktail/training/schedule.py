@@ -2,16 +2,14 @@
 
 import math
 import time
+from collections.abc import Sequence
 
+from reccocktail.data.domain import Domain
 from reccocktail.errors import RecipeError
+from reccocktail.recipe import Recipe
 
 PASSES, MOST_STEPS = 3, 300
 """The length of a run that nobody gave one: the lesser of passes over the histories and steps."""
-
-
-def usual_steps(targets: int, targets_per_step: int) -> int:
-    """Steps of a run without a length: `PASSES` over the targets, at most `MOST_STEPS`."""
-    return max(1, min(MOST_STEPS, math.ceil(PASSES * targets / targets_per_step)))
 
 
 class Length:
@@ -60,6 +58,15 @@ class Length:
             return min(1.0, self.done_steps / self.steps)
         assert self.minutes is not None
         return min(1.0, self.elapsed / (60.0 * self.minutes))
+
+
+def usual_steps(domains: Sequence[Domain], recipe: Recipe) -> int:
+    """Steps of a run without a length: `PASSES` over the histories, at most `MOST_STEPS`."""
+    settings = recipe.training
+    dense = recipe.ranker == "dense"
+    each = settings.targets_per_batch if dense else settings.prompts_per_batch
+    targets = sum(int(d.manifest["train_interactions"]) - d.train().height for d in domains)
+    return max(1, min(MOST_STEPS, math.ceil(PASSES * targets / each)))
 
 
 def cosine_with_warmup(progress: float, warmup: float) -> float:
