@@ -96,6 +96,11 @@ class GenerateSettings(_Settings):
     length: Literal["sum", "mean"] = Field(
         "sum", description="A title's score: the sum of its tokens' log-probabilities or the mean."
     )
+    forms: Literal["one", "several"] = Field(
+        "one",
+        description="What counts as a title in an answer: its tokens as they were taught, or also "
+        "behind a space, in quotes and without its year.",
+    )
     entropy: Literal["tokens", "candidates"] = Field(
         "tokens",
         description="Eq. 8 on the first tokens of the written titles, or over the candidates.",
@@ -202,6 +207,8 @@ class Recipe(_Settings):
             del settings["quantization"]
         if self.training.domain_shares is None:
             del settings["training"]["domain_shares"]
+        if self.ranker == "generate" and self.generate.forms == "one":
+            del settings["generate"]["forms"]
         if self.ranker == "dense":
             del settings["prompt"]["cutoff"]
             del settings["training"]["prompts_per_batch"]

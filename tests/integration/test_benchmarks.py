@@ -760,6 +760,28 @@ def test_popularity_compares_equal_steps(folder: Path, tmp_path: Path, benchmark
         assert together["ndcg@10"] - alone["ndcg@10"] == pytest.approx(gain)
 
 
+def test_forms_of_titles_are_compared_on_the_same_users(
+    folder: Path, tmp_path: Path, benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forms = benchmark("surface_forms")
+    common = [*flags(folder, tmp_path), "--users", "6"]
+    forms.main(common)
+    found = json.loads((tmp_path / "surface_forms.json").read_text())["domains"]["tastes"]
+    model = found["models"]["backbone"]
+    assert model["one"]["n"] == model["several"]["n"] == 6
+    gap = model["several less one"]["ndcg@10"]["difference"]
+    assert model["several"]["ndcg@10"] - model["one"]["ndcg@10"] == pytest.approx(gap)
+    identities = set()
+    for way in forms.WAYS:
+        cell = json.loads((tmp_path / "tastes" / f"backbone-{way}.json").read_text())
+        assert len(cell["ranks"]) == 6 and cell["seconds_a_user"] > 0
+        identities.add(cell["identity"])
+    assert len(identities) == 2
+    # What is finished is not scored again.
+    monkeypatch.setattr(forms, "score", lambda *_, **__: pytest.fail("scored again"))
+    forms.main(common)
+
+
 def test_step_speed_gives_every_variant_the_same_batches(
     folder: Path, tmp_path: Path, benchmark: Any
 ) -> None:

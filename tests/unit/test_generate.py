@@ -11,7 +11,7 @@ from reccocktail.ranking import continuation
 from reccocktail.ranking.base import entropy_of
 from reccocktail.ranking.continuation import Context
 from reccocktail.ranking.generate import GenerateRanker
-from reccocktail.recipe import GenerateSettings, PromptSettings
+from reccocktail.recipe import GenerateSettings, PromptSettings, Recipe
 from reccocktail.training.model import attach, merged
 from tests.adapters import random_lora
 from tests.pico import FAMILIES, pico_backbone
@@ -221,6 +221,70 @@ def test_decoding_is_greedy_valid_and_never_repeats(backbone, answer, titles):
         rest = likelihood[row].argsort(descending=True)[: len(items)].tolist()
         assert order[len(chosen) :] == [c for c in rest if c not in chosen]
         torch.testing.assert_close(scores[row].sort().values, likelihood[row].sort().values)
+
+
+# -- several forms of a title -------------------------------------------------------------------
+
+FILMS = ["war (199)", "king (1995)", "king (1996)", "red lamp (1995)", "sun"]
+"""Without their years two are one and the same, and one has none that a title ends with."""
+
+
+def film_batch(ranker):
+    rows = [[0, 1, 2, 3, 4], [4, 3, 1]]
+    tokens = ranker.titles(FILMS)
+    return rows, ranker.ranking_batch([ranker.titles(["moon"])] * 2, rows, tokens)
+
+
+@torch.no_grad()
+def test_the_likelihood_of_an_item_is_that_of_all_its_forms(backbone):
+    ranker = ranker_for(backbone, forms="several")
+    rows, batch = film_batch(ranker)
+    quoted = {item: f'"{title}"' for item, title in enumerate(FILMS)}
+    # King has two years in the first row, so that it means neither there.
+    bare = [{3: "red lamp"}, {3: "red lamp", 1: "king"}]
+    scores = ranker.scores(backbone.model, batch)
+    means = ranker_for(backbone, forms="several", length="mean").scores(backbone.model, batch)
+    for row, items in enumerate(rows):
+        prompt, answers = ids_of(batch, row)
+        written = 0
+        for place, item in enumerate(items):
+            texts = [FILMS[item], quoted[item], *[bare[row][i] for i in (item,) if i in bare[row]]]
+            forms = [[*ids, *ranker.instruction.end] for ids in ranker.titles(texts)]
+            assert all(form in answers for form in forms)
+            each = [slow_log_probs(backbone.model, prompt, form) for form in forms]
+            total = torch.stack([one.sum() for one in each]).logsumexp(0)
+            assert float(scores[row, place]) == pytest.approx(float(total), abs=1e-4)
+            best = max(float(one.mean()) for one in each)
+            assert float(means[row, place]) == pytest.approx(best, abs=1e-4)
+            written += len(forms)
+        assert len(answers) == written
+        assert (scores[row, len(items) :] == float("-inf")).all()
+
+
+@pytest.mark.parametrize("answer", ["positive", "published"])
+@torch.no_grad()
+def test_an_item_of_several_forms_is_written_once(backbone, answer):
+    ranker = ranker_for(backbone, forms="several", answer=answer, titles=9, ranking="constrained")
+    rows, batch = film_batch(ranker)
+    scores, entropy = ranker.scores_and_entropy(backbone.model, batch)
+    one = ranker_for(backbone, answer=answer, titles=9, ranking="constrained")
+    prompt = film_batch(one)[1]["prompt_ids"]
+    assert torch.equal(prompt, batch["prompt_ids"])
+    for row, items in enumerate(rows):
+        found = scores[row, : len(items)]
+        assert found.isfinite().all() and len(found.unique()) == len(items)
+    assert (entropy > 0).all()
+    # The first that is written is the item of the likeliest walk over all forms.
+    ids, answers = ids_of(batch, 1)
+    walk = slow_decoding(backbone.model, ids, answers, 1, False)[0]
+    assert int(scores[1].argmax()) == int(batch["items"][1][walk])
+
+
+def test_a_recipe_that_knows_no_forms_stays_what_it_was():
+    plain = Recipe(ranker="generate")
+    assert "forms" not in plain.relevant()["generate"]
+    several = Recipe(ranker="generate", generate=GenerateSettings(forms="several"))
+    assert several.relevant()["generate"]["forms"] == "several" and several.sha256 != plain.sha256
 
 
 # -- entropy ----------------------------------------------------------------------------------

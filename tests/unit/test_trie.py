@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reccocktail.errors import RecipeError
-from reccocktail.ranking.trie import Trie, distinct
+from reccocktail.ranking.trie import Trie, distinct, unmistakable
 from tests.helpers import one_sentence
 
 SEPARATOR, END = [3, 3], [9]
@@ -47,6 +47,20 @@ def test_a_separator_that_cannot_be_told_from_titles_is_refused():
     with pytest.raises(RecipeError, match="answer_separator") as error:
         distinct([[1], [1, 2]], [[]], mark)
     one_sentence(error.value)
+
+
+@given(titles, st.data(), st.sampled_from([[END], [END, SEPARATOR]]))
+def test_variants_mean_one_title(rows, data, endings):
+    known = distinct(rows, endings, mark)
+    variant = st.lists(st.integers(1, 3), max_size=4)
+    written = [data.draw(st.lists(variant, max_size=3)) for _ in known]
+    found = unmistakable(known, written, endings)
+    assert all(form in more for more, kept in zip(written, found, strict=True) for form in kept)
+    for ending in endings:  # the trie takes no path that starts another
+        forms = [[title, *more] for title, more in zip(known, found, strict=True)]
+        Trie([form + ending for several in forms for form in several])
+    # A variant that two could mean, means neither; one's own title says nothing new.
+    assert unmistakable([[1], [2]], [[[5], [1], [6]], [[5], [2, 7]]], [END]) == [[[6]], [[2, 7]]]
 
 
 @given(titles, st.integers(0, 3), st.randoms(use_true_random=False))

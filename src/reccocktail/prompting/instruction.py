@@ -5,6 +5,7 @@ titles. Titles are data: they are tokenised apart, with special tokens split, so
 end a turn or start another.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from reccocktail.prompting.template import InstructionTemplate
 _CONTENT, _ANSWER = "THE-CONTENT-OF-THE-TURN", "THE-ANSWER-OF-THE-TURN"
 # Templates that print today's date take it from here; a prompt must not depend on the day.
 _CHAT: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+_YEAR = re.compile(r"\s*\((\s*\d){4}\s*\)\s*$")  # some tokenizers put spaces between digits
 
 
 class Instruction:
@@ -115,6 +117,11 @@ class Instruction:
     def titles(self, titles: Sequence[str]) -> list[TokenIds]:
         """Token ids of each title, cut at `title_tokens`."""
         return [ids[: self._title_tokens] for ids in self.tokens(titles)]
+
+    def variants(self, title: TokenIds) -> list[TokenIds]:
+        """Other ways to write a title: behind a space, in quotes, without the year at its end."""
+        text = str(self._tokenizer.decode(title))
+        return self.tokens([f" {text}", f'"{text}"', _YEAR.sub("", text)])
 
     def prompt(
         self,

@@ -14,6 +14,9 @@ A title's likelihood is the sum over its tokens and the token behind it: the pro
 whole answer. So a title that another one begins with does not win by being short, and the scores of
 different candidates are those of events that exclude each other. The mean over tokens (`length`)
 favours long titles, whose last tokens are all but certain.
+
+A model that was not trained on answers may write a title otherwise than the prompt shows it. With
+`forms: several` its variants lead to the same item, and an item's likelihood is the sum over all.
 """
 
 from collections.abc import Sequence
@@ -29,17 +32,23 @@ from reccocktail.prompting.encoding import TokenIds, pad
 from reccocktail.ranking.base import Batch, Model, entropy_of
 from reccocktail.ranking.continuation import Context
 from reccocktail.ranking.prompted import NO_TOKEN, Example, PromptRanker, lengths_of, logits_at
-from reccocktail.ranking.trie import Trie
+from reccocktail.ranking.trie import Trie, unmistakable
 from reccocktail.recipe import GenerateSettings, PromptSettings
 
 
 @dataclass(frozen=True)
 class _User:
-    """One user's prompt, read, with the paths of its candidates and their log-probabilities."""
+    """One user's prompt, read, and what may be written behind it.
+
+    Attributes:
+        context: the prompt.
+        paths: answers, token by token, with what stands behind a title.
+        items: the candidate that each path means.
+    """
 
     context: Context
     paths: list[TokenIds]
-    log_probs: list[Tensor]
+    items: list[int]
 
 
 class GenerateRanker(PromptRanker):
@@ -80,22 +89,36 @@ class GenerateRanker(PromptRanker):
         candidates: Sequence[Sequence[int]],
         titles: Sequence[TokenIds],
     ) -> Batch:
-        """prompt_ids (B, T) and answers (B, C, L; titles with what stands behind), padded with -1.
+        """What is read and what may be answered, padded with -1.
 
         Candidates keep their order: that of an evaluation row is random already.
+
+        Returns:
+            prompt_ids (B, T); answers (B, P, L), the forms of titles with what stands behind; and
+            items (B, P), the place of the candidate that each answer means.
         """
-        prompts, answers = [], []
+        prompts, answers, items = [], [], []
         for history, row in zip(histories, candidates, strict=True):
             shown = self.distinct([titles[item] for item in row], self._endings)
             room = self._answer_tokens(shown)
             prompts.append(self.instruction.prompt(self.recent(history), shown, room))
-            answers.append([title + self._behind for title in shown])
+            forms = list(enumerate(shown)) + self._variants(shown)
+            answers.append([title + self._behind for _, title in forms])
+            items.append([item for item, _ in forms])
         most = max((len(row) for row in answers), default=0)
         flat = pad([path for row in answers for path in row + [[]] * (most - len(row))], NO_TOKEN)
         return {
             "prompt_ids": pad(prompts, NO_TOKEN),
             "answers": flat.reshape(len(answers), most, flat.shape[1]),
+            "items": pad(items, NO_TOKEN),
         }
+
+    def _variants(self, shown: Sequence[TokenIds]) -> list[tuple[int, TokenIds]]:
+        """Further forms of the candidates, each with the place of the one that it means."""
+        if self.generate.forms == "one":
+            return []
+        found = unmistakable(shown, [self.instruction.variants(t) for t in shown], self._endings)
+        return [(item, form) for item, forms in enumerate(found) for form in forms]
 
     def _answer(self, candidates: Sequence[TokenIds], positive: int) -> TokenIds:
         """The answer that is taught."""
@@ -135,8 +158,7 @@ class GenerateRanker(PromptRanker):
         Ranked by decoding, a user's values are dealt out anew: the candidate at place r has the
         r-th highest likelihood, so that scores stay log-likelihoods and only their order changes.
         """
-        users = self._users(model, batch)
-        return self._stacked([self._user_scores(user) for user in users], batch)
+        return self._stacked([self._user_scores(user) for user in self._users(model, batch)])
 
     def entropy(self, model: Model, batch: Batch) -> Tensor:
         """Entropy (users,) in nats, as the settings ask.
@@ -148,67 +170,70 @@ class GenerateRanker(PromptRanker):
         """
         if self.generate.entropy == "candidates":
             return entropy_of(self.scores(model, batch))
-        return torch.stack([self._token_entropy(*read) for read in self._contexts(model, batch)])
+        return torch.stack([self._token_entropy(user) for user in self._users(model, batch)])
 
     def scores_and_entropy(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """Both, from one reading of each prompt."""
         users = self._users(model, batch)
-        scores = self._stacked([self._user_scores(user) for user in users], batch)
+        scores = self._stacked([self._user_scores(user) for user in users])
         if self.generate.entropy == "candidates":
             return scores, entropy_of(scores)
-        return scores, torch.stack([self._token_entropy(u.context, u.paths) for u in users])
+        return scores, torch.stack([self._token_entropy(user) for user in users])
 
     # -- one user -----------------------------------------------------------------------------
 
-    def _contexts(self, model: Model, batch: Batch) -> list[tuple[Context, list[TokenIds]]]:
+    def _users(self, model: Model, batch: Batch) -> list[_User]:
         found = []
-        for ids, answers in zip(batch["prompt_ids"], batch["answers"], strict=True):
+        for ids, answers, items in zip(
+            batch["prompt_ids"], batch["answers"], batch["items"], strict=True
+        ):
+            known = items != NO_TOKEN
+            sizes = lengths_of(answers[known])
             paths = [
-                path[: int(size)].tolist()
-                for path, size in zip(answers, lengths_of(answers), strict=True)
-                if size
+                path[: int(size)].tolist() for path, size in zip(answers[known], sizes, strict=True)
             ]
-            found.append((Context(model, ids[: int(lengths_of(ids))]), paths))
+            context = Context(model, ids[: int(lengths_of(ids))])
+            found.append(_User(context, paths, items[known].tolist()))
         return found
 
-    def _users(self, model: Model, batch: Batch) -> list[_User]:
-        return [
-            _User(context, paths, context.paths(paths))
-            for context, paths in self._contexts(model, batch)
-        ]
-
-    def _stacked(self, rows: Sequence[Tensor], batch: Batch) -> Tensor:
-        most = batch["answers"].shape[1]
+    def _stacked(self, rows: Sequence[Tensor]) -> Tensor:
+        most = max((len(row) for row in rows), default=0)
         return torch.stack(
             [torch.nn.functional.pad(r, (0, most - len(r)), value=float("-inf")) for r in rows]
         )
 
     def _user_scores(self, user: _User) -> Tensor:
-        likelihood = torch.stack([tokens.sum() for tokens in user.log_probs])
-        if self.generate.length == "mean":
-            likelihood = likelihood / torch.tensor([len(path) for path in user.paths]).to(
-                likelihood
-            )
+        log_probs = user.context.paths(user.paths)
+        likelihood = self._likelihood(user, log_probs)
         if self.generate.ranking == "likelihood":
             return likelihood
-        decoded = self.decode(user.context, user.paths, user.log_probs)
+        decoded = self._decode(user, log_probs)
         rest = [c for c in likelihood.argsort(descending=True).tolist() if c not in decoded]
         order = torch.tensor([*decoded, *rest], device=likelihood.device)
         return torch.zeros_like(likelihood).scatter(
             0, order, likelihood.sort(descending=True).values
         )
 
-    def decode(
-        self, context: Context, paths: Sequence[TokenIds], log_probs: Sequence[Tensor]
-    ) -> list[int]:
+    def _likelihood(self, user: _User, log_probs: Sequence[Tensor]) -> Tensor:
+        """Score of each candidate (C,): over its forms the likelihoods' sum, or the best mean."""
+        total = torch.stack([tokens.sum() for tokens in log_probs])
+        if self.generate.length == "mean":
+            total = total / torch.tensor([len(path) for path in user.paths]).to(total)
+        forms: list[list[int]] = [[] for _ in range(max(user.items) + 1)]
+        for path, item in enumerate(user.items):
+            forms[item].append(path)
+        if self.generate.length == "mean":
+            return torch.stack([total[paths].amax() for paths in forms])
+        return torch.stack([total[paths].logsumexp(0) for paths in forms])
+
+    def _decode(self, user: _User, log_probs: Sequence[Tensor]) -> list[int]:
         """The first `titles` candidates of a greedy decoding: valid ones only, none twice.
 
         Args:
-            context: the prompt.
-            paths: each candidate's title with what stands behind it.
-            log_probs: of the paths' tokens, right after the prompt.
+            user: the prompt and its answers.
+            log_probs: of the answers' tokens, right after the prompt.
         """
-        trie = Trie(paths)
+        trie = Trie(user.paths)
         tables = [row.tolist() for row in log_probs]
         chosen: list[int] = []
         written: TokenIds = []
@@ -217,36 +242,44 @@ class GenerateRanker(PromptRanker):
             return [tables[leaf][len(prefix)] for leaf in options.values()]
 
         def from_model(prefix: TokenIds, options: dict[int, int]) -> list[float]:
-            following = context.next([*written, *prefix])
+            following = user.context.next([*written, *prefix])
             return [float(following[token]) for token in options]
 
         while len(trie) and len(chosen) < self.generate.titles:
             path = trie.greedy(from_model if self.published and chosen else from_table)
-            chosen.append(trie.leaf(path))
-            trie.remove(chosen[-1])
+            chosen.append(_taken(trie, path, user.items))
             written += path
         return chosen
 
-    def _token_entropy(self, context: Context, paths: Sequence[TokenIds]) -> Tensor:
+    def _token_entropy(self, user: _User) -> Tensor:
         """Eq. 8 for one user, (); the choice of tokens carries no gradient, the entropies do."""
-        trie = Trie(paths)
+        trie = Trie(user.paths)
         first = self.generate.entropy_tokens
-        titles = min(self.generate.titles if self.published else 1, len(paths))
+        titles = min(self.generate.titles if self.published else 1, len(set(user.items)))
         entropies: list[Tensor] = []
         written: TokenIds = []
         for left in reversed(range(titles)):
             seen: list[Tensor] = []
 
             def look(prefix: TokenIds, options: dict[int, int], seen: list[Tensor] = seen) -> Any:
-                following = context.next([*written, *prefix])
+                following = user.context.next([*written, *prefix])
                 if len(prefix) < first:
                     seen.append(entropy_of(following))
                 return [float(following[token].detach()) for token in options]
 
             path = trie.greedy(look, always=first, most=None if left else first)
-            leaf = trie.leaf(path)
             # What stands behind a short title is no token of it.
-            entropies += seen[: max(1, len(paths[leaf]) - len(self._behind))]
-            trie.remove(leaf)
+            title = len(user.paths[trie.leaf(path)]) - len(self._behind)
+            entropies += seen[: max(1, title)]
+            _taken(trie, path, user.items)
             written.extend(path)
         return torch.stack(entropies).mean()
+
+
+def _taken(trie: Trie, path: TokenIds, items: Sequence[int]) -> int:
+    """The candidate that a path means; all its forms leave the trie."""
+    chosen = items[trie.leaf(path)]
+    for leaf, item in enumerate(items):
+        if item == chosen:
+            trie.remove(leaf)
+    return chosen

@@ -25,18 +25,10 @@ def distinct(
         RecipeError: an ending cannot be told from titles and marks.
     """
     kept: list[TokenIds] = []
-
-    def clashes(title: TokenIds) -> bool:
-        return any(
-            _starts(title + ending, other + ending) or _starts(other + ending, title + ending)
-            for other in kept
-            for ending in endings
-        )
-
     for title in titles:
         title = _without(title, endings)
         found, number = title, 1
-        while clashes(found):
+        while _clashes(found, kept, endings):
             number += 1
             if number > 2 * len(titles) + 100:
                 raise RecipeError(
@@ -46,6 +38,43 @@ def distinct(
             found = [*title, *suffix(number)] if number <= len(titles) + 1 else [*found, *suffix(2)]
         kept.append(found)
     return kept
+
+
+def unmistakable(
+    titles: Sequence[TokenIds],
+    variants: Sequence[Sequence[TokenIds]],
+    endings: Sequence[TokenIds],
+) -> list[list[TokenIds]]:
+    """Each title's variants that can mean no other title, without those that say nothing new.
+
+    A variant with which another title or its variant begins, or that begins with one, is left out,
+    and so is what holds an ending. A variant that could mean two titles means neither.
+
+    Args:
+        titles: distinct ones; see `distinct`.
+        variants: further ways to write each of them.
+        endings: what may stand behind a title in an answer.
+    """
+    written = [[title, *more] for title, more in zip(titles, variants, strict=True)]
+    found: list[list[TokenIds]] = []
+    for own, (title, *more) in enumerate(written):
+        others = [other for place, all_ in enumerate(written) if place != own for other in all_]
+        kept = [title]
+        for variant in more:
+            whole = variant == _without(variant, endings)
+            if variant and whole and not _clashes(variant, [*others, *kept], endings):
+                kept.append(variant)
+        found.append(kept[1:])
+    return found
+
+
+def _clashes(title: TokenIds, others: Sequence[TokenIds], endings: Sequence[TokenIds]) -> bool:
+    """Whether, with one of the endings, the title starts another or another starts it."""
+    return any(
+        _starts(title + ending, other + ending) or _starts(other + ending, title + ending)
+        for other in others
+        for ending in endings
+    )
 
 
 def _without(title: TokenIds, endings: Sequence[TokenIds]) -> TokenIds:
