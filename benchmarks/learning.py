@@ -6,8 +6,9 @@
 A trial is a name and, after a colon, settings of the recipe that differ from --recipe (or from the
 default). Each trains an adapter for the same minutes on 98 % of the training users of each domain.
 The others' packed histories judge it, in batches of one domain: each next item is ranked among the
-batch's items that its user never touched. Evaluation tables are never read. Resumable: the same
-command goes on. Writes learning.json into --out.
+batch's items that its user never touched. Evaluation tables are never read. All trials are judged
+on the same places, so each is compared with the first in pairs. Resumable: the same command goes
+on. Writes learning.json into --out.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 import yaml
 from rich.console import Console
@@ -28,13 +30,14 @@ from provenance import backbone_of, environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
-from reccocktail.evaluation.metrics import per_user, ranks, summarise
+from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summarise
+from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.progress import bar
 from reccocktail.ranking import build
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER
-from reccocktail.storage import read_json
+from reccocktail.storage import atomic_file, read_json
 from reccocktail.training.batches import DomainWindows
 from reccocktail.training.log import read_log
 from reccocktail.training.model import merged
@@ -45,6 +48,7 @@ from windows import windows_of
 SHARE = 0.98
 TARGETS = 96  # in one judging batch
 MEASURES = ("loss", "mrr", "ndcg@10")
+TARGET = "target"
 
 
 def settings_of(base: Recipe, changes: str) -> Recipe:
@@ -87,11 +91,44 @@ def held_out(domain: Domain, training: Domain, ranker: DenseRanker) -> DomainWin
     return windows
 
 
+def places_of(trial: Path) -> Path:
+    """File of what a trial measured at every place."""
+    return trial.with_name(f"{trial.name}.parquet")
+
+
+def against_first(trials: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Each trial less the first that trained, place by place, where both are kept in `out`.
+
+    Loss is left out: of another temperature or batch it is another thing.
+    """
+    files = {
+        name: places_of(out / name.replace(" ", "_"))
+        for name, found in trials.items()
+        if found["minutes"]
+    }
+    tables = {name: pl.read_parquet(file) for name, file in files.items() if file.exists()}
+    if not tables:
+        return {}
+    first, reference = next(iter(tables.items()))
+
+    def metrics(table: pl.DataFrame) -> dict[str, FloatArray]:
+        return {m: table[m].to_numpy() for m in MEASURES if m != "loss"}
+
+    return {
+        "first": first,
+        "differences": {
+            name: paired_bootstrap(metrics(table), metrics(reference))
+            for name, table in tables.items()
+            if name != first and table[TARGET].equals(reference[TARGET])
+        },
+    }
+
+
 @torch.no_grad()
 def judge(
     model: Any, ranker: DenseRanker, windows: DomainWindows, batches: int
 ) -> dict[str, np.ndarray]:
-    """Loss and ranking metrics of each target in some batches of one domain."""
+    """Loss, ranking metrics and item number of each target in some batches of one domain."""
     order = np.random.default_rng(0).permutation(len(windows.windows)).tolist()
     found: dict[str, list[np.ndarray]] = {}
     for _ in range(batches):
@@ -101,7 +138,8 @@ def judge(
         logits, wanted = ranker.contrast(model, windows.training_batch(ranker, chosen))
         values = per_user(ranks(logits.double().numpy(), wanted.numpy()))
         values["loss"] = cross_entropy(logits, wanted, reduction="none").double().numpy()
-        for measure in MEASURES:
+        values[TARGET] = np.concatenate([windows.windows[w][1:] for w in chosen])
+        for measure in (*MEASURES, TARGET):
             found.setdefault(measure, []).append(values[measure])
     return {measure: np.concatenate(values) for measure, values in found.items()}
 
@@ -139,10 +177,17 @@ def run_trial(
         for whole, part in zip(domains, training, strict=True):
             judged[whole.name] = judge(model, ranker, held_out(whole, part, ranker), batches)
             advance(1)
-    every = {m: np.concatenate([values[m] for values in judged.values()]) for m in MEASURES}
+    columns = (*MEASURES, TARGET)
+    every = {m: np.concatenate([values[m] for values in judged.values()]) for m in columns}
+    with atomic_file(places_of(out)) as temporary:
+        pl.DataFrame(every).write_parquet(temporary)
+
+    def means(values: Mapping[str, FloatArray]) -> dict[str, Any]:
+        return summarise({measure: values[measure] for measure in MEASURES})
+
     return {
-        **summarise(every),
-        "domains": {name: summarise(values) for name, values in judged.items()},
+        **means(every),
+        "domains": {name: means(values) for name, values in judged.items()},
         "recipe_sha256": recipe.sha256,
         **trained,
     }
@@ -179,16 +224,19 @@ def main(arguments: list[str] | None = None) -> None:
             folder = args.out / name.replace(" ", "_")
             found = run_trial(backbone, domains, training, recipe, folder, minutes, args.batches)
             result["trials"][name] = {"changes": changes, "minutes": minutes, **found}
-            result |= about
+            result |= about | {"against_first": against_first(result["trials"], args.out)}
             write_result(file, result)
-    table = Table("trial", "changes", "steps", "loss", "MRR", "NDCG@10")
+    compared = result.get("against_first", {}).get("differences", {})
+    table = Table("trial", "changes", "steps", "loss", "MRR", "NDCG@10", "NDCG@10 less the first's")
     for name, found in result["trials"].items():
         cells = [
             f"{found[m]:.3f} [{found['ci95'][m][0]:.3f}, {found['ci95'][m][1]:.3f}]"
             for m in MEASURES
         ]
-        table.add_row(name, found["changes"], str(found.get("steps", 0)), *cells)
-    Console(width=150).print(table)
+        gap = compared.get(name, {}).get("ndcg@10")
+        said = "{:+.3f} [{:+.3f}, {:+.3f}]".format(gap["difference"], *gap["ci95"]) if gap else ""
+        table.add_row(name, found["changes"], str(found.get("steps", 0)), *cells, said)
+    Console(width=170).print(table)
 
 
 if __name__ == "__main__":

@@ -711,9 +711,17 @@ def test_learning_judges_trials_on_users_that_no_trial_trained_on(
         "backbone",
         "--trial",
         "short: prompt.max_history=3 training.compile=false",
+        "--trial",
+        "thin: prompt.max_history=3 lora.rank=1",
+        "--trial",
+        "other places",
     ]
     learning.main([*common, *trials, "--minutes", "0.02"])
-    result = json.loads((tmp_path / "learning.json").read_text())["trials"]
+    kept = json.loads((tmp_path / "learning.json").read_text())
+    result, compared = kept["trials"], kept["against_first"]
+    assert compared["first"] == "short" and list(compared["differences"]) == ["thin"]
+    gap = compared["differences"]["thin"]["mrr"]["difference"]
+    assert result["thin"]["mrr"] - result["short"]["mrr"] == pytest.approx(gap, abs=1e-9)
     assert result["backbone"]["minutes"] == 0 and "steps" not in result["backbone"]
     assert result["short"]["steps"] == len(result["short"]["curve"]) > 0
     for found in result.values():
@@ -733,7 +741,7 @@ def test_learning_judges_trials_on_users_that_no_trial_trained_on(
     learning.main([*common, *trials, "--minutes", "0.02"])
     assert trained == []
     learning.main([*common, *trials, "--minutes", "0.03"])
-    assert trained == ["short"]
+    assert trained == ["short", "thin", "other_places"]
     kept = json.loads((tmp_path / "learning.json").read_text())
     assert kept["trials"]["short"]["minutes"] == 0.03
     with pytest.raises(RunError, match=r"other settings or data \(batches\)"):
