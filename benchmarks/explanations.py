@@ -51,15 +51,15 @@ CITED_TOKENS = 32  # of a citation that nothing constrains
 @torch.no_grad()
 def free_citation(explainer: Explainer, model: Model, history: Sequence[str], item: str) -> str:
     """What the model writes behind the opening, up to a quotation mark or a line's end."""
-    instruction = explainer._instruction
+    instruction = explainer.instruction
     *titles, own = instruction.titles([*history, item])
-    prompt = instruction.prompt(titles, [own], CITED_TOKENS) + explainer._opening
+    prompt = instruction.prompt(titles, [own], CITED_TOKENS) + explainer.opening
     context = Context(model, torch.tensor(prompt, device=next(model.parameters()).device))
     tokens: list[int] = []
     text = ""
     while len(tokens) < CITED_TOKENS:
         tokens.append(int(context.next(tokens).argmax()))
-        text = explainer._tokenizer.decode(tokens, skip_special_tokens=True)
+        text = explainer.tokenizer.decode(tokens, skip_special_tokens=True)
         if tokens[-1] == instruction.end[0] or any(c in text for c in f"{QUOTES}\n"):
             break
     return re.split(f"[{QUOTES}\n]", text)[0].strip()

@@ -64,12 +64,12 @@ def test_the_citation_and_the_free_words_are_greedy(backbone):
     explainer = explainer_for(backbone)
     history = ["red apple", "green tea", "old lamp shoe"]
     reason = explainer.reason(backbone.model, history, "sun")
-    tokens = explainer._instruction.titles([*history, "sun"])
+    tokens = explainer.instruction.titles([*history, "sun"])
 
     def following(ids):
         return backbone.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
 
-    prompt = explainer._instruction.prompt(tokens[:3], tokens[3:], 0) + explainer._opening
+    prompt = explainer.instruction.prompt(tokens[:3], tokens[3:], 0) + explainer.opening
     firsts = [title[0] for title in tokens[:3]]
     assert reason.cited == int(following(prompt)[torch.tensor(firsts)].argmax())
     ids = prompt + tokens[reason.cited] + explainer._middle + tokens[3] + explainer._closing

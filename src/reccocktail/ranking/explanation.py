@@ -47,7 +47,13 @@ class Reason:
 
 
 class Explainer:
-    """Writes reasons with any causal language model; no `generation_config` is read."""
+    """Writes reasons with any causal language model; no `generation_config` is read.
+
+    Attributes:
+        tokenizer: the backbone's.
+        instruction: writes the prompt.
+        opening: tokens of a reason up to the title that it cites.
+    """
 
     def __init__(
         self,
@@ -68,12 +74,10 @@ class Explainer:
             RecipeError, BackboneError: see `template.load` and `Instruction`.
         """
         self.template = load(template, ExplanationTemplate)
-        self._tokenizer, self._prompt, self._titles = tokenizer, prompt, titles
-        self._instruction = Instruction(
-            tokenizer, self.template, prompt.title_tokens, prompt.cutoff
-        )
+        self.tokenizer, self._prompt, self._titles = tokenizer, prompt, titles
+        self.instruction = Instruction(tokenizer, self.template, prompt.title_tokens, prompt.cutoff)
         pieces = [self.template.opening, self.template.middle, self.template.closing]
-        self._opening, self._middle, self._closing = self._instruction.tokens(pieces)
+        self.opening, self._middle, self._closing = self.instruction.tokens(pieces)
 
     @property
     def template_sha256(self) -> str:
@@ -91,19 +95,19 @@ class Explainer:
         """
         first = max(0, len(history) - self._prompt.max_history)
         read = [*history[first:]]
-        *tokens, own = self._instruction.titles([*read, item])
+        *tokens, own = self.instruction.titles([*read, item])
         # Equal titles are one to a reader: the latest of them may be cited.
         places = {tuple(title): place for place, title in enumerate(tokens) if title}
         marked = distinct(
             [list(title) for title in places],
             [self._middle],
-            lambda n: self._instruction.tokens([f" ({n})"])[0],
+            lambda n: self.instruction.tokens([f" ({n})"])[0],
         )
-        answer = len(self._opening) + len(self._middle) + len(own) + len(self._closing)
+        answer = len(self.opening) + len(self._middle) + len(own) + len(self._closing)
         room = answer + max(len(title) for title in marked) + FREE_TOKENS
-        prompt = self._instruction.prompt(tokens, [own], room)
+        prompt = self.instruction.prompt(tokens, [own], room)
         device = next(model.parameters()).device
-        context = Context(model, torch.tensor([*prompt, *self._opening], device=device))
+        context = Context(model, torch.tensor([*prompt, *self.opening], device=device))
         trie = Trie([title + self._middle for title in marked])
 
         def look(prefix: TokenIds, options: dict[int, int]) -> list[float]:
@@ -135,7 +139,7 @@ class Explainer:
         """The likeliest next tokens until a sentence ends, at most `FREE_TOKENS`."""
         fresh: TokenIds = []
         text = ""
-        end = self._instruction.end[0]
+        end = self.instruction.end[0]
         while len(fresh) < FREE_TOKENS:
             following = context.next([*written, *fresh])
             allowed = self._allowed.to(following.device)
@@ -144,7 +148,7 @@ class Explainer:
             if token == end:
                 break
             fresh.append(token)
-            text = str(self._tokenizer.decode(fresh, skip_special_tokens=True))
+            text = str(self.tokenizer.decode(fresh, skip_special_tokens=True))
             if ends(text):
                 break
         return text
@@ -152,9 +156,9 @@ class Explainer:
     @cached_property
     def _allowed(self) -> Tensor:
         """Tokens that may be written (vocabulary,): no quotation, no new line, none but the end."""
-        size = len(self._tokenizer)
-        special = set(self._tokenizer.all_special_ids) - set(self._instruction.end)
-        texts = self._tokenizer.batch_decode([[token] for token in range(size)])
+        size = len(self.tokenizer)
+        special = set(self.tokenizer.all_special_ids) - set(self.instruction.end)
+        texts = self.tokenizer.batch_decode([[token] for token in range(size)])
         return torch.tensor(
             [
                 token not in special and not any(c in QUOTES or c in "\r\n" for c in text)
