@@ -1,6 +1,12 @@
-"""A prompt that is read once, and the log-probabilities of what may follow it."""
+"""A prompt that is read once, and the log-probabilities of what may follow it.
+
+What follows, say the titles of all candidates, is read one by one, each behind a copy of the
+prompt's keys and values, or along one tree of tokens that stands behind the prompt itself: no copy,
+no padding, and what titles share is read once.
+"""
 
 import inspect
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,10 +14,13 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from reccocktail.prompting.encoding import TokenIds, pad
+from reccocktail.prompting.prefixes import forests
 from reccocktail.ranking.base import Model
 
 CACHED_TOKENS = 16384  # keys and values of so many tokens at once: all candidates of most prompts
 _CACHEABLE = {"full_attention", "sliding_attention"}
+_TREE_TOKENS = 1024  # of one tree; attention over it grows with the square
+_ALIKE = 0.05  # nats; further apart, on average, are trees that a model does not read
 
 
 class Context:
@@ -26,6 +35,8 @@ class Context:
         self._model, self._ids = model, ids
         kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         self._cached = kinds <= _CACHEABLE
+        # A mask for a tree holds for layers that see the whole sequence.
+        self._window = getattr(model.config, "sliding_window", None) or math.inf
         # Its name changes in transformers, model by model.
         named = "cache" in inspect.signature(model.forward).parameters
         self._cache_name = "cache" if named else "past_key_values"
@@ -69,8 +80,50 @@ class Context:
         found: Tensor = output.logits[0, -1].float().log_softmax(-1)
         return found
 
+    @property
+    def model(self) -> Model:
+        """The model that reads."""
+        return self._model
+
+    def allows_tree(self, paths: Sequence[TokenIds]) -> bool:
+        """Whether `tree` may be worth a try: on a CPU, within what every layer sees."""
+        longest = len(self._ids) + max((len(path) for path in paths), default=0)
+        # A GPU copies keys and values fast; trees are packed on the CPU.
+        return self._cached and longest <= self._window and self._ids.device.type != "cuda"
+
+    def tree(self, paths: Sequence[TokenIds]) -> list[Tensor]:
+        """What `paths` gives, of paths of one token at least, along trees of them.
+
+        The model is given positions and a mask (1, 1, tokens of the tree, tokens in all). Some heed
+        neither, or raise TypeError, ValueError or RuntimeError.
+        """
+        found = [self.first[torch.tensor(path[:1], device=self._ids.device)] for path in paths]
+        longer = [number for number, path in enumerate(paths) if len(path) > 1]
+        # The last token of a path is predicted, and nothing behind it.
+        read = [paths[number][:-1] for number in longer]
+        for forest in forests(read, _TREE_TOKENS, tokens=1):
+            tree = forest.to(self._ids.device)
+            before = len(self._ids)
+            sees_prompt = tree.follows.new_ones(1, tree.follows.shape[1], before)
+            output = self._model(
+                input_ids=tree.input_ids,
+                position_ids=before + tree.depths,
+                attention_mask=torch.cat([sees_prompt, tree.follows], -1)[:, None],
+                use_cache=True,
+                **{self._cache_name: self._copies(1)},
+            )
+            logits = output.logits[0].float()  # (tokens of the tree, vocabulary)
+            total = logits.logsumexp(-1)
+            for number, (_, end) in zip(tree.sequences, tree.ends.tolist(), strict=True):
+                path = paths[longer[number]]
+                way = tree.follows[0, end].nonzero()[:, 0]
+                following = torch.tensor(path[1:], device=way.device)
+                chosen = logits[way, following] - total[way]
+                found[longer[number]] = torch.cat([found[longer[number]], chosen])
+        return found
+
     def paths(self, paths: Sequence[TokenIds]) -> list[Tensor]:
-        """Log-probability of each token (tokens,) of each path after the prompt."""
+        """Log-probability of each token (tokens,) of each path after the prompt, one by one."""
         longest = max((len(path) for path in paths), default=0)
         each = max(1, CACHED_TOKENS // (len(self._ids) + longest))
         found: list[Tensor] = []
@@ -111,3 +164,35 @@ class Context:
                 for keys, values, *_ in self._cache
             ]
         )
+
+
+class PathReader:
+    """Log-probabilities of paths behind a prompt: along a tree, if the model reads trees.
+
+    Attributes:
+        trees: False reads one by one.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing of any model yet."""
+        self.trees = True
+        self._tried: dict[type, bool] = {}  # kind of model -> whether it reads trees
+
+    def __call__(self, context: Context, paths: Sequence[TokenIds]) -> list[Tensor]:
+        """Log-probability of each token (tokens,) of each path, all of one token at least."""
+        if not (self.trees and paths and context.allows_tree(paths)):
+            return context.paths(paths)
+        kind = type(context.model)
+        if kind not in self._tried:
+            self._tried[kind] = _reads_trees(context, paths)
+        return context.tree(paths) if self._tried[kind] else context.paths(paths)
+
+
+@torch.no_grad()
+def _reads_trees(context: Context, paths: Sequence[TokenIds]) -> bool:
+    """Whether the model heeds a mask and positions: the same paths must come out the same."""
+    try:
+        found = torch.cat(context.tree(paths))
+    except (TypeError, ValueError, RuntimeError):  # it takes no such mask
+        return False
+    return float((found - torch.cat(context.paths(paths))).abs().mean()) < _ALIKE

@@ -30,7 +30,7 @@ from transformers import PreTrainedTokenizerBase
 
 from reccocktail.prompting.encoding import TokenIds, pad
 from reccocktail.ranking.base import Batch, Model, entropy_of
-from reccocktail.ranking.continuation import Context
+from reccocktail.ranking.continuation import Context, PathReader
 from reccocktail.ranking.prompted import NO_TOKEN, Example, PromptRanker, lengths_of, logits_at
 from reccocktail.ranking.trie import Trie, unmistakable
 from reccocktail.recipe import GenerateSettings, PromptSettings
@@ -65,6 +65,7 @@ class GenerateRanker(PromptRanker):
         super().__init__(tokenizer, prompt, generate)
         self.generate = generate
         self.published = generate.answer == "published"
+        self.read = PathReader()
         self._behind = self.instruction.separator if self.published else self.instruction.end
         """Tokens behind a title that is scored."""
         endings = [self.instruction.end]
@@ -203,7 +204,7 @@ class GenerateRanker(PromptRanker):
         )
 
     def _user_scores(self, user: _User) -> Tensor:
-        log_probs = user.context.paths(user.paths)
+        log_probs = self.read(user.context, user.paths)
         likelihood = self._likelihood(user, log_probs)
         if self.generate.ranking == "likelihood":
             return likelihood
