@@ -1,13 +1,14 @@
-"""What does reading titles in trees save: a catalogue's vectors, and steps of training?
+"""What does reading titles in trees save: vectors, training steps, candidates behind a prompt?
 
     python benchmarks/prefixes.py --data PREPARED [--data ...] [--items 800] [--rounds 3] \
         [--out results/prefixes.json]
 
 Tokens are counted over every catalogue, one by one and in trees of several sizes. Time is measured
 on stretches of each catalogue, sorted as the trees are: titles one by one and in trees of the
-product's size take the same stretch in turns, and so do steps of training (forward and backward, 64
-targets, a fresh LoRA). The ratios are of seconds; the vectors' and the losses' largest difference
-stands beside them. Bare backbone, no cache.
+product's size take the same stretch in turns. So do steps of training (forward and backward, 64
+targets, a fresh LoRA), and the candidates of users behind the prompt of `generate`. The ratios are
+of seconds; the largest difference of vectors, losses and log-probabilities stands beside them. Bare
+backbone, no cache.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -23,14 +25,18 @@ from costs import seconds
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds, length_batches
 from reccocktail.prompting.prefixes import forests
 from reccocktail.ranking import build
 from reccocktail.ranking.base import LARGE_PASS, Batch
+from reccocktail.ranking.continuation import Context
 from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.generate import GenerateRanker
+from reccocktail.ranking.prompted import lengths_of
+from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.training.batches import DomainWindows
 from reccocktail.training.model import base_model, new_peft_model
@@ -119,6 +125,54 @@ def stepped(backbone: Backbone, domain: Domain, recipe: Recipe, rounds: int) -> 
     }
 
 
+@torch.no_grad()
+def answered(backbone: Backbone, domain: Domain, recipe: Recipe, rounds: int) -> dict[str, Any]:
+    """Seconds of users' candidates, read behind the prompt one by one and in a tree, in turns."""
+    ranker = build(backbone, recipe.model_copy(update={"ranker": "generate"}))
+    assert isinstance(ranker, GenerateRanker)
+    catalogue, device = Catalogue.of(domain, ranker), backbone.device
+    rows = sample_rows(domain.rows("test_warm"), rounds + 1, seed=0)
+    batch = ranker.ranking_batch(
+        catalogue.histories(rows), catalogue.candidates(rows), catalogue.tokens
+    )
+    sides: dict[str, list[float]] = {"one_by_one": [], "trees": []}
+    prompts: list[float] = []
+    tokens = 0
+    furthest = 0.0
+    with bar("Prompts", rows.height) as advance:
+        for number, (ids, answers) in enumerate(
+            zip(batch["prompt_ids"], batch["answers"], strict=True)
+        ):
+            ids = ids[: int(lengths_of(ids))].to(device)
+            paths = [path[path >= 0].tolist() for path in answers if path[0] >= 0]
+            contexts: list[Context] = []
+            prompts.append(
+                seconds(lambda i=ids, c=contexts: c.append(Context(backbone.model, i)), device)
+            )
+            found: dict[str, Any] = {}
+            ways = {"one_by_one": contexts[0].paths, "trees": contexts[0].tree}
+
+            def read(side: str, of: Any = paths, by: Any = ways, into: Any = found) -> None:
+                into[side] = torch.cat(by[side](of))
+
+            for side in sorted(sides, reverse=bool(number % 2)):
+                sides[side].append(seconds(lambda s=side, r=read: r(s), device))
+            furthest = max(furthest, float((found["trees"] - found["one_by_one"]).abs().max()))
+            tokens += len(ids)
+            advance(1)
+    # The first user pays for what all need.
+    prompts, kept = prompts[1:], {side: values[1:] for side, values in sides.items()}
+    whole = {side: np.add(prompts, values).tolist() for side, values in kept.items()}
+    return {
+        "users": len(prompts),
+        "prompt_tokens": tokens / rows.height,
+        "seconds": {"prompt": spread(prompts), **{s: spread(v) for s, v in kept.items()}},
+        "speedup": ratio_of_pairs(kept["one_by_one"], kept["trees"]),
+        "speedup_with_prompt": ratio_of_pairs(whole["one_by_one"], whole["trees"]),
+        "largest_difference": furthest,
+    }
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -142,8 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **environment(backbone, domains[0]),
     }
     del result["data"]
-    heads = ("domain", "items", "tokens one by one", "in trees", "vectors faster", "steps faster")
-    table = Table(*heads)
+    heads = ("domain", "items", "tokens one by one", "in trees")
+    table = Table(*heads, "vectors faster", "steps faster", "candidates faster", "with prompt")
     for domain in domains:
         ranker = build(backbone, recipe)
         assert isinstance(ranker, DenseRanker)
@@ -151,11 +205,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tokens = counted(ranker, titles)
         found = timed(backbone, ranker, titles, args.items, args.rounds)
         steps = stepped(backbone, domain, recipe, args.rounds)
+        candidates = answered(backbone, domain, recipe, args.rounds)
         result["domains"][domain.name] = {
             "sha256": domain.sha256,
             "tokens": tokens,
             "time": found,
             "steps": steps,
+            "candidates": candidates,
         }
         trees = tokens["trees"][str(DenseRanker.tree_tokens)]
         table.add_row(
@@ -165,7 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{trees:,} ({trees / tokens['one_by_one']:.0%})",
             *(
                 f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
-                for ratio in (found["speedup"], steps["speedup"])
+                for ratio in (
+                    found["speedup"],
+                    steps["speedup"],
+                    candidates["speedup"],
+                    candidates["speedup_with_prompt"],
+                )
             ),
         )
         if args.out:

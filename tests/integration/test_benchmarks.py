@@ -830,10 +830,11 @@ def test_trees_and_single_titles_take_the_same_stretches_and_steps(
     found = json.loads(out.read_text())["domains"]["tastes"]
     tokens = found["tokens"]
     assert all(0 < trees < tokens["one_by_one"] for trees in tokens["trees"].values())
-    for part in ("time", "steps"):
+    for part in ("time", "steps", "candidates"):
         assert all(side["n"] == 2 and side["min"] > 0 for side in found[part]["seconds"].values())
     assert found["time"]["largest_difference"] < 1e-5
     assert found["steps"]["largest_difference_of_loss"] < 1e-4
+    assert found["candidates"]["largest_difference"] < 1e-4
     with pytest.raises(RunError, match="at least 1"):
         benchmark("prefixes").main([*data, "--rounds", "0"])
 
