@@ -75,14 +75,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
         RunError: the file system refused the write (full disk, no permission); `path` is as it was.
             Other errors of the block are raised as they are.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    place = path.resolve()  # a link stays, and what it leads to is written
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            place.parent.mkdir(parents=True, exist_ok=True)
         with writing(path, temporary):
             yield temporary
         with writing(path):
-            os.replace(temporary, path)
+            os.replace(temporary, place)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -98,9 +99,12 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     Of several processes that replace one folder at the same time, the last one's stays.
 
     Raises:
-        RunError: as for `atomic_file`, `path` is a file, or another process keeps writing there.
+        RunError: as for `atomic_file`, `path` is a file or the folder that the process is in, or
+            another process keeps writing there.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    _require_elsewhere(path)
+    place = path.resolve()  # a link stays, and the folder that it leads to is replaced
+    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
     old = temporary.with_suffix(".old")
     try:
         require_dir(path)
@@ -110,15 +114,24 @@ def atomic_dir(path: Path) -> Iterator[Path]:
             yield temporary
         with writing(path):
             _open_to_others(temporary)
-            _move_into_place(temporary, path, old)
+            _move_into_place(temporary, place, old)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not path.exists():  # stopped between the two renames
+        if old.exists() and not place.exists():  # stopped between the two renames
             with suppress(OSError):
-                os.replace(old, path)
-        if path.exists():
+                os.replace(old, place)
+        if place.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _require_elsewhere(path: Path) -> None:
+    """Refuse to replace the folder that the process is in: it would stay in the deleted one."""
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise RunError(
+            f"{path} is the folder that the command runs in, or holds it, and would be replaced; "
+            "choose another folder."
+        )
 
 
 def _open_to_others(folder: Path) -> None:
@@ -160,11 +173,12 @@ def require_dir(path: Path) -> None:
         RunError: `path` is a file or lies below one, or nothing can be written there.
     """
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and not path.is_dir():
+        place = path.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if place.exists() and not place.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
         # Only a write tells what the file system allows, and to whom.
-        for folder in (path.parent, path):
+        for folder in (place.parent, place):
             if folder.is_dir():
                 tempfile.TemporaryFile(dir=folder).close()
 
@@ -191,9 +205,11 @@ def require_replaceable(
         error: what to raise for a folder with other files.
 
     Raises:
-        RunError: `path` is a file or lies below one, or the file system refuses.
+        RunError: `path` is a file or lies below one, the process is in it, or the file system
+            refuses.
         error: the folder holds other files; one of them is named.
     """
+    _require_elsewhere(path)
     require_dir(path)
     ours = (mark, *files) if _has_keys(path / mark, set(keys)) else ()
     for file in path.rglob("*") if path.is_dir() else ():
@@ -319,5 +335,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{path} does not exist; check the folder's path.") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise RunError(f"{path} cannot be read ({reason}); check who may read it.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunError(f"{path} is not a readable JSON file ({error}); make it again.") from error

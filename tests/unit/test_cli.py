@@ -237,6 +237,7 @@ def test_one_scenario_and_fixed_coefficients(call, tmp_path):
 def test_overlap_and_list(call):
     code, out, _ = call("data overlap --data shop --data mall")
     assert code == 0 and "shop" in out and "mall" in out and "%" in out
+    assert call("data overlap --data shop")[0] == 2
     code, out, _ = call("data list")
     assert code == 0 and "movielens-1m" in out and "smollm2-135m" in out
 

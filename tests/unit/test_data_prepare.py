@@ -1,5 +1,6 @@
 """Whole preparations: promises checked from the raw rows, apart from the package's own code."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -269,6 +270,41 @@ def test_repeated_rows_in_the_table_of_items_keep_the_first(tmp_path):
     assert domain.manifest["titles"]["rows with a repeated item id left out"] == 40
 
 
+def test_a_repeated_item_has_its_first_title_that_is_not_blank(tmp_path):
+    raw_tables(tmp_path)
+    items = pl.read_parquet(tmp_path / "items.parquet")
+    blank = items.with_columns(title=pl.Series([None, " "] * 20))
+    other = items.with_columns(title=pl.lit("Another"))
+    pl.concat([blank, items, other]).write_parquet(tmp_path / "items.parquet")
+    domain = run(tmp_path)
+    titles = dict(items.iter_rows())
+    kept = dict(zip(domain.item_ids, domain.titles, strict=True))
+    assert kept and all(title == titles[item].replace("&amp;", "&") for item, title in kept.items())
+
+
+@pytest.mark.parametrize("table", ["interactions", "items"])
+def test_ids_may_have_an_uncommon_name_in_one_table(tmp_path, table):
+    raw_tables(tmp_path)
+    wanted = run(tmp_path).manifest["outputs"]
+    file = tmp_path / f"{table}.parquet"
+    pl.read_parquet(file).rename({"item_id": "code"}).write_parquet(file)
+    with pytest.raises(DataError, match="--item-column"):
+        run(tmp_path, "none")
+    assert run(tmp_path, "named", item_column="code").manifest["outputs"] == wanted
+    with pytest.raises(DataError, match="no column 'wrong'"):
+        run(tmp_path, "none", item_column="wrong")
+
+
+def test_without_any_title_titles_are_asked_for(tmp_path):
+    raw_tables(tmp_path)
+    items = pl.read_parquet(tmp_path / "items.parquet")
+    items.with_columns(title=pl.lit("  ")).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(DataError, match="--missing-titles id") as error:
+        run(tmp_path)
+    one_sentence(error.value)
+    assert run(tmp_path, missing_titles="id").titles
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -351,6 +387,23 @@ def test_a_folder_with_other_files_is_never_replaced(tmp_path, manifest, files):
         run(tmp_path)
     one_sentence(error.value)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "train.parquet"])
+def test_files_that_may_not_be_read_are_named(tmp_path, monkeypatch, file):
+    raw_tables(tmp_path)
+    made = run(tmp_path)
+    plain = Path.open
+
+    def refused(self, *args, **options):
+        if self.name == file:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return plain(self, *args, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(DataError, match=f"{file} cannot be read; check who may") as error:
+        Domain.load(made.path)
+    one_sentence(error.value)
 
 
 def test_load_gives_back_what_was_prepared_and_names_damage(tmp_path):

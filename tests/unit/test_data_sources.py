@@ -176,6 +176,14 @@ def test_amazon_2018(tmp_path):
     assert items.rows() == [("B00006L9LC", "Citre Shine &amp; Go", None), ("B0JS", None, "Hair")]
 
 
+def test_half_a_character_is_a_question_mark(tmp_path):
+    reviews = put(tmp_path / "All_Beauty_5.json.gz", [json.dumps(REVIEW_2018)])
+    cut = {"asin": "B00006L9LC", "title": "Lamp \ud83d", "category": ["Bright \ude00"]}
+    put(tmp_path / "meta_All_Beauty.json.gz", [json.dumps(cut)])
+    _, items = read_amazon(reviews, tmp_path / "meta_All_Beauty.json.gz")
+    assert items.rows() == [("B00006L9LC", "Lamp ?", "Bright ?")]
+
+
 def test_amazon_2023_uses_the_parent_product_and_its_own_title(tmp_path):
     put(tmp_path / "All_Beauty.jsonl.gz", [json.dumps(REVIEW_2023)])
     meta = {

@@ -56,6 +56,24 @@ def test_atomic_files_know_no_quotes(tmp_path):
     assert as_items(read_table(path), path.name)[TITLE].to_list() == ['"Crocodile" Dundee', '"Open']
 
 
+@pytest.mark.parametrize(
+    ("lines", "titles"),
+    [
+        (
+            ['1\t"Open 10', "2\tPlain", '3\t`A 12"', "4\tLast"],
+            ['"Open 10', "Plain", '`A 12"', "Last"],
+        ),
+        (['1\t"Say ""hi"""', "2\tPlain"], ['Say "hi"', "Plain"]),
+        (['1\t"Two', 'lines"', "2\tPlain"], ["Two\nlines", "Plain"]),
+        (['1\t"Crocodile" Dundee', "2\tPlain"], ['"Crocodile" Dundee', "Plain"]),
+    ],
+)
+def test_quotes_of_a_tsv_swallow_no_rows(tmp_path, lines, titles):
+    path = tmp_path / "items.tsv"
+    path.write_text("\n".join(["item_id\ttitle", *lines]) + "\n")
+    assert as_items(read_table(path), path.name)[TITLE].to_list() == titles
+
+
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_a_csv_with_other_separators_is_read(tmp_path, mark):
     """As spreadsheets write it where the comma is for decimals."""
@@ -186,6 +204,14 @@ def test_json_lines_whose_types_change_late_are_read(tmp_path):
     events = as_interactions(read_table(path), path.name)
     assert events.height == 10_051
     assert events.row(-1) == ("x", "y", 3)
+
+
+def test_json_lines_whose_columns_come_late_keep_them(tmp_path):
+    path = tmp_path / "items.jsonl"
+    early = [{"item_id": f"i{n}"} for n in range(12_000)]
+    late = [{"item_id": "late", "title": "Late", "categories": ["a", "b"]}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*early, *late]))
+    assert as_items(read_table(path), path.name).row(-1) == ("late", "Late", "a, b")
 
 
 def test_lists_stay_lists_where_a_type_changes_late(tmp_path):

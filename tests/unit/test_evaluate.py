@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from reccocktail.data.prepare import prepare
 from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation import scorer, whole
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
@@ -483,6 +484,24 @@ def test_nobody_to_score_is_refused(domain, backbone, tmp_path):
     with pytest.raises(RunError, match="nobody to score") as error:
         evaluate(empty, [], None, tmp_path / "e", baselines=["popularity"])
     one_sentence(error.value)
+
+
+def test_a_small_catalogue_shows_only_what_a_user_never_touched(tmp_path):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    rows = [(f"u{u}", f"i{(u * 5 + 2 * k) % 9}", k) for u in range(60) for k in range(6)]
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_csv(
+        folder / "interactions.csv"
+    )
+    items = {"item_id": [f"i{n}" for n in range(9)], "title": [f"Item {n}" for n in range(9)]}
+    pl.DataFrame(items).write_csv(folder / "items.csv")
+    small = prepare(
+        folder / "interactions.csv", folder / "items.csv", "small", tmp_path / "small",
+        min_count=1, negatives=2, cold_fraction=0.25,
+    )  # fmt: skip
+    evaluate(small, [], None, tmp_path / "e", baselines=["popularity"])
+    shown = [e["models"]["popularity"] for e in content(tmp_path / "e", "examples.json")]
+    assert shown and all(0 < len(items) < 5 for items in shown)
 
 
 def test_a_scenario_without_users_is_left_out(domain, tmp_path):

@@ -29,6 +29,7 @@ from reccocktail.evaluation.report import (
 )
 from reccocktail.evaluation.results import PREDICTION_SCHEMA, write_evaluation
 from reccocktail.storage import write_json
+from tests.helpers import one_sentence
 
 EVIL = '<script>alert("x")</script> & "Salt | Pepper" $5_off$'
 N_CANDIDATES = 30
@@ -416,6 +417,27 @@ def test_errors_name_the_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not have an evaluation's form"):
         report([tmp_path], tmp_path / "r.html")
     assert not (tmp_path / "r.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.json", {"models": {}}),
+        ("examples.json", [{"user_id": "a"}]),
+        ("cocktails.json", [{"name": "cocktail-warm"}]),
+        ("predictions.parquet", None),
+    ],
+)
+def test_damaged_files_are_one_sentence(file: str, content: object, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    if content is None:
+        (run / file).write_bytes(b"no table")
+    else:
+        write_json(run / file, content)
+    with pytest.raises(RunError, match="evaluate again") as error:
+        report([run], tmp_path / "report.html")
+    one_sentence(error.value)
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_plots(tmp_path: Path) -> None:

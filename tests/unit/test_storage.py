@@ -308,6 +308,32 @@ class Race:
         self._patch.setattr(os, "replace", replace)
 
 
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with atomic_dir(tmp_path / "link") as folder:
+        (folder / "new").write_text("new")
+    (tmp_path / "file").symlink_to(tmp_path / "elsewhere" / "target")
+    write_json(tmp_path / "file", 1)
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").is_symlink()
+    assert names(tmp_path / "elsewhere") == ["new", "target"]
+    assert names(tmp_path) == ["elsewhere", "file", "link"]
+
+
+@pytest.mark.parametrize("place", [".", "..", "../here"])
+def test_the_folder_that_the_process_is_in_is_never_replaced(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(RunError, match="choose another folder") as error:
+        require_replaceable(Path(place), "a run", "mark.json", ("a",), ("b",))
+    one_sentence(error.value)
+    with pytest.raises(RunError, match="would be replaced"), atomic_dir(Path(place)):
+        pytest.fail("the block ran")
+    assert names(tmp_path) == ["here"] and Path.cwd() == tmp_path / "here"
+
+
 @pytest.fixture
 def race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Race:
     return Race(tmp_path / "out", monkeypatch)

@@ -26,6 +26,7 @@ class TextSimilarity(ItemSimilarity):
             blocks = [part.fit_transform(domain.titles) for part in term_weights()]
         except ValueError as error:  # "empty vocabulary"
             raise DataError(
-                f"No title of '{domain.name}' holds a word; text-similarity has nothing to compare."
+                f"No title of '{domain.name}' holds a word, so text-similarity has nothing to "
+                "compare; leave it out, or give titles in words."
             ) from error
         return sparse.csr_array(sparse.hstack(blocks))

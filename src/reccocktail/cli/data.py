@@ -6,6 +6,7 @@ from typing import Literal
 from rich.table import Column, Table
 
 from reccocktail.cli.shared import Whole, data_app, output
+from reccocktail.errors import DataError
 
 
 @data_app.command(name="list")
@@ -119,6 +120,8 @@ def overlap(*, data: list[Path]) -> None:
     from reccocktail.data.domain import Domain
     from reccocktail.data.overlap import overlap as audit
 
+    if len(data) < 2:
+        raise DataError("Titles are compared between domains; give --data twice or more.")
     table = Table("first", "second", "shared titles", "share of first", "share of second")
     for row in audit([Domain.load(path) for path in data]).iter_rows(named=True):
         shares = (f"{100 * row[key]:.2f} %" for key in ("first_share", "second_share"))

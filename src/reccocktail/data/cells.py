@@ -49,3 +49,8 @@ def leaves(value: Any) -> list[str]:
     if isinstance(value, list):
         return list(dict.fromkeys(leaf for part in value for leaf in leaves(part)))
     return [] if value is None else [str(value)]
+
+
+def whole_text(text: str) -> str:
+    """The text with a question mark for each half of a character, such as a cut emoji's."""
+    return text.encode("utf-8", "replace").decode("utf-8")

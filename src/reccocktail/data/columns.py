@@ -81,6 +81,11 @@ ALIASES: dict[str, tuple[str, ...]] = {
 ITEM_TABLE_ALIASES = {**ALIASES, ITEM: (*ALIASES[ITEM], "id")}
 
 
+def has_column(frame: pl.DataFrame, given: str) -> bool:
+    """Whether a table has a column of that name, RecBole's type behind it or not."""
+    return any(given in (name, name.partition(":")[0]) for name in frame.columns)
+
+
 def find_column(
     frame: pl.DataFrame, wanted: str, given: str | None, where: str, *, items: bool = False
 ) -> str | None:

@@ -50,9 +50,16 @@ class Domain:
         """Open a folder that `reccocktail data prepare` wrote.
 
         Raises:
-            DataError: the folder is missing, incomplete, of another format, or its files changed.
+            DataError: the folder is missing, incomplete, of another format, or its files changed or
+                cannot be read.
         """
-        path = Path(path)
+        try:
+            return cls._load(Path(path))
+        except PermissionError as error:
+            raise DataError(f"{error.filename} cannot be read; check who may read it.") from error
+
+    @classmethod
+    def _load(cls, path: Path) -> "Domain":
         again = "make it with `reccocktail data prepare`"
         if not (path / MANIFEST).is_file():
             what = (
@@ -65,6 +72,8 @@ class Domain:
             manifest = read_json(path / MANIFEST)
             version, name, outputs = manifest["format"], manifest["name"], dict(manifest["outputs"])
         except (RunError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error.__cause__, PermissionError):
+                raise error.__cause__ from None
             raise DataError(
                 f"{path / MANIFEST} is damaged; delete the folder and {again} again."
             ) from error

@@ -37,7 +37,7 @@ def encode(
     title_counts: dict[str, int],
 ) -> Raw:
     """Replace ids by codes: users by first appearance, items by place in their table."""
-    unique = items.unique(subset=ITEM, keep="first", maintain_order=True)
+    unique = _first_rows(items)
     titles = clean_titles(unique[TITLE].to_list())
     titled = np.array([bool(title) for title in titles], dtype=np.bool_)
     title_counts["rows with a repeated item id left out"] = items.height - unique.height
@@ -89,6 +89,16 @@ def encode(
         None if rating is None else rating[order],
         positions,
     )
+
+
+def _first_rows(items: pl.DataFrame) -> pl.DataFrame:
+    """One row an item, the first, with the item's first title that is not blank."""
+    unique = items.unique(subset=ITEM, keep="first", maintain_order=True)
+    if unique.height == items.height:
+        return unique
+    titled = items.filter(pl.col(TITLE).str.strip_chars() != "").unique(ITEM, keep="first")
+    titles = unique.join(titled.select(ITEM, TITLE), on=ITEM, how="left", maintain_order="left")
+    return unique.with_columns(titles[f"{TITLE}_right"].alias(TITLE))
 
 
 def require_times(raw: Raw) -> None:
@@ -151,6 +161,10 @@ def keep_usable(
         {"step": f"{min_count}-core, round {number}", **left}
         for number, left in enumerate(rounds, 1)
     ]
+    if len(raw.log) and not raw.titled[raw.log.item].any():
+        raise DataError(
+            "No item that users chose has a title; give titles, or --missing-titles id."
+        )
     if not len(log):
         per_user = before["interactions"] / max(before["users"], 1)
         raise DataError(

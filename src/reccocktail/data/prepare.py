@@ -1,5 +1,6 @@
 """Raw tables -> a prepared folder: filter, split, draw candidates, write a manifest."""
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from reccocktail.data.candidates import Touched, draw_candidates
-from reccocktail.data.columns import as_interactions, as_items
+from reccocktail.data.columns import as_interactions, as_items, has_column
 from reccocktail.data.domain import FORMAT, MANIFEST, TABLES, Domain
 from reccocktail.data.filtering import Log
 from reccocktail.data.ingest import encode, keep_usable, require_times, touched_pairs
@@ -124,23 +125,22 @@ def prepare(
     files = {"interactions": Path(interactions), "items": Path(items)}
     out = Path(out)
     check_out(out, tuple(files.values()))
+    tables = {kind: read_table(path) for kind, path in files.items()}
+    # Ids may have an uncommon name in one table alone.
+    named = {kind: item_column and has_column(table, item_column) for kind, table in tables.items()}
     events = as_interactions(
-        read_table(files["interactions"]),
+        tables["interactions"],
         files["interactions"].name,
         user_column=user_column,
-        item_column=item_column,
+        item_column=None if named["items"] and not named["interactions"] else item_column,
         time_column=time_column,
         rating_column=rating_column,
         rated=min_rating is not None,
     )
-    item_table = read_table(files["items"])
-    named_here = item_column is not None and any(
-        item_column in (c, c.partition(":")[0]) for c in item_table.columns
-    )
     catalogue = as_items(
-        item_table,
+        tables["items"],
         files["items"].name,
-        item_column=item_column if named_here else None,
+        item_column=item_column if named["items"] else None,
         title_column=title_column,
     )
     inputs = {
@@ -149,12 +149,12 @@ def prepare(
     counts: list[dict[str, Any]] = []
     title_counts: dict[str, int] = {}
     raw = encode(events, catalogue, missing_titles, counts, title_counts)
-    del events, item_table
+    del events, tables
     if split == "global-time":
         require_times(raw)
     log, user_of, item_of = keep_usable(raw, min_rating, min_count, counts)
     parts = settings.parts(log, len(user_of), len(item_of), seed)
-    _require_rows(parts)
+    _require_rows(parts, split)
     kept = raw.items[item_of].with_columns(
         pl.Series(SPLIT, np.array(ITEM_SPLITS)[parts.kind].tolist(), dtype=pl.String)
     )
@@ -212,6 +212,10 @@ class _Settings:
             (
                 not 0 <= self.cold_fraction <= 0.5,
                 f"cold-fraction is {self.cold_fraction} and must be between 0 and 0.5",
+            ),
+            (
+                self.min_rating is not None and not math.isfinite(self.min_rating),
+                f"min-rating is {self.min_rating} and must be a number",
             ),
             (self.split not in RULES, f"split is '{self.split}' and must be {' or '.join(RULES)}"),
             (self.negatives < 1, f"negatives is {self.negatives} and must be at least 1"),
@@ -314,17 +318,18 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
     )
 
 
-def _require_rows(split: Split) -> None:
-    if not len(split.train):
+def _require_rows(parts: Split, split: str) -> None:
+    by_time = split == "global-time"
+    way_out = "move --valid-from and --test-from" if by_time else "lower --cold-fraction"
+    if not len(parts.train):
         raise DataError(
             "No user has two items to train on after the split; give longer histories or lower "
             "--min-count."
         )
     for table in ("valid_warm", "test_warm"):
-        if not len(split.tables[table]):
+        if not len(parts.tables[table]):
             raise DataError(
-                f"The split leaves no row in {table}; give more or longer histories, or lower "
-                "--cold-fraction."
+                f"The split leaves no row in {table}; give more or longer histories, or {way_out}."
             )
 
 

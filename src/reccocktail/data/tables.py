@@ -16,6 +16,7 @@ FORMATS = ".parquet, .csv, .tsv, .inter, .item, .jsonl, .ndjson or .json, each a
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TEXTS = (".csv", ".tsv", ".inter", ".item")
 _JSON = (".jsonl", ".ndjson", ".json")
+_INFERRED = 10_000  # lines of JSON that say what type a column has
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -28,13 +29,13 @@ def read_table(path: Path) -> pl.DataFrame:
     Raises:
         DataError: the file is missing, empty, of an unknown format or cannot be read.
     """
-    if not path.is_file():
-        what = "is a folder, not a table" if path.is_dir() else "does not exist"
-        raise DataError(f"{path} {what}; give the path of a file ({FORMATS}).")
     endings = [ending.lower() for ending in path.suffixes]
     packed = bool(endings) and endings[-1] == ".gz"
     ending = (endings[-2:-1] or [""])[0] if packed else (endings or [""])[-1]
     try:
+        if not path.is_file():
+            what = "is a folder, not a table" if path.is_dir() else "does not exist"
+            raise DataError(f"{path} {what}; give the path of a file ({FORMATS}).")
         if ending == ".parquet" and not packed:
             return _filled(pl.read_parquet(path, glob=False), path)
         if ending not in (".parquet", *_TEXTS, *_JSON):
@@ -52,6 +53,8 @@ def read_table(path: Path) -> pl.DataFrame:
     except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         advice = "save it as UTF-8" if "utf" in reason.lower() else "check the file"
+        if isinstance(error, PermissionError):
+            reason, advice = error.strerror or reason, "check who may read it"
         raise DataError(f"{path.name} cannot be read ({reason[:200]}); {advice}.") from error
 
 
@@ -66,11 +69,23 @@ def _read_text(content: bytes, ending: str) -> pl.DataFrame:
     # RecBole's atomic files know no quotes: a title may begin with one.
     quote = None if ending in (".inter", ".item") else '"'
     try:
-        return pl.read_csv(content, separator=separator, quote_char=quote, infer_schema=False)
+        found = pl.read_csv(content, separator=separator, quote_char=quote, infer_schema=False)
+        if ending != ".tsv" or not _swallowed(content, found.height):
+            return found
     except pl.exceptions.ComputeError:
         if ending != ".tsv":
             raise
-        return pl.read_csv(content, separator=separator, quote_char=None, infer_schema=False)
+    return pl.read_csv(content, separator=separator, quote_char=None, infer_schema=False)
+
+
+def _swallowed(content: bytes, rows: int) -> bool:
+    """Whether quotes of a TSV are plain text: inch marks that took whole lines for one cell.
+
+    Then each line alone has as many cells as the header, and there are more of them than rows.
+    """
+    header, *lines = [line for line in content.splitlines() if line.strip()]
+    tabs = header.count(b"\t")
+    return len(lines) > rows and all(line.count(b"\t") == tabs for line in lines)
 
 
 def _separator(content: bytes) -> str:
@@ -83,26 +98,36 @@ def _read_json(content: bytes, path: Path) -> pl.DataFrame:
     if content.lstrip()[:1] == b"[":
         raise DataError(f"{path.name} is one JSON array; write one object a line (JSON lines).")
     try:
-        return pl.read_ndjson(content, infer_schema_length=10_000)
+        found = pl.read_ndjson(content, infer_schema_length=_INFERRED)
+        if found.height <= _INFERRED:
+            return found
+        # A column that the first lines lack is left out without a word, and so is what they leave
+        # open, such as a list's type.
+        every = pl.read_ndjson(content, infer_schema_length=None).columns
+        if set(every) == set(found.columns) and "Null" not in str(found.dtypes):
+            return found
     except pl.exceptions.PolarsError:
-        # Types that change after the first rows, or a broken line: look closer to name it.
-        rows = []
-        for number, line in enumerate(content.splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(
-                    f"{path.name}: line {number} is not JSON ({error}); mend or remove it."
-                ) from error
-            if not isinstance(row, dict):
-                raise DataError(
-                    f"{path.name}: line {number} is not a JSON object; mend or remove it."
-                ) from None
-            rows.append(row)
-        names = dict.fromkeys(name for row in rows for name in row)
-        return pl.DataFrame([_column(name, [row.get(name) for row in rows]) for name in names])
+        pass  # types that change after the first lines, or a broken line
+    return _line_by_line(content, path)
+
+
+def _line_by_line(content: bytes, path: Path) -> pl.DataFrame:
+    """JSON lines of any kind, read slowly; a broken line is named."""
+    rows = []
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{path.name}: line {number} is not JSON ({error}); mend or remove it."
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path.name}: line {number} is not a JSON object; mend or remove it.")
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pl.DataFrame([_column(name, [row.get(name) for row in rows]) for name in names])
 
 
 def _column(name: str, cells: list[Any]) -> pl.Series:

@@ -143,7 +143,9 @@ def evaluate(
     ]
     for name in names:
         if names.count(name) > 1:
-            raise RunError(f"Two models are named '{name}'; rename one adapter folder.")
+            raise RunError(
+                f"Two models are named '{name}'; leave one out, or rename its adapter folder."
+            )
     pair = check_controls(controls, [a for a, _ in adapters], domain, settings.chosen_on)
     sheets = [sheet for _, path in adapters if (sheet := load_sheet(path)) is not None]
     recipe = adapters[0][0].card.recipe if adapters else recipe or Recipe()
@@ -288,7 +290,10 @@ def _tables(
             settings.seed,
         )
     if not tables.test:
-        raise RunError(f"{domain.name} has nobody to score; prepare more data.")
+        raise RunError(
+            f"{domain.name} has nobody to score in {' or '.join(scenarios)}; choose another "
+            "--scenario, or prepare more data."
+        )
     return tables
 
 

@@ -60,7 +60,13 @@ def report(runs: list[Path], out: Path) -> Path:
         raise RunError("A report needs at least one run; give an evaluation folder.")
     numbers = itertools.count(1)
     sections = [_section(folder, numbers) for folder in runs]
-    text = page_environment().get_template("report.html.j2").render(sections=sections)
+    try:
+        text = page_environment().get_template("report.html.j2").render(sections=sections)
+    except jinja2.UndefinedError as error:
+        names = ", ".join(map(str, runs))
+        raise RunError(
+            f"Not all of {names} have an evaluation's form ({error}); evaluate again."
+        ) from error
     with atomic_file(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out
@@ -101,7 +107,14 @@ def _section(run: Path, numbers: Iterator[int]) -> dict[str, Any]:
         for cocktail in cocktails:
             cocktail["also_scored"] = _also_scored(folder, cocktail)
         return _content(run, metrics, facts, cocktails, _optional(folder / EXAMPLES_FILE), numbers)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        ValueError,
+        pl.exceptions.PolarsError,
+    ) as error:
         raise RunError(
             f"{folder} does not have an evaluation's form ({type(error).__name__}: {error});"
             " evaluate again."

@@ -75,7 +75,8 @@ class WholeCatalogue:
         self, model: str, scenario: Scenario, rows: pl.DataFrame, scores: FloatArray, wanted: int
     ) -> None:
         for user, of_user in zip(rows[USER].head(max(wanted, 0)), scores, strict=False):
-            best = np.argsort(-of_user, kind="stable")[:_SHOWN].tolist()
+            best = np.argsort(-of_user, kind="stable")[:_SHOWN]
+            best = best[np.isfinite(of_user[best])].tolist()  # a small catalogue may be all touched
             items = self.domain.items[best]
             self._tops.setdefault((scenario, user), {})[model] = [
                 {"title": title, "score": round(float(of_user[item]), 4), "new": split != "warm"}

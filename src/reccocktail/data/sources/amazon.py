@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from reccocktail.data.cells import leaves
+from reccocktail.data.cells import leaves, whole_text
 from reccocktail.data.sources.lines import field, number_field, one_file, parse, text_lines
 from reccocktail.errors import DataError
 from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER
@@ -92,9 +92,10 @@ def read_metadata(path: Path, wanted: set[str] | None = None) -> pl.DataFrame:
         item = str(field(record, _ITEM_FIELDS, path, number))
         if wanted is None or item in wanted:
             title = record.get("title")
-            usable = isinstance(title, str) and _SCRIPT not in title
             categories = leaves(record.get("categories") or record.get("category") or [])
-            rows.append((item, title if usable else None, ", ".join(categories) or None))
+            usable = isinstance(title, str) and _SCRIPT not in title
+            shown = whole_text(str(title)) if usable else None
+            rows.append((item, shown, whole_text(", ".join(categories)) or None))
     schema = {ITEM: pl.String, TITLE: pl.String, CATEGORIES: pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
