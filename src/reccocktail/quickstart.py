@@ -1,6 +1,5 @@
 """The main job on data and a language model that any machine can get: from nothing to a report."""
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,12 +30,12 @@ from reccocktail.progress import say
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
+from reccocktail.serving.schemas import usable_name
 from reccocktail.storage import read_json, sha256_file, write_json
 from reccocktail.training.adapter import Adapter
 
 PACE = "pace.json"
 PRECISION = "auto"
-_NOT_IN_NAMES = r"[^A-Za-z0-9_.-]+"  # of served domains
 
 DEPARTMENTS = ("grocery", "drug_gm", "fresh")
 # Domain -> what `fetch` calls its source, and the folder in it.
@@ -141,7 +140,7 @@ def page_command(out: Path, domain: str) -> str:
     data = out / "data" / (known.name if known else Path(domain).resolve().name)
     name = domain if known else data.name
     # In the run's precision, whose item vectors are kept.
-    place = f"{re.sub(_NOT_IN_NAMES, '-', name)}={data}:{out / 'cocktail_warm'}"
+    place = f"{usable_name(name)}={data}:{out / 'cocktail_warm'}"
     return f"reccocktail serve --precision {PRECISION} --domain {shlex.quote(place)}"
 
 

@@ -326,12 +326,28 @@ def edit_config(folder, **values):
         ({"lora_alpha": None}, "lora_alpha"),
         ({"lora_alpha": "much"}, "lora_alpha"),
         ({"lora_alpha": 0}, "lora_alpha"),
+        ({"lora_alpha": float("inf")}, "lora_alpha"),
+        ({"alpha_pattern": ["x"]}, "damaged"),
     ],
 )
 def test_other_kinds_of_adapters_are_refused(saved, values, names):
     edit_config(saved, **values)
     with pytest.raises(AdapterError, match=names):
         Adapter.load(saved)
+
+
+def test_a_rank_of_nothing_is_refused(saved):
+    tensors = load_file(saved / TENSORS_FILE)
+    for name, tensor in tensors.items():
+        tensors[name] = (tensor[:0] if "lora_A" in name else tensor[:, :0]).contiguous()
+    save_file(tensors, saved / TENSORS_FILE)
+    with pytest.raises(AdapterError, match="do not fit"):
+        Adapter.load(saved)
+
+
+def test_the_first_that_loads(saved, tmp_path):
+    assert Adapter.first_of([tmp_path / "gone", saved]).name == saved.name
+    assert Adapter.first_of([tmp_path / "gone"]) is None
 
 
 @pytest.mark.parametrize("start", [True, False, "gaussian", "eva", "orthogonal"])

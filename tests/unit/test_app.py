@@ -268,6 +268,10 @@ def test_a_plug_in_that_takes_long_goes_on(client, service, monkeypatch):
     bad = {"data": "small", "adapter": "small"}
     sentence(client.put("/v1/domains/third", json=bad, headers=AS_ADMIN), 422)
     assert "adapter" in client.get("/v1/domains").json()["failed"]["third"]
+    # What failed is listed until it is removed, and what was never there cannot be.
+    assert client.delete("/v1/domains/third", headers=AS_ADMIN).status_code == 204
+    assert client.get("/v1/domains").json()["failed"] == {}
+    sentence(client.delete("/v1/domains/third", headers=AS_ADMIN), 404)
 
 
 def test_plug_ins_stay_below_the_root(client, service, here):

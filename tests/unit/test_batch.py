@@ -339,6 +339,8 @@ def test_numbers_below_one_and_foreign_folders_are_refused(job, tmp_path):
         with pytest.raises(RecipeError, match="at least 1, not 0") as error:
             batch(wrong)
         one_sentence(error.value)
+    with pytest.raises(RecipeError, match="--workers must be at least 1"):
+        batch(job, workers=0)
     job.out.mkdir()
     (job.out / "precious.txt").write_text("mine")
     with pytest.raises(RunError, match="other files than a batch's") as error:

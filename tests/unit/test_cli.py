@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import polars as pl
@@ -660,6 +661,22 @@ def test_an_interrupt_gives_130_and_a_line(call, monkeypatch):
     assert err.strip() == (
         "Interrupted. Nothing is left half-written; run the command again to start anew."
     )
+
+
+def test_a_signal_to_end_is_an_interrupt(call, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+    cleared = []
+
+    def ended(*_, **__):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleared.append(True)
+
+    monkeypatch.setattr("reccocktail.data.domain.Domain.load", ended)
+    code, _, err = call("recommend --adapter base --data shop --user u1")
+    assert code == cli.INTERRUPTED and err.startswith("Interrupted.") and cleared == [True]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize("command", ["quickstart", "batch --users x", "data fetch amazon14_beauty"])

@@ -110,7 +110,15 @@ def test_given_coefficients_may_leave_the_simplex(backbone, domain, pair, tmp_pa
 
 @pytest.mark.parametrize(
     "wrong",
-    [(1.0,), (0.0, 0.0), (-0.5, 1.5), (0.2, 0.3, 0.5), (float("nan"), 1.0), (1.0, float("inf"))],
+    [
+        (1.0,),
+        (0.0, 0.0),
+        (-0.5, 1.5),
+        (0.2, 0.3, 0.5),
+        (float("nan"), 1.0),
+        (1.0, float("inf")),
+        (1e38, 1e38),
+    ],  # fmt: skip
 )
 def test_wrong_coefficients_are_refused(backbone, domain, pair, tmp_path, wrong):
     with pytest.raises(AdapterError, match="Give 2 coefficients, one for each") as error:
@@ -506,6 +514,10 @@ def test_too_few_users_are_refused(backbone, domain, pair, tmp_path):
         Mixer(pair, backbone, lonely, "cold", SMALL)
     one_sentence(error.value)
     for objective in ("validation", "calibrated"):
+        with pytest.raises(AdapterError, match="raise --validation-users") as error:
+            nobody = replace(SMALL, objective=objective, validation_users=0)
+            mix(pair, backbone, domain, "cold", tmp_path / "out", nobody)
+        one_sentence(error.value)
         with pytest.raises(DataError, match="no valid_cold users") as error:
             Mixer(pair, backbone, unlabelled, "cold", replace(SMALL, objective=objective))
         one_sentence(error.value)

@@ -165,6 +165,18 @@ def test_whom_a_share_of_the_domain_adapted_to_is_not_scored(domain, backbone, a
     assert not adaptation_users(adapters) & set(predictions(tmp_path / "e")["user_id"])
 
 
+def test_a_cocktail_that_does_not_say_whom_it_adapted_to_is_refused(
+    domain, backbone, adapters, tmp_path
+):
+    """Else those whom it adapted to would be scored without a word."""
+    bare = tmp_path / "bare"
+    shutil.copytree(adapters[-1][1], bare)
+    (bare / "cocktail.json").unlink()
+    with pytest.raises(AdapterError, match=r"without cocktail\.json") as error:
+        evaluate(domain, [(Adapter.load(bare), bare)], backbone, tmp_path / "e", settings=SMALL)
+    one_sentence(error.value)
+
+
 def test_users_of_another_domain_are_not_left_out(domain, backbone, adapters, tmp_path):
     """Two domains may use the same ids for different people."""
     other = taste_domain(tmp_path, name="other", users=80, seed=5)

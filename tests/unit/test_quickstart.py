@@ -336,3 +336,14 @@ def test_the_command_of_the_page_can_be_pasted(tmp_path):
     words = shlex.split(page_command(tmp_path / "my runs", str(tmp_path / "my shop")))
     place = f"{tmp_path}/my runs/data/my shop:{tmp_path}/my runs/cocktail_warm"
     assert words[-1] == f"my-shop={place}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("日本", "domain"), ("_shop", "shop"), (".hidden", "hidden"), ("a" * 70, "a" * 64)],
+)
+def test_the_command_of_the_page_names_what_can_be_served(folder, name, tmp_path):
+    words = shlex.split(page_command(tmp_path, str(tmp_path / folder)))
+    served = words[-1].partition("=")[0]
+    require_name(served)
+    assert served == name

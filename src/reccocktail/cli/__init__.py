@@ -1,6 +1,12 @@
 """The command line: one command, one typed function; no algorithm lives here."""
 
+import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 import cyclopts
 from rich.console import Console
@@ -20,6 +26,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; what the user can mend ends with one sentence and exit code 2."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
+        with _ending_as_interrupted(words):
+            _run(words)
+    except KeyboardInterrupt:
+        if is_first():
+            _tell(f"Interrupted. {_way_on(words)}")
+        sys.exit(INTERRUPTED)
+
+
+def _run(words: list[str]) -> None:
+    try:
         if processes() > 1 and words[:1] != ["train"]:
             raise RecipeError("Only `train` runs in several processes; start this one alone.")
         app(words, exit_on_error=False, print_error=False)
@@ -29,10 +45,30 @@ def main(arguments: list[str] | None = None) -> None:
         who = "reccocktail" if is_first() else f"reccocktail (process {rank()})"
         _tell(f"{who}: {error}")
         sys.exit(BAD_INPUT)
-    except KeyboardInterrupt:
-        if is_first():
-            _tell(f"Interrupted. {_way_on(words)}")
-        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _ending_as_interrupted(words: list[str]) -> Iterator[None]:
+    """Have SIGTERM end a command as Ctrl-C does: what is half-written is cleared away.
+
+    Not a service, which ends by itself, nor one of several processes, which their launcher ends.
+    """
+    ours = threading.current_thread() is threading.main_thread() and processes() == 1
+    if not ours or words[:1] == ["serve"] or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker inherits the handler
+            os._exit(128 + number)
+        signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _tell(sentence: str) -> None:

@@ -227,7 +227,7 @@ def serve(
     from reccocktail.training.adapter import Adapter
 
     domains = {
-        name: (data, spirits.resolve(adapter))
+        name: (data, spirits.place(adapter))
         for name, (data, adapter) in parse_domains(domain or ()).items()
     }
     if not domains and state is None:
@@ -244,7 +244,7 @@ def serve(
         ),
         limits=Limits(queue=queue, batch=batch, timeout=timeout),
     )
-    first = next((Adapter.load(adapter) for _, adapter in domains.values()), None)
+    first = Adapter.first_of(adapter for _, adapter in domains.values())
     name = backbone or (first.card.recipe.backbone if first else Recipe().backbone)
     model = load_backbone(name, device=device, dtype=dtype, precision=precision)
     run(model, domains, settings)

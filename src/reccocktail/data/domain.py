@@ -62,11 +62,9 @@ class Domain:
     def _load(cls, path: Path) -> "Domain":
         again = "make it with `reccocktail data prepare`"
         if not (path / MANIFEST).is_file():
-            what = (
-                "has no manifest.json and is not a prepared folder"
-                if path.is_dir()
-                else "does not exist"
-            )
+            what = "has no manifest.json and is not a prepared folder"
+            if not path.is_dir():
+                what = "is a file, not a prepared folder" if path.exists() else "does not exist"
             raise DataError(f"{path} {what}; {again}.")
         try:
             manifest = read_json(path / MANIFEST)

@@ -16,7 +16,7 @@ from reccocktail.baselines import baseline_name, make_baseline
 from reccocktail.baselines.base import Baseline
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.environment import commit, hardware, peak_memory, versions
-from reccocktail.errors import RecipeError, RunError
+from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls, singles
 from reccocktail.evaluation.metrics import per_user
 from reccocktail.evaluation.placing import Placing, place_baseline
@@ -24,7 +24,7 @@ from reccocktail.evaluation.results import prediction_ranks, prediction_rows, wr
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.evaluation.whole import WholeCatalogue
 from reccocktail.mixing.measure import check_compatible
-from reccocktail.mixing.sheet import load_sheet
+from reccocktail.mixing.sheet import COCKTAIL_FILE, load_sheet
 from reccocktail.progress import say
 from reccocktail.ranking import build
 from reccocktail.ranking.additions import Weights
@@ -147,7 +147,7 @@ def evaluate(
                 f"Two models are named '{name}'; leave one out, or rename its adapter folder."
             )
     pair = check_controls(controls, [a for a, _ in adapters], domain, settings.chosen_on)
-    sheets = [sheet for _, path in adapters if (sheet := load_sheet(path)) is not None]
+    sheets = [sheet for made in adapters if (sheet := _sheet(*made)) is not None]
     recipe = adapters[0][0].card.recipe if adapters else recipe or Recipe()
     # All of them first: what is missing is said before any of them learns for minutes.
     made = [make_baseline(text, backbone) for text in baselines]
@@ -260,6 +260,21 @@ def _ranker(adapters: Sequence[tuple[Adapter, Path]], backbone: Backbone, recipe
         return build(backbone, recipe)
     check_compatible([adapter for adapter, _ in adapters], backbone)
     return ranker_of(adapters[0][0].card, backbone)
+
+
+def _sheet(adapter: Adapter, folder: Path) -> dict[str, Any] | None:
+    """What a cocktail says of itself, or None for an adapter that adapted to nobody.
+
+    Raises:
+        AdapterError: a cocktail does not say whom it adapted to; those users would be scored.
+    """
+    sheet = load_sheet(folder)
+    if sheet is None and adapter.card.role == "cocktail":
+        raise AdapterError(
+            f"{folder} is a cocktail without {COCKTAIL_FILE}, so nothing says which users it "
+            "adapted to; evaluate the folder that `mix` wrote, or copy that file from there."
+        )
+    return sheet
 
 
 def _tables(

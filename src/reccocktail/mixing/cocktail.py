@@ -1,6 +1,5 @@
 """Mix a cocktail: adapters and unlabelled users become one stock PEFT adapter (paper, Eq. 6-9)."""
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,8 @@ from reccocktail.progress import say
 from reccocktail.schema import Scenario
 from reccocktail.training.adapter import CARD_FILE, Adapter, Card, DataCard, require_adapter_dir
 from reccocktail.training.card import adapter_readme
+
+_MOST = 1000  # of a coefficient from outside: far beyond use, and far from what float32 holds
 
 
 def mix(
@@ -83,10 +84,10 @@ def mix(
 def _given(mixer: Mixer, groups: Groups, coefficients: Sequence[float]) -> Found:
     """Coefficients from outside, measured; they may leave the simplex."""
     size = len(mixer.adapters)
-    usable = all(0 <= c < math.inf for c in coefficients) and any(c > 0 for c in coefficients)
+    usable = all(0 <= c <= _MOST for c in coefficients) and any(c > 0 for c in coefficients)
     if len(coefficients) != size or not usable:
         raise AdapterError(
-            f"Give {size} coefficients, one for each adapter, none below 0 and not all 0."
+            f"Give {size} coefficients, one for each adapter, from 0 to {_MOST} and not all 0."
         )
     one = torch.tensor([list(coefficients)], dtype=torch.float32)
     chosen = one.expand(len(groups.names), -1)

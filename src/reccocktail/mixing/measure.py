@@ -152,6 +152,11 @@ class Mixer:
             domain.rows(f"valid_{scenario}"), settings.validation_users, settings.seed
         )
         self.rule = OBJECTIVES[settings.objective]
+        if self.rule.labels and not settings.validation_users:
+            raise AdapterError(
+                f"Objective '{settings.objective}' reads labelled users; raise --validation-users, "
+                "or use --objective entropy."
+            )
         if self.rule.labels and not self.labelled.height:
             raise DataError(
                 f"{domain.name} has no valid_{scenario} users; use --objective entropy."

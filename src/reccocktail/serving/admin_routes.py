@@ -11,6 +11,7 @@ from reccocktail.mixing.measure import MixSettings
 from reccocktail.serving import admin_schemas, schemas
 from reccocktail.serving.errors import documented
 from reccocktail.serving.keys import Keys
+from reccocktail.serving.limits import UnknownDomainError
 from reccocktail.serving.paths import Allowed, ForbiddenError
 from reccocktail.serving.plugging import Plugging
 from reccocktail.serving.remix import MixRequest
@@ -67,7 +68,12 @@ def admin_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
 
     @router.delete("/{name}", status_code=204, summary="Remove a domain", responses=changed)
     def remove(name: DomainName) -> None:
-        changing.remove(name)
+        failed = plugging.forget(name)
+        try:
+            changing.remove(name)
+        except UnknownDomainError:
+            if not failed:  # else there was nothing but the failure to remove
+                raise
 
     @router.put("/{name}/items", summary="Add items", responses=changed)
     def add_items(name: DomainName, body: admin_schemas.ItemsIn) -> admin_schemas.ItemsOut:

@@ -150,11 +150,15 @@ def batch(
     Raises:
         DataError: a row of the table cannot be served; see `UserTable.check`.
         RunError: the folder holds other files, or a run with other inputs; or Ray is missing.
-        RecipeError: k or chunk is below 1.
+        RecipeError: k, chunk or workers is below 1.
         AdapterError: see `ChunkWriter`.
         BackboneError: see `load_backbone`.
     """
-    for flag, value in (("-k", job.k), ("--chunk", job.chunk), ("--workers", workers or 1)):
+    for flag, value in (
+        ("-k", job.k),
+        ("--chunk", job.chunk),
+        ("--workers", 1 if workers is None else workers),
+    ):
         if value < 1:
             raise RecipeError(f"{flag} must be at least 1, not {value}.")
     job = _settled(job)

@@ -33,11 +33,15 @@ class Plugging:
         """
         if name in self.loading:
             raise ConflictError(f"'{name}' is being plugged in; wait for its end.")
-        self.failed.pop(name, None)
+        self.forget(name)
         future = self._worker.submit(self._changing.plug, name, data, adapter)
         self._loading[name] = future
         future.add_done_callback(lambda done: self._ended(name, done))
         return future
+
+    def forget(self, name: str) -> bool:
+        """Drop why a plug-in failed; whether one had."""
+        return self.failed.pop(name, None) is not None
 
     def close(self) -> None:
         """Start no more."""

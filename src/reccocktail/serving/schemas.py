@@ -31,6 +31,11 @@ def require_name(name: str) -> None:
         )
 
 
+def usable_name(text: str) -> str:
+    """A domain's name that is as near to a text as can be."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).lstrip("_.-")[:64] or "domain"
+
+
 class In(BaseModel):
     """What comes in: no field that is not known, no type that is not meant."""
 

@@ -72,6 +72,14 @@ def names(root: Path = ROOT) -> dict[str, Path]:
     return {NAME: usual} | found if usual else found
 
 
+def place(value: str | Path, root: Path = ROOT) -> Path:
+    """What `resolve` gives, or the path as it is: whoever loads it says that nothing is there."""
+    try:
+        return resolve(value, root)
+    except AdapterError:
+        return Path(value)
+
+
 def resolve(value: str | Path, root: Path = ROOT) -> Path:
     """The adapter folder that a user means: a path that exists, or the name of a shipped spirit.
 

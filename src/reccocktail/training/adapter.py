@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from reccocktail import __version__
 from reccocktail.data.domain import Domain
-from reccocktail.errors import AdapterError, RunError
+from reccocktail.errors import AdapterError, RecCocktailError, RunError
 from reccocktail.fingerprint import Fingerprint
 from reccocktail.recipe import Recipe
 from reccocktail.storage import atomic_dir, read_json, require_replaceable, write_json
@@ -208,6 +210,14 @@ class Adapter:
             raise AdapterError(str(error)) from error
         return cls(path.resolve().name, load_lora(path), card)
 
+    @classmethod
+    def first_of(cls, folders: Iterable[Path]) -> "Adapter | None":
+        """The first adapter that can be loaded; None if none can."""
+        for folder in folders:
+            with suppress(RecCocktailError):
+                return cls.load(folder)
+        return None
+
 
 def require_adapter_dir(path: Path) -> None:
     """Refuse a folder to write an adapter to, before any work: saving replaces the whole folder.
@@ -282,17 +292,20 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
                 f"The tensor '{name}' in {path} is not finite; train the adapter again."
             )
         halves.setdefault(match["module"], {})[match["factor"]] = tensor.float()
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise AdapterError(f"{path / CONFIG_FILE} is damaged; copy or train the adapter again.")
     lora: dict[str, Factors] = {}
     for module in sorted(halves):
         pair = halves[module]
         fits = set(pair) == {"A", "B"} and pair["A"].ndim == pair["B"].ndim == 2
-        if not fits or pair["A"].shape[0] != pair["B"].shape[1]:
+        if not fits or not pair["A"].shape[0] == pair["B"].shape[1] > 0:
             raise AdapterError(
                 f"The factors of '{module}' in {path} do not fit; copy or train the adapter again."
             )
         rank = pair["A"].shape[0]
-        alpha = _pattern(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
-        if not isinstance(alpha, int | float) or not alpha > 0:
+        alpha = _pattern(patterns, module, config.get("lora_alpha"))
+        if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
             raise AdapterError(
                 f"{path / CONFIG_FILE} has the lora_alpha {alpha}; it must be positive."
             )
