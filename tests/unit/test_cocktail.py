@@ -118,7 +118,7 @@ def test_given_coefficients_may_leave_the_simplex(backbone, domain, pair, tmp_pa
         (float("nan"), 1.0),
         (1.0, float("inf")),
         (1e38, 1e38),
-    ],  # fmt: skip
+    ],
 )
 def test_wrong_coefficients_are_refused(backbone, domain, pair, tmp_path, wrong):
     with pytest.raises(AdapterError, match="Give 2 coefficients, one for each") as error:

@@ -18,6 +18,7 @@ from reccocktail.data.sources import convert
 from reccocktail.errors import DataError, RecipeError, RunError
 from reccocktail.quickstart import DEPARTMENTS, TARGETS, default_out, page_command
 from reccocktail.quickstart import quickstart as start
+from reccocktail.serving.schemas import require_name
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.loop import AdapterTrainer
 from tests.adapters import pico_recipe, random_adapter, save
