@@ -663,7 +663,11 @@ def test_an_interrupt_gives_130_and_a_line(call, monkeypatch):
     )
 
 
-def test_a_signal_to_end_is_an_interrupt(call, monkeypatch):
+@pytest.mark.parametrize("on_interrupt", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_signal_to_end_is_an_interrupt(call, monkeypatch, request, on_interrupt):
+    """Of a shell's background job too, which ignores interrupts."""
+    usual = signal.signal(signal.SIGINT, on_interrupt)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
     before = signal.getsignal(signal.SIGTERM)
     cleared = []
 

@@ -62,6 +62,8 @@ def _ending_as_interrupted(words: list[str]) -> Iterator[None]:
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a worker inherits the handler
             os._exit(128 + number)
+        if not callable(signal.getsignal(signal.SIGINT)):  # a shell's background job ignores it
+            raise KeyboardInterrupt
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGTERM, end)
