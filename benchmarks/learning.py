@@ -4,15 +4,16 @@
         --trial reference --trial "long titles: prompt.title_tokens=20" --out RUN
 
 A trial is a name and, after a colon, settings of the recipe that differ from --recipe (or from the
-default). Each trains an adapter for the same minutes on 98 % of the training users of each domain.
-The others' packed histories judge it, in batches of one domain: each next item is ranked among the
-batch's items that its user never touched. Evaluation tables are never read. All trials are judged
-on the same places, so each is compared with the first in pairs. Resumable: the same command goes
-on. Writes learning.json into --out.
+default). Each trains an adapter for the same minutes, or the same --steps on the same batches, on
+98 % of the training users of each domain. The others' packed histories judge it, in batches of one
+domain: each next item is ranked among the batch's items that its user never touched. Evaluation
+tables are never read. All trials are judged on the same places, so each is compared with the first
+in pairs. Resumable: the same command goes on, and takes what others wrote into --out meanwhile.
+Writes learning.json into --out.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,11 @@ def places_of(trial: Path) -> Path:
     return trial.with_name(f"{trial.name}.parquet")
 
 
+def trains(trial: Mapping[str, Any]) -> bool:
+    """Whether a trial is more than the bare backbone."""
+    return bool(trial.get("minutes") or trial.get("steps"))
+
+
 def against_first(trials: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Each trial less the first that trained, place by place, where both are kept in `out`.
 
@@ -104,7 +110,7 @@ def against_first(trials: Mapping[str, Any], out: Path) -> dict[str, Any]:
     files = {
         name: places_of(out / name.replace(" ", "_"))
         for name, found in trials.items()
-        if found["minutes"]
+        if trains(found)
     }
     tables = {name: pl.read_parquet(file) for name, file in files.items() if file.exists()}
     if not tables:
@@ -144,25 +150,47 @@ def judge(
     return {measure: np.concatenate(values) for measure, values in found.items()}
 
 
+def kept_in(file: Path) -> dict[str, Any]:
+    """What a file of trials holds, or would without any."""
+    found: dict[str, Any] = read_json(file) if file.exists() else {"trials": {}}
+    return found
+
+
+def keep(
+    file: Path, trials: Mapping[str, Any], about: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
+    """Add trials to a file, those of `names` in front in their order; gives what it holds now."""
+    former = kept_in(file)
+    known = former["trials"] | trials
+    ordered = {name: known[name] for name in [*names, *known] if name in known}
+    compared = against_first(ordered, file.parent)
+    found = {"trials": ordered, "against_first": compared}
+    new = any(former.get(what) != value for what, value in found.items())
+    if new or list(ordered) != list(former["trials"]):
+        write_result(file, former | about | found)
+    return kept_in(file)
+
+
 def run_trial(
     backbone: Backbone,
     domains: list[Domain],
     training: list[Domain],
     recipe: Recipe,
     out: Path,
-    minutes: float,
+    length: Length | None,
     batches: int,
 ) -> dict[str, Any]:
-    """Train for some minutes (none: the bare backbone) and judge."""
+    """Train for some length (none: the bare backbone) and judge."""
     trained: dict[str, Any] = {}
     lora = None
-    if minutes > 0:
-        adapter = train(
-            "base", training, backbone, recipe, out, Length(minutes=minutes), resume=True
-        )
+    if length is not None:
+        adapter = train("base", training, backbone, recipe, out, length, resume=True)
         log = [row for row in read_log(out.with_name(out.name + ".training")) if "loss" in row]
+        clock = [row["seconds"] for row in log]
         trained = {
             "steps": adapter.card.steps,
+            # The median: of a step without compiling, and but for what disturbs a few of them.
+            "seconds_a_step": float(np.median(np.diff(clock))) if len(clock) > 1 else None,
             "curve": [
                 [row["step"], round(row["seconds"], 1), round(row["loss"], 4)] for row in log
             ],
@@ -198,7 +226,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trial", action="append", required=True)
-    parser.add_argument("--minutes", type=float, default=4.0)
+    extent = parser.add_mutually_exclusive_group()
+    extent.add_argument("--minutes", type=float, default=4.0)
+    extent.add_argument("--steps", type=int, help="in place of minutes: the same batches for all")
     parser.add_argument("--batches", type=int, default=2, help="judging batches a domain")
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--recipe", type=Path)
@@ -212,20 +242,24 @@ def main(arguments: list[str] | None = None) -> None:
         "batches": args.batches,
     }
     file = args.out / "learning.json"
-    result = read_json(file) if file.exists() else {"trials": {}}
-    require_alike(file, shared(result), shared(about))
+    require_alike(file, shared(kept_in(file)), shared(about))
     training = [part_of(domain, args.out / "data" / domain.name) for domain in domains]
+    names = []
     for trial in args.trial:
         name, _, changes = (part.strip() for part in trial.partition(":"))
+        names.append(name)
         recipe = settings_of(base, changes)
-        minutes = 0.0 if name == "backbone" else args.minutes
-        former = result["trials"].get(name, {})
-        if (former.get("recipe_sha256"), former.get("minutes")) != (recipe.sha256, minutes):
+        extent: dict[str, Any] = {"steps": args.steps} if args.steps else {"minutes": args.minutes}
+        if name == "backbone":
+            extent = {"minutes": 0.0}
+        wanted = {"recipe_sha256": recipe.sha256, **extent}
+        former = kept_in(file)["trials"].get(name, {})
+        if any(former.get(what) != value for what, value in wanted.items()):
             folder = args.out / name.replace(" ", "_")
-            found = run_trial(backbone, domains, training, recipe, folder, minutes, args.batches)
-            result["trials"][name] = {"changes": changes, "minutes": minutes, **found}
-            result |= about | {"against_first": against_first(result["trials"], args.out)}
-            write_result(file, result)
+            length = None if name == "backbone" else Length(**extent)
+            found = run_trial(backbone, domains, training, recipe, folder, length, args.batches)
+            keep(file, {name: {"changes": changes, **extent, **found}}, about, names)
+    result = keep(file, {}, about, names)
     compared = result.get("against_first", {}).get("differences", {})
     table = Table("trial", "changes", "steps", "loss", "MRR", "NDCG@10", "NDCG@10 less the first's")
     for name, found in result["trials"].items():

@@ -755,6 +755,31 @@ def test_learning_judges_trials_on_users_that_no_trial_trained_on(
     assert learning.part_of(other, part).manifest["subset"]["of"] == other.sha256
 
 
+def test_learning_joins_trials_that_several_programs_ran(
+    folder: Path, tmp_path: Path, benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learning = benchmark("learning")
+    monkeypatch.setattr(learning, "SHARE", 0.8)
+    size = ["--steps", "3", "--data", str(folder / "tastes"), "--out", str(tmp_path)]
+    common = [*size, "--backbone", str(folder / "backbone")]
+    thin = ["--trial", "thin: lora.rank=1"]
+    learning.main([*common, *thin])
+    learning.main([*common, "--trial", "plain"])
+    kept = json.loads((tmp_path / "learning.json").read_text())
+    assert list(kept["trials"]) == ["plain", "thin"]  # nothing is lost of what another one found
+    assert {found["steps"] for found in kept["trials"].values()} == {3}
+    assert all(found["seconds_a_step"] > 0 for found in kept["trials"].values())
+    assert kept["against_first"]["first"] == "plain"
+    # The first that is asked for is the first, and a file that says so already is left alone.
+    monkeypatch.setattr(learning, "run_trial", lambda *_: pytest.fail("trained again"))
+    learning.main([*common, *thin, "--trial", "plain"])
+    text = (tmp_path / "learning.json").read_text()
+    compared = json.loads(text)["against_first"]
+    assert compared["first"] == "thin" and list(compared["differences"]) == ["plain"]
+    learning.main([*common, *thin, "--trial", "plain"])
+    assert (tmp_path / "learning.json").read_text() == text
+
+
 def test_popularity_compares_equal_steps(folder: Path, tmp_path: Path, benchmark: Any) -> None:
     data = str(folder / "tastes")
     common = ["--data", data, "--backbone", str(folder / "backbone"), "--out", str(tmp_path)]
