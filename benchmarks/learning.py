@@ -161,7 +161,7 @@ def keep(
 ) -> dict[str, Any]:
     """Add trials to a file, those of `names` in front in their order; gives what it holds now."""
     former = kept_in(file)
-    known = former["trials"] | trials
+    known = former["trials"] | dict(trials)
     ordered = {name: known[name] for name in [*names, *known] if name in known}
     compared = against_first(ordered, file.parent)
     found = {"trials": ordered, "against_first": compared}
@@ -226,9 +226,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, action="append", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--trial", action="append", required=True)
-    extent = parser.add_mutually_exclusive_group()
-    extent.add_argument("--minutes", type=float, default=4.0)
-    extent.add_argument("--steps", type=int, help="in place of minutes: the same batches for all")
+    length_of = parser.add_mutually_exclusive_group()
+    length_of.add_argument("--minutes", type=float, default=4.0)
+    length_of.add_argument("--steps", type=int, help="in place of minutes: equal batches")
     parser.add_argument("--batches", type=int, default=2, help="judging batches a domain")
     parser.add_argument("--backbone", default="smollm2-135m")
     parser.add_argument("--recipe", type=Path)

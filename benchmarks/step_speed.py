@@ -6,7 +6,7 @@
 Variants of one training, plain, int8, and int8 with compiled layers (on a GPU plain and compiled),
 each with its own LoRA from the same start, take the same batches in turns: in every round each
 variant makes `--steps` steps. Before the clock starts each has made `--warm-up` steps, which for
-`compile` is the compilation.
+`compile` is the compilation; their seconds are told too.
 Ratios are those of a round's seconds, its median and spread over the rounds; the losses of the same
 step show what rounding changes.
 """
@@ -63,6 +63,7 @@ def measure(
     batches = TrainingBatches([windows], ranker, recipe.training, total)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     losses: dict[str, list[float]] = {name: [] for name in names}
+    warming: dict[str, float] = {}
     tokens = 0
     # One variant stands on the backbone at a time; between its turns its LoRA and its optimiser's
     # state are kept.
@@ -108,6 +109,8 @@ def measure(
                             tokens += batch["history_ids"].numel() + batch["item_ids"].numel()
                 if number:
                     seconds[name].append(spent)
+                else:
+                    warming[name] = spent
                 kept[name] = (
                     {n: p.detach().clone() for n, p in parameters.items()},
                     optimiser.state_dict(),
@@ -119,6 +122,7 @@ def measure(
     return {
         "variants": {
             name: {
+                "warm_up_seconds": warming[name],
                 "seconds": seconds[name],
                 "tokens_per_second": tokens / sum(seconds[name]),
                 "times_faster": spread(
@@ -164,10 +168,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = args.variant or (ON_CPU if backbone.device.type == "cpu" else ON_GPU)
     result = measure(backbone, domain, recipe, names, args.steps, args.rounds, args.warm_up)
     result |= environment(backbone, domain)
-    table = Table("variant", "tokens a second", "times faster", "mean loss")
+    first = f"first {result['warm_up']} steps"
+    table = Table("variant", first, "tokens a second", "times faster", "mean loss")
     for name, found in result["variants"].items():
         table.add_row(
             name,
+            f"{found['warm_up_seconds']:.0f} s",
             f"{found['tokens_per_second']:.0f}",
             range_text(found["times_faster"]),
             f"{found['mean_loss']:.3f}",

@@ -826,6 +826,7 @@ def test_step_speed_gives_every_variant_the_same_batches(
     found = json.loads(out.read_text())["variants"]
     assert found["float32"]["times_faster"]["median"] == 1
     assert len(found["int8"]["seconds"]) == 2 and min(found["int8"]["seconds"]) > 0
+    assert found["int8"]["warm_up_seconds"] > 0
     # Rounding moves the loss a little; on a CPU without it both are the same.
     assert found["int8"]["largest_loss_difference"] < 0.1
     assert found["float32"]["largest_loss_difference"] == 0

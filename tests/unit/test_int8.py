@@ -14,7 +14,11 @@ from reccocktail.recipe import LoraSettings, Recipe, TrainingSettings
 from reccocktail.training import speed
 from reccocktail.training.int8 import Int8Linear, int8_layers
 from reccocktail.training.model import base_model, new_peft_model
+from reccocktail.training.schedule import Length
 from reccocktail.training.speed import fast_layers
+from reccocktail.training.trainer import train
+from tests.adapters import pico_recipe
+from tests.domains import taste_domain
 from tests.pico import pico_backbone
 
 ROOT = Path(__file__).parents[2]
@@ -144,8 +148,29 @@ def compare_compiled():
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
 def test_compiled_layers_give_the_same_states_and_gradients():
-    # In a process of its own: the compiler cannot live with what other tests have imported.
-    code = "from tests.unit.test_int8 import compare_compiled; compare_compiled()"
+    in_own_process("compare_compiled()")
+
+
+def count_graphs(folder):
+    from torch._dynamo.utils import counters
+
+    compiled = nn.Module.compile
+    # What is compiled is the question, not into what.
+    nn.Module.compile = lambda block, **settings: compiled(block, backend="eager", **settings)
+    domain = taste_domain(Path(folder))
+    recipe = pico_recipe(compile=True, int8=False)
+    train("ingredient", [domain], pico_backbone(), recipe, Path(folder) / "a", Length(steps=3))
+    assert counters["stats"]["unique_graphs"] == 2
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+def test_a_training_compiles_histories_and_titles_and_nothing_else(tmp_path):
+    in_own_process(f"count_graphs({str(tmp_path)!r})")
+
+
+def in_own_process(call):
+    # The compiler cannot live with what other tests have imported.
+    code = f"from tests.unit import test_int8; test_int8.{call}"
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )

@@ -2,8 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,7 +47,11 @@ def int8_is_fast(device: torch.device) -> bool:
 
 @contextmanager
 def _compiled(decoder: nn.Module) -> Iterator[None]:
-    """Compile each layer for any length; layers of one kind share what was compiled."""
+    """Compile each layer for any length; layers of one kind share what was compiled.
+
+    Compiling costs more than it brings for the first layer, whose input has no gradient, and
+    where there are none at all, as in validation: these would be compiled on their own.
+    """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl")):
         raise RecipeError(
             "Setting 'training.compile' needs a C++ compiler; install g++ or clang, "
@@ -55,9 +61,18 @@ def _compiled(decoder: nn.Module) -> Iterator[None]:
     blocks = [block for stack in stacks for block in stack]
     say("Compiling the layers; this takes a minute the first time ...")
     try:
-        for block in blocks:
+        for block in blocks[1:]:
             block.compile(dynamic=True)
+            block._compiled_call_impl = partial(_with_gradients, block, block._compiled_call_impl)
         yield
     finally:
         for block in blocks:
             block._compiled_call_impl = None
+
+
+def _with_gradients(
+    block: nn.Module, compiled: Callable[..., Any], *args: Any, **kwargs: Any
+) -> Any:
+    """Call a layer, as it was compiled where gradients are asked for."""
+    call = compiled if torch.is_grad_enabled() else block._call_impl
+    return call(*args, **kwargs)
