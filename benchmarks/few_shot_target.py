@@ -18,8 +18,8 @@ from reccocktail.evaluation.metrics import FloatArray, ranks
 from reccocktail.evaluation.placing import InLogits
 from reccocktail.evaluation.results import PREDICTIONS_FILE, prediction_rows
 from reccocktail.ranking import build
-from reccocktail.ranking.additions import choose
-from reccocktail.ranking.prior import popularity_prior, with_prior
+from reccocktail.ranking.additions import Weights, add, choose
+from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
@@ -123,7 +123,7 @@ class Target:
         known = scores[f"valid_{scenario}"]
         weight = choose(known, candidates, positive_columns(valid), prior, None).prior
         text, places = scores[f"test_{scenario}"], positive_columns(test)
-        together = with_prior(text, self.catalogue.candidates(test), prior, weight)
+        together = add(text, self.catalogue.candidates(test), prior, None, Weights(weight))
         found = {"rank": ranks(text, places), "rank_with_prior": ranks(together, places)}
         return weight, {USER: test[USER], **found}
 

@@ -20,8 +20,8 @@ from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.metrics import per_user, ranks, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking import build
-from reccocktail.ranking.additions import choose
-from reccocktail.ranking.prior import popularity_prior, with_prior
+from reccocktail.ranking.additions import Weights, add, choose
+from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.training.model import model_sha256, scoring
@@ -59,7 +59,7 @@ def judge(
     choosing, judging = slice(0, None, 2), slice(1, None, 2)
     weight = choose(scores[choosing], candidates[choosing], places[choosing], prior, None).prior
     alone = per_user(ranks(scores[judging], places[judging]))
-    mixed = with_prior(scores[judging], candidates[judging], prior, weight)
+    mixed = add(scores[judging], candidates[judging], prior, None, Weights(weight))
     together = per_user(ranks(mixed, places[judging]))
     return {
         "steps": adapter.card.steps,

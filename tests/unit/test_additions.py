@@ -1,9 +1,15 @@
-"""Popularity and words beside the model: each counts only where validation users say so."""
+"""What stands beside the model: each part counts only where validation users say so."""
 
 import numpy as np
 import pytest
 
-from reccocktail.ranking.additions import WORDS_WEIGHTS, Weights, add, choose
+from reccocktail.ranking.additions import (
+    COLLABORATIVE_WEIGHTS,
+    WORDS_WEIGHTS,
+    Weights,
+    add,
+    choose,
+)
 from reccocktail.ranking.prior import WEIGHTS
 
 ITEMS, USERS = 12, 40
@@ -31,6 +37,10 @@ def test_each_is_added_in_its_weight():
     assert add(scores, [[2, 0]], prior, words, Weights())[0].tolist() == [1.0, 2.0]
     assert add(scores, [[2, 0]], prior, None, Weights(0.5, 4.0))[0].tolist() == [11.0, 2.0]
     assert scores[0].tolist() == [1.0, 2.0]
+    both = add(scores, [[2, 0]], prior, words, Weights(0.5, 4.0, 2.0), [np.array([1.0, -1.0])])
+    assert both[0].tolist() == [15.0, -2.0]
+    ragged = add([*scores, np.array([1.0])], [[2, 0], [1]], prior, None, Weights(0.5))
+    assert [row.tolist() for row in ragged] == [[11.0, 2.0], [6.0]]
 
 
 def test_words_count_where_they_tell():
@@ -61,6 +71,24 @@ def test_without_validation_users_nothing_counts():
     assert choose([], [], np.array([], dtype=np.int64), np.zeros(3), []) == Weights()
 
 
-@pytest.mark.parametrize("weights", [WORDS_WEIGHTS, WEIGHTS])
+def test_who_chose_what_counts_where_it_tells():
+    scores, candidates, positive, prior, tells = rows(words_tell=True)
+    nothing = rows(seed=1)[-1]
+    found = choose(scores, candidates, positive, prior, nothing, tells)
+    assert found.collaborative >= 5.0 and found.words == 0.0
+
+
+def test_rows_of_other_lengths_are_weighed_alike():
+    scores, candidates, positive, prior, words = rows(prior_tells=True, words_tell=True)
+    more = np.full(3, -1e9)  # candidates that nobody would take
+    scores[0] = np.append(scores[0], more)
+    candidates = [[*range(ITEMS), 0, 0, 0], *candidates[1:]]
+    words = [np.append(words[0], [0.0, 0.0, 0.0]), *words[1:]]
+    assert choose(scores, candidates, positive, prior, words) == choose(
+        *rows(prior_tells=True, words_tell=True)
+    )
+
+
+@pytest.mark.parametrize("weights", [WORDS_WEIGHTS, WEIGHTS, COLLABORATIVE_WEIGHTS])
 def test_nothing_is_among_the_choices(weights):
     assert weights[0] == 0.0 and list(weights) == sorted(set(weights))

@@ -15,7 +15,7 @@ from reccocktail.evaluation import scorer, whole
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
-from reccocktail.ranking.additions import WORDS_WEIGHTS
+from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, WORDS_WEIGHTS
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
@@ -245,10 +245,14 @@ def test_examples_hold_no_history_and_flag_new_items(done, domain):
 
 
 def catalogue_scores(domain, backbone, lora, rows, run, model, scenario):
-    """Scores (rows, items): the model's, and popularity and words in the run's weights."""
+    """Scores (rows, items): the model's, and what stands beside them in the run's weights."""
     found = run["models"][model]
-    prior, words = (found.get(f"{name}_weight", NO_WEIGHT)[scenario] for name in ("prior", "words"))
+    prior, words, collaborative = (
+        found.get(f"{name}_weight", NO_WEIGHT)[scenario]
+        for name in ("prior", "words", "collaborative")
+    )
     assert prior in WEIGHTS and words in WORDS_WEIGHTS
+    assert collaborative in COLLABORATIVE_WEIGHTS
     recipe = pico_recipe()
     ranker = DenseRanker(backbone.tokenizer, recipe.prompt, recipe.dense)
     catalogue = Catalogue.of(domain, ranker)
@@ -256,7 +260,9 @@ def catalogue_scores(domain, backbone, lora, rows, run, model, scenario):
     with merged(backbone.model, lora) as model:
         vectors = encode(model, items, catalogue, [rows], "Scoring", whole_catalogue=True)[0]
     added = prior * popularity_prior(domain.train_counts())
-    added = added + words * catalogue.words.catalogue(catalogue.history_items(rows))
+    histories = catalogue.history_items(rows)
+    for weight, space in ((words, catalogue.words), (collaborative, catalogue.collaborative)):
+        added = added + weight * space.catalogue(histories)
     return ranker.logits(vectors.users, items.all()).double().numpy() + added
 
 
@@ -353,7 +359,7 @@ def test_an_interrupted_evaluation_leaves_no_mixture(
 
 def weights_of(out):
     return {
-        model: {name: found[name] for name in ("prior_weight", "words_weight") if name in found}
+        model: {name: value for name, value in found.items() if name.endswith("_weight")}
         for model, found in content(out, "run.json")["models"].items()
     }
 
@@ -377,13 +383,16 @@ def test_weights_are_chosen_on_validation_users_only(domain, backbone, adapters,
 
 
 @pytest.mark.parametrize("full", [False, True])
-@pytest.mark.parametrize("words", [False, True])
-def test_without_the_prior_text_decides_alone(domain, backbone, adapters, tmp_path, full, words):
-    settings = replace(SMALL, prior=False, words=words, full_catalogue=full)
+@pytest.mark.parametrize(("words", "who"), [(False, False), (True, False), (False, True)])
+def test_only_what_is_asked_for_stands_beside(
+    domain, backbone, adapters, tmp_path, full, words, who
+):
+    settings = replace(SMALL, prior=False, words=words, collaborative=who, full_catalogue=full)
     evaluate(domain, adapters[:1], backbone, tmp_path, settings=settings, scenarios=["warm"])
     for found in weights_of(tmp_path).values():
         assert found["prior_weight"] == {"warm": 0.0}
         assert ("words_weight" in found) == words
+        assert ("collaborative_weight" in found) == who
     assert bool(content(tmp_path)["full_catalogue"]) == full
     table = predictions(tmp_path).filter(pl.col("model") == "base_spirit")
     run, rows = content(tmp_path, "run.json"), domain.rows("test_warm")

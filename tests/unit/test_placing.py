@@ -93,9 +93,10 @@ def test_a_baseline_is_given_what_validation_users_ask_for(domain, tmp_path, pri
         assert np.allclose(found, expected)
 
 
-def test_the_whole_catalogue_holds_the_candidates_scores(domain):
+@pytest.mark.parametrize("asked", ["words", "collaborative"])
+def test_the_whole_catalogue_holds_the_candidates_scores(domain, asked):
     rows, valid = domain.rows("test_warm"), domain.rows("valid_warm")
-    placing = Placing(domain, {"warm": rows}, {"warm": valid}, 10, words=True)
+    placing = Placing(domain, {"warm": rows}, {"warm": valid}, 10, **{asked: True})
     made = make_baseline("text-similarity", None)
     made.fit(domain)
     scaled = InLogits(made, valid)

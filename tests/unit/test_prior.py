@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reccocktail.ranking.additions import choose
-from reccocktail.ranking.prior import WEIGHTS, popularity_prior, with_prior
+from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 
 
 def test_prior_is_centred_log_counts():
@@ -23,15 +23,6 @@ def test_items_without_interactions_get_the_average():
 
 def test_no_interactions_no_prior():
     assert popularity_prior(np.zeros(3, dtype=np.int64)).tolist() == [0.0, 0.0, 0.0]
-
-
-def test_with_prior_adds_to_each_candidate_its_own():
-    prior = np.array([10.0, 20.0, 30.0, 40.0])
-    scores = [np.array([1.0, 2.0]), np.array([3.0])]  # rows may differ in length
-    found = with_prior(scores, [[3, 0], [1]], prior, 0.5)
-    assert [row.tolist() for row in found] == [[21.0, 7.0], [13.0]]
-    assert scores[0].tolist() == [1.0, 2.0]
-    assert with_prior(scores, [[3, 0], [1]], prior, 0.0)[0] is scores[0]
 
 
 def rows_where(prior_helps):

@@ -10,7 +10,7 @@ import pytest
 
 from reccocktail.errors import AdapterError, DataError
 from reccocktail.ranking import build
-from reccocktail.ranking.additions import WORDS_WEIGHTS, Weights
+from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, WORDS_WEIGHTS, Weights
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
@@ -101,7 +101,7 @@ def test_items_without_interactions_are_flagged(recommender, domain):
 
 
 def test_scores_are_those_of_the_evaluation(domain, learned, backbone):
-    """Model, popularity and words, the latter two in weights that validation users choose."""
+    """The model, and what stands beside it in weights that validation users choose."""
     recommender = Recommender(domain, learned, backbone)
     rows = domain.rows("test_warm").head(1)
     recipe = learned.card.recipe
@@ -114,11 +114,14 @@ def test_scores_are_those_of_the_evaluation(domain, learned, backbone):
     prior = popularity_prior(domain.train_counts())
     place = recommender.recommend(rows["history"][0].to_list(), 10**6)
     off = {domain.index[p.item_id]: p.score - text[domain.index[p.item_id]] for p in place}
-    words = catalogue.words.catalogue(catalogue.history_items(rows))[0]
-    parts = np.stack([prior[list(off)], words[list(off)]], axis=1)
+    spaces = (catalogue.words, catalogue.collaborative)
+    cosines = [space.catalogue(catalogue.history_items(rows))[0] for space in spaces]
+    parts = np.stack([part[list(off)] for part in (prior, *cosines)], axis=1)
     weights, *_ = np.linalg.lstsq(parts, np.array(list(off.values())))
     assert parts @ weights == pytest.approx(np.array(list(off.values())), abs=1e-3)
-    for weight, choices in zip(weights, (WEIGHTS, WORDS_WEIGHTS), strict=True):
+    assert weights[2] > 1, "who chose what does not count, so it is not tested"
+    choices_of = (WEIGHTS, WORDS_WEIGHTS, COLLABORATIVE_WEIGHTS)
+    for weight, choices in zip(weights, choices_of, strict=True):
         assert min(abs(weight - choice) for choice in choices) < 1e-2
 
 

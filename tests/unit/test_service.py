@@ -540,7 +540,7 @@ def test_an_upload_that_cannot_be_written_leaves_no_trace(service, here, monkeyp
     own = after.ranker.item_vectors(
         service.models.of(after.update_sha256, after.lora), [after.tokens[-1]], torch.device("cpu")
     )
-    (expected,) = after.words.items(own.numpy(), ["green star"])
+    (expected,) = after.behind.items(own.numpy(), ["green star"])
     np.testing.assert_allclose(after.vectors[-1], expected, atol=1e-5)
 
 

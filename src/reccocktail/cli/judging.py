@@ -64,6 +64,7 @@ def evaluate(
     validation_users: Whole = 200,
     prior: bool = True,
     words: bool = False,
+    collaborative: bool = False,
     full_catalogue: bool = True,
     seed: Whole = 0,
     backbone: str | None = None,
@@ -84,9 +85,10 @@ def evaluate(
             adapters.
         scenario: warm, cold, or both if left out.
         users: at most so many users a scenario; all if left out.
-        validation_users: users on which the weights of popularity and words are chosen.
+        validation_users: users on which the weights of what stands beside a model are chosen.
         prior: let popularity count, by a prior.
         words: let the words count that titles share, as they do in recommend, batch and serve.
+        collaborative: let it count who chose what, as it does in recommend, batch and serve.
         full_catalogue: rank the whole catalogue too.
         seed: draws users and resamples.
         backbone: where the adapters' backbone is; without adapters, the backbone to judge alone.
@@ -131,6 +133,7 @@ def evaluate(
             validation_users=validation_users,
             prior=prior,
             words=words,
+            collaborative=collaborative,
             full_catalogue=full_catalogue,
             seed=seed,
         ),

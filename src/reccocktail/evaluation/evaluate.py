@@ -45,9 +45,10 @@ class EvaluationSettings:
 
     Attributes:
         users: at most so many test users a scenario, drawn with `seed`; None takes all.
-        validation_users: users a scenario on which the weights of prior and words are chosen.
+        validation_users: users a scenario on which the weights of these three are chosen.
         prior: add a popularity prior (see `ranking.prior`); False ranks by text alone.
         words: let the words that titles share count too (see `ranking.lexical`).
+        collaborative: let count who chose what in training (see `ranking.collaborative`).
         full_catalogue: rank the whole catalogue too, beside the candidates, where a model can.
         seed: draws users and bootstrap resamples.
     """
@@ -56,13 +57,15 @@ class EvaluationSettings:
     validation_users: int = 200
     prior: bool = True
     words: bool = False
+    collaborative: bool = False
     full_catalogue: bool = True
     seed: int = 0
 
     @property
     def chosen_on(self) -> int:
         """Validation users that are looked at."""
-        return self.validation_users if self.prior or self.words else 0
+        weighs = self.prior or self.words or self.collaborative
+        return self.validation_users if weighs else 0
 
     def check(self) -> None:
         """Refuse numbers of users that no drawing can give.
@@ -167,6 +170,7 @@ def evaluate(
         recipe.prompt.max_history,
         settings.prior,
         settings.words,
+        settings.collaborative,
     )
     _judge_baselines(results, made, placing, settings)
     if backbone and ranker:
@@ -338,6 +342,10 @@ def _record_weights(
     results.models[name]["prior_weight"] = {s: found.prior for s, found in weights.items()}
     if settings.words:
         results.models[name]["words_weight"] = {s: found.words for s, found in weights.items()}
+    if settings.collaborative:
+        results.models[name]["collaborative_weight"] = {
+            s: found.collaborative for s, found in weights.items()
+        }
 
 
 def _references(

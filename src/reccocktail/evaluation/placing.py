@@ -1,4 +1,4 @@
-"""Popularity and words beside any model's scores on the rows of one evaluation.
+"""What stands beside any model's scores on the rows of one evaluation.
 
 Language models and baselines go through the same door, so that none leads by what another was not
 given.
@@ -6,6 +6,7 @@ given.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -17,9 +18,11 @@ from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray
 from reccocktail.mixing.entropy import as_matrix, fit_temperature
 from reccocktail.ranking.additions import Weights, add, choose
+from reccocktail.ranking.collaborative import Collaborative
 from reccocktail.ranking.lexical import Words, words_of
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import RowScores, positive_columns
+from reccocktail.ranking.space import ItemSpace
 from reccocktail.schema import CANDIDATES, HISTORY, Scenario
 
 
@@ -34,6 +37,7 @@ class Placing:
         max_history: items of a history whose words are read, the last ones.
         prior: let popularity count (see `ranking.additions`).
         words: let the words that titles share count.
+        collaborative: let count who chose what.
     """
 
     domain: Domain
@@ -42,11 +46,12 @@ class Placing:
     max_history: int
     prior: bool = True
     words: bool = False
+    collaborative: bool = False
 
     def placed(
         self, scenario: Scenario, test: Sequence[FloatArray], valid: Sequence[FloatArray]
     ) -> tuple[Weights, list[FloatArray]]:
-        """Test scores with popularity and words in the weights that validation rows choose.
+        """Test scores with what counts beside them, in the weights that validation rows choose.
 
         Args:
             scenario: of the rows.
@@ -60,22 +65,29 @@ class Placing:
                 self.domain.numbers(rows, CANDIDATES),
                 positive_columns(rows),
                 prior,
-                self._words(rows),
+                self._cosines(rows, self._lexicon if self.words else None),
+                self._cosines(rows, self._collaborative if self.collaborative else None),
             )
         rows = self.test[scenario]
-        words = self._words(rows) if weights.words else None
-        return weights, add(test, self.domain.numbers(rows, CANDIDATES), prior, words, weights)
+        words = self._cosines(rows, self._lexicon if weights.words else None)
+        collaborative = self._cosines(rows, self._collaborative if weights.collaborative else None)
+        numbers = self.domain.numbers(rows, CANDIDATES)
+        return weights, add(test, numbers, prior, words, weights, collaborative)
 
     def whole(self, scenario: Scenario, scores: RowScores, weights: Weights) -> RowScores:
-        """Logits of the whole catalogue for test rows, popularity and words in their weights."""
+        """Logits of the whole catalogue for test rows, with what counts beside in its weights."""
         prior = weights.prior * self._prior()
-        rows = self.test[scenario]
-        histories = self.domain.numbers(rows, HISTORY) if weights.words else []
+        spaces: list[tuple[float, ItemSpace]] = []
+        if weights.words:
+            spaces.append((weights.words, self._lexicon))
+        if weights.collaborative:
+            spaces.append((weights.collaborative, self._collaborative))
+        histories = self.domain.numbers(self.test[scenario], HISTORY) if spaces else []
 
         def of_rows(part: slice) -> FloatArray:
             found: FloatArray = scores(part) + prior
-            if weights.words:
-                found += weights.words * self._lexicon().catalogue(histories[part])
+            for weight, space in spaces:
+                found += weight * space.catalogue(histories[part])
             return found
 
         return of_rows
@@ -85,16 +97,21 @@ class Placing:
         counts = self.domain.train_counts()
         return popularity_prior(counts if self.prior else np.zeros_like(counts))
 
-    def _words(self, rows: pl.DataFrame) -> list[FloatArray] | None:
-        """Cosines of the words of each row's candidates, if words count."""
-        if not self.words:
+    def _cosines(self, rows: pl.DataFrame, space: ItemSpace | None) -> list[FloatArray] | None:
+        """Scores of each row's candidates in a space, if there is one."""
+        if space is None:
             return None
-        return self._lexicon().scores(
+        return space.scores(
             self.domain.numbers(rows, HISTORY), self.domain.numbers(rows, CANDIDATES)
         )
 
+    @property
     def _lexicon(self) -> Words:
         return words_of(tuple(self.domain.titles), self.max_history)
+
+    @cached_property
+    def _collaborative(self) -> Collaborative:
+        return Collaborative(self.domain, self.max_history)
 
 
 class InLogits:

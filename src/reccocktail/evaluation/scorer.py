@@ -70,5 +70,5 @@ class Scorer:
         return {s: self._known[identity, s, whole] for s in scenarios}
 
     def placed(self, scenario: Scenario, both: Both) -> tuple[Weights, list[FloatArray]]:
-        """One model's test scores with popularity and words beside them (see `Placing.placed`)."""
+        """One model's test scores with what counts beside them (see `Placing.placed`)."""
         return self.placing.placed(scenario, both.test.scores, both.valid.scores)

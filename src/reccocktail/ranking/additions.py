@@ -1,8 +1,9 @@
-"""What stands beside the language model's scores: popularity, and the words that titles share.
+"""What stands beside the language model's scores: popularity, shared words, who chose what.
 
 score = model + popularity weight * prior + words weight * cosine of the words
+        + collaborative weight * cosine of who chose what
 
-Both weights are chosen together on validation users, 0 among the choices, so that each is used only
+The weights are chosen together on validation users, 0 among the choices, so that each is used only
 where it helps.
 """
 
@@ -14,39 +15,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reccocktail.evaluation.metrics import per_user, ranks
-from reccocktail.ranking.prior import WEIGHTS, with_prior
+from reccocktail.ranking.prior import WEIGHTS
 
 WORDS_WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 """Logits of a whole cosine; that of states is worth 20 at the default temperature."""
+COLLABORATIVE_WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0)
+
+Cosines = Sequence[NDArray[np.float64]]
+"""Of each row's candidates, as `ItemSpace.scores` gives them."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of popularity (a factor of log counts) and of words (logits a cosine)."""
+    """Weights of popularity (a factor of log counts) and of cosines (logits a cosine)."""
 
     prior: float = 0.0
     words: float = 0.0
+    collaborative: float = 0.0
 
 
 def add(
     scores: Sequence[NDArray[np.float64]],
     candidates: Sequence[Sequence[int]],
     prior: NDArray[np.float64],
-    words: Sequence[NDArray[np.float64]] | None,
+    words: Cosines | None,
     weights: Weights,
+    collaborative: Cosines | None = None,
 ) -> list[NDArray[np.float64]]:
-    """Scores of each row's candidates (item numbers) with both in their weights.
+    """Scores of each row's candidates (item numbers) with all in their weights.
 
     Args:
         scores: of the model, in logits.
         candidates: item numbers of each row.
         prior: (items,) from `popularity_prior`.
         words: cosines of each row's candidates; None for none.
-        weights: of both.
+        weights: of all.
+        collaborative: as `words`.
     """
-    if words is not None and weights.words:
-        scores = [row + weights.words * more for row, more in zip(scores, words, strict=True)]
-    return with_prior(scores, candidates, prior, weights.prior)
+    none = [None] * len(scores)
+    shared_words, choices = (none if c is None else c for c in (words, collaborative))
+    rows = zip(scores, candidates, shared_words, choices, strict=True)
+    return [
+        _sum(row, prior[np.asarray(items)], shared, chosen, weights)
+        for row, items, shared, chosen in rows
+    ]
 
 
 def choose(
@@ -54,19 +66,50 @@ def choose(
     candidates: Sequence[Sequence[int]],
     positive: NDArray[np.int64],
     prior: NDArray[np.float64],
-    words: Sequence[NDArray[np.float64]] | None,
+    words: Cosines | None,
+    collaborative: Cosines | None = None,
 ) -> Weights:
-    """The weights with the highest NDCG@10 on validation rows; of equals, the least words.
+    """The weights with the highest NDCG@10 on validation rows; of equals, the least of all.
 
     Args: as `add`'s, of validation rows, and the place of each row's target.
     """
     if not len(scores):
         return Weights()
-    pairs = itertools.product((0.0,) if words is None else WORDS_WEIGHTS, WEIGHTS)
-    grid = [Weights(prior=p, words=w) for w, p in pairs]
+    model = _block(scores, -np.inf)
+    popularity = _block([prior[np.asarray(row)] for row in candidates], 0.0)
+    shared = None if words is None else _block(words, 0.0)
+    chosen = None if collaborative is None else _block(collaborative, 0.0)
+    choices = itertools.product(
+        WEIGHTS,
+        (0.0,) if shared is None else WORDS_WEIGHTS,
+        (0.0,) if chosen is None else COLLABORATIVE_WEIGHTS,
+    )
 
-    def quality(weights: Weights) -> float:
-        found = ranks(add(scores, candidates, prior, words, weights), positive)
-        return float(per_user(found)["ndcg@10"].mean())
+    def preferred(weights: Weights) -> tuple[float, ...]:
+        together = _sum(model, popularity, shared, chosen, weights)
+        quality = float(per_user(ranks(together, positive))["ndcg@10"].mean())
+        return quality, -weights.collaborative, -weights.words, -weights.prior
 
-    return max(grid, key=lambda weights: (quality(weights), -weights.words, -weights.prior))
+    return max((Weights(*found) for found in choices), key=preferred)
+
+
+def _sum(
+    scores: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    words: NDArray[np.float64] | None,
+    collaborative: NDArray[np.float64] | None,
+    weights: Weights,
+) -> NDArray[np.float64]:
+    """Scores with all in their weights; arrays of one shape, None for what there is not."""
+    for more, weight in ((words, weights.words), (collaborative, weights.collaborative)):
+        if more is not None and weight:
+            scores = scores + weight * more
+    return scores + weights.prior * prior if weights.prior else scores
+
+
+def _block(rows: Sequence[NDArray[np.float64]], beyond: float) -> NDArray[np.float64]:
+    """Rows of any lengths as one array, filled up with `beyond`: one for each row is slow."""
+    block = np.full((len(rows), max(map(len, rows))), beyond)
+    for line, row in zip(block, rows, strict=True):
+        line[: len(row)] = row
+    return block

@@ -7,7 +7,6 @@ still ranks the whole catalogue. A lexicon is learnt from the titles of one cata
 items too, and from no interaction.
 """
 
-import copy
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from importlib.metadata import version
@@ -19,11 +18,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from reccocktail.ranking import kept
+from reccocktail.ranking.space import ItemSpace, unit
 
 DIMENSIONS = 256
 LEARNT_FROM = 50_000
 """Titles at most that a lexicon is learnt from: time and memory grow with their different terms."""
-_DIGITS = 6  # of a cosine: titles that share nothing must tie, not be ranked by rounding errors
 _LEAST_TITLES = 2  # a term of one title alone makes no two titles alike
 
 
@@ -93,14 +92,14 @@ def words_of(titles: tuple[str, ...], max_history: int) -> "Words":
     return Words(titles, max_history)
 
 
-class Words:
-    """The words of a catalogue: cosines of histories and items, both as item numbers.
+class Words(ItemSpace):
+    """The words of a catalogue.
 
     To learn a lexicon takes seconds, so the vectors of the catalogue are kept on disk, and a
     lexicon is learnt where there are none or for titles that are not in the catalogue.
 
     Attributes:
-        items: (items, width) unit vectors.
+        items: (items, width), of length 1 or 0.
     """
 
     def __init__(self, titles: Sequence[str], max_history: int) -> None:
@@ -110,7 +109,8 @@ class Words:
             titles: every title of the catalogue.
             max_history: items of a history that are read, the last ones.
         """
-        self._titles, self._max_history = list(titles), max_history
+        super().__init__(max_history)
+        self._titles = list(titles)
         # Other versions may number the directions otherwise.
         made_by = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
         file = kept.place(["words", DIMENSIONS, LEARNT_FROM, made_by, self._titles])
@@ -121,55 +121,15 @@ class Words:
         else:
             self.items = stored["items"].numpy()
 
-    @property
-    def width(self) -> int:
-        """Numbers in a vector; 0 where no two titles share a term."""
-        return int(self.items.shape[1])
-
     @cached_property
     def lexicon(self) -> Lexicon:
         """Learnt from the catalogue, at the first call."""
         return Lexicon(self._titles)
 
-    def extended(self, titles: Sequence[str]) -> "Words":
-        """The same with more items behind the catalogue."""
-        if not titles:
-            return self
-        more = self.lexicon.vectors(titles)
-        found = copy.copy(self)
-        found.items = np.concatenate([self.items, more])
-        return found
+    def new(self, titles: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors (titles, width); zeros for a title without a known term."""
+        return self.lexicon.vectors(titles)
 
-    def users(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Unit vectors (histories, width) of what is read of each history."""
-        return of_histories(self.items, [history[-self._max_history :] for history in histories])
-
-    def scores(
-        self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
-    ) -> list[NDArray[np.float64]]:
-        """Cosines in [-1, 1] of each history and its candidates."""
-        users = self.users(histories).astype(np.float64)
-        return [
-            (self.items[list(row)].astype(np.float64) @ user).round(_DIGITS)
-            for user, row in zip(users, candidates, strict=True)
-        ]
-
-    def catalogue(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        """Cosines (histories, items) of each history and every item."""
-        return (self.users(histories) @ self.items.T).astype(np.float64).round(_DIGITS)
-
-
-def of_histories(
-    items: NDArray[np.float32], histories: Sequence[Sequence[int]]
-) -> NDArray[np.float32]:
-    """Unit vectors (histories, width): the direction of the mean of a history's items."""
-    sums = [items[list(history)].sum(axis=0) for history in histories]
-    return unit(np.array(sums, dtype=np.float32).reshape(len(histories), items.shape[1]))
-
-
-def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to length 1; rows of zeros stay."""
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    scaled = np.zeros_like(vectors)
-    np.divide(vectors, norms, out=scaled, where=norms > 0)
-    return scaled
+    def learn(self) -> None:
+        """Learn the lexicon."""
+        _ = self.lexicon

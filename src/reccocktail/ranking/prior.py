@@ -5,8 +5,6 @@ have one. An item without training interactions gets 0, the average item's prior
 fault. The weight is chosen on validation users, see `ranking.additions`.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,18 +17,3 @@ def popularity_prior(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     logs = np.log(np.maximum(counts, 1).astype(np.float64))
     centre = float(logs[seen].mean()) if seen.any() else 0.0
     return np.where(seen, logs - centre, 0.0)
-
-
-def with_prior(
-    scores: Sequence[NDArray[np.float64]],
-    candidates: Sequence[Sequence[int]],
-    prior: NDArray[np.float64],
-    weight: float,
-) -> list[NDArray[np.float64]]:
-    """Scores of each row's candidates (item numbers) with the weighted prior added."""
-    if weight == 0.0:
-        return list(scores)
-    return [
-        row + weight * prior[np.asarray(items)]
-        for row, items in zip(scores, candidates, strict=True)
-    ]

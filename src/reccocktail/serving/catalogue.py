@@ -1,11 +1,12 @@
-"""A domain's catalogue as one model reads it: item vectors, weighed words, weighed popularity.
+"""A domain's catalogue as one model reads it: item vectors, and what is weighed beside them.
 
 Whoever recommends from a whole catalogue has it from here; vectors and weights are kept on disk.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -13,12 +14,17 @@ from numpy.typing import NDArray
 
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.prompting.encoding import TokenIds
-from reccocktail.ranking.additions import WORDS_WEIGHTS, Weights, choose
+from reccocktail.ranking.additions import (
+    COLLABORATIVE_WEIGHTS,
+    WORDS_WEIGHTS,
+    Weights,
+    choose,
+)
 from reccocktail.ranking.base import Model, Ranker
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.lexical import Words, of_histories
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
+from reccocktail.ranking.space import ItemSpace, of_histories
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
 
 _WEIGHING_USERS = 64
@@ -32,47 +38,56 @@ class EncodedCatalogue:
 
     Attributes:
         tokens: title tokens of every item.
-        vectors: (items, d + w): unit vectors of the model, and behind them those of the words.
+        vectors: (items, d + w): unit vectors of the model, and behind them those of other spaces.
         prior: (items,) weighted popularity prior; 0 for items without interactions.
-        words: makes the part behind.
+        behind: makes what is behind.
     """
 
     tokens: list[TokenIds]
     vectors: NDArray[np.float32]
     prior: NDArray[np.float64]
-    words: "WordsBehind"
+    behind: "Behind"
+
+
+class Part(NamedTuple):
+    """A space beside a model's, and the length that its weight gives to unit vectors."""
+
+    space: ItemSpace
+    length: float
 
 
 @dataclass(frozen=True)
-class WordsBehind:
-    """Words as numbers behind a model's vectors, so that one product weighs both.
+class Behind:
+    """Other spaces as numbers behind a model's vectors, so that one product weighs them all.
 
-    Users and items carry the root of the weight, so that items that are near one another are near
+    Users and items carry the root of each weight, so that items that are near one another are near
     for a graph of items too.
 
     Attributes:
-        of: the catalogue's; None where words do not count.
-        length: of a vector of words, at least 0.
+        parts: in their order; without those that do not count.
         max_history: items of a history that are read, the last ones.
     """
 
-    of: Words | None
-    length: float
+    parts: tuple[Part, ...]
     max_history: int
 
     @property
     def width(self) -> int:
         """Numbers behind a model's vector."""
-        return self.of.width if self.of else 0
+        return sum(part.space.width for part in self.parts)
+
+    def catalogue(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A model's vectors (items, d) of the whole catalogue with the parts behind."""
+        return self._behind(vectors, [part.space.items for part in self.parts])
 
     def items(self, vectors: NDArray[np.float32], titles: Sequence[str]) -> NDArray[np.float32]:
-        """A model's vectors (items, d) of titles with their words behind, (items, d + w)."""
-        return self.behind(vectors, self.of.lexicon.vectors(titles)) if self.of else vectors
+        """A model's vectors (items, d) of titles with the parts behind, (items, d + w)."""
+        return self._behind(vectors, [part.space.new(titles) for part in self.parts])
 
     def learn(self) -> None:
         """Learn what vectors of new titles take, so that the first of them need not wait."""
-        if self.of:
-            _ = self.of.lexicon
+        for part in self.parts:
+            part.space.learn()
 
     def users(
         self,
@@ -80,23 +95,28 @@ class WordsBehind:
         histories: Sequence[Sequence[int]],
         items: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """A model's vectors (users, d) of histories with their words behind, (users, d + w).
+        """A model's vectors (users, d) of histories with the parts behind, (users, d + w).
 
         Args:
             vectors: of the model.
             histories: item numbers, oldest first.
             items: (items, d + w) vectors of the catalogue.
         """
-        if not self.width:
-            return vectors
         recent = [history[-self.max_history :] for history in histories]
-        return self.behind(vectors, of_histories(items[:, -self.width :], recent))
+        start = vectors.shape[1]
+        found = []
+        for part in self.parts:
+            end = start + part.space.width
+            found.append(of_histories(items[:, start:end], recent))
+            start = end
+        return self._behind(vectors, found)
 
-    def behind(
-        self, vectors: NDArray[np.float32], words: NDArray[np.float32]
+    def _behind(
+        self, vectors: NDArray[np.float32], others: Sequence[NDArray[np.float32]]
     ) -> NDArray[np.float32]:
-        """Vectors (n, d) with unit vectors of words (n, w) behind, scaled to `length`."""
-        return np.concatenate([vectors, np.float32(self.length) * words], axis=1)
+        """Vectors (n, d) with those of the parts (n, w of each) behind in their lengths."""
+        scaled = [np.float32(p.length) * o for p, o in zip(self.parts, others, strict=True)]
+        return np.concatenate([vectors, *scaled], axis=1) if scaled else vectors
 
 
 def encode_catalogue(
@@ -126,23 +146,27 @@ def encode_catalogue(
     else:
         items.add(model, items.missing(range(len(catalogue.tokens))), device, tick)
     weights = weigh(model, catalogue, identity)
-    length = math.sqrt(weights.words * ranker.temperature)
     tokens, vectors = catalogue.tokens, items.all().numpy()
     if new_titles:
         new = ranker.titles(new_titles)
         tokens = [*tokens, *new]
         vectors = np.concatenate([vectors, ranker.item_vectors(model, new, device).numpy()])
-    words = WordsBehind(None, 0.0, ranker.prompt.max_history)
-    if length:
-        known = catalogue.words.extended(new_titles)
-        words = WordsBehind(known, length, ranker.prompt.max_history)
-        vectors = words.behind(vectors, known.items)
+    parts = []
+    for weight, space in (
+        (weights.words, lambda: catalogue.words),
+        (weights.collaborative, lambda: catalogue.collaborative),
+    ):
+        if weight:
+            known = space().extended(new_titles)
+            parts.append(Part(known, math.sqrt(weight * ranker.temperature)))
+    behind = Behind(tuple(parts), ranker.prompt.max_history)
+    vectors = np.ascontiguousarray(behind.catalogue(vectors), dtype=np.float32)
     prior = weights.prior * prior_with_new(domain, len(new_titles))
-    return EncodedCatalogue(tokens, np.ascontiguousarray(vectors, dtype=np.float32), prior, words)
+    return EncodedCatalogue(tokens, vectors, prior, behind)
 
 
 def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
-    """Weights of popularity and words on a few validation users, remembered in the cache.
+    """Weights of what stands beside a model on a few validation users, remembered in the cache.
 
     Args:
         model: adapted or bare backbone.
@@ -153,29 +177,30 @@ def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
     rows: pl.DataFrame = sample_rows(domain.rows("valid_warm"), _WEIGHING_USERS, seed=0)
     if not rows.height:
         return Weights()
-    grids = [WEIGHTS, WORDS_WEIGHTS, _WEIGHING_USERS]
+    grids = [WEIGHTS, WORDS_WEIGHTS, COLLABORATIVE_WEIGHTS, _WEIGHING_USERS]
     ranker = catalogue.ranker
     scores = [
         ranker.template_sha256, ranker.readout_sha256, ranker.prompt.model_dump(), ranker.settings
     ]  # fmt: skip
-    key = sha256_json([identity, domain.sha256, "prior and words", scores, grids])
+    key = sha256_json([identity, domain.sha256, "prior, words and collaborative", scores, grids])
     file = cache_dir() / "priors" / f"{key}.json"
     if file.exists():
         found = read_json(file)
-        return Weights(float(found["prior"]), float(found["words"]))
+        return Weights(**found["weights"])
     (scored,) = score(
-        model, catalogue, [rows], "Weighing popularity and words", model_sha256=identity,
+        model, catalogue, [rows], "Weighing what stands beside the model", model_sha256=identity,
         entropy=False,
     )  # fmt: skip
-    candidates = catalogue.candidates(rows)
+    histories, candidates = catalogue.history_items(rows), catalogue.candidates(rows)
     weights = choose(
         scored.scores,
         candidates,
         positive_columns(rows),
         popularity_prior(domain.train_counts()),
-        catalogue.words.scores(catalogue.history_items(rows), candidates),
+        catalogue.words.scores(histories, candidates),
+        catalogue.collaborative.scores(histories, candidates),
     )
-    write_json(file, {"prior": weights.prior, "words": weights.words, "users": rows.height})
+    write_json(file, {"weights": asdict(weights), "users": rows.height})
     return weights
 
 

@@ -23,7 +23,7 @@ from reccocktail.mixing.sheet import load_sheet
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.schema import CATEGORIES, ITEM, TITLE
-from reccocktail.serving.catalogue import WordsBehind, encode_catalogue
+from reccocktail.serving.catalogue import Behind, encode_catalogue
 from reccocktail.serving.index import EXACT_ITEMS
 from reccocktail.serving.logs import warn
 from reccocktail.serving.lookup import TitleLookup
@@ -82,7 +82,7 @@ class Served:
         lookup: finds titles.
         rows: item vectors, shared with the states before and after.
         prior: (items,) weighted popularity prior.
-        words: stand behind the model's vectors.
+        behind: what stands behind the model's vectors.
         new: (items,) whether nobody touched the item in training.
         cells: (items,) the categories of each item in one string, as the catalogue has them.
         categories: category in lower case -> item numbers.
@@ -106,7 +106,7 @@ class Served:
     rows: Rows
     vectors: NDArray[np.float32]
     prior: NDArray[np.float32]
-    words: WordsBehind
+    behind: Behind
     new: NDArray[np.bool_]
     cells: list[str | None]
     categories: dict[str, NDArray[np.int64]]
@@ -134,7 +134,7 @@ class Served:
         device = next(model.parameters()).device
         first = len(self.ids)
         vectors = self.ranker.item_vectors(model, tokens, device).numpy()
-        vectors = self.words.items(vectors, titles)
+        vectors = self.behind.items(vectors, titles)
         prior = np.zeros(len(titles), dtype=np.float32)
         self.rows.extend(vectors, first)
         if self.neighbours is not None:
@@ -233,7 +233,7 @@ def encoded(
     model = models.of(update, adapter.lora)
     identity = model_sha256(backbone, adapter.lora)
     catalogue = encode_catalogue(model, domain, ranker, identity, tick=tick)
-    catalogue.words.learn()
+    catalogue.behind.learn()
     rows = Rows(catalogue.vectors)
     return Served(
         name=name,
@@ -251,7 +251,7 @@ def encoded(
         rows=rows,
         vectors=rows.view(),
         prior=catalogue.prior.astype(np.float32),
-        words=catalogue.words,
+        behind=catalogue.behind,
         new=domain.train_counts() == 0,
         cells=_cells(domain.items),
         categories=_by_category(domain.items, 0),

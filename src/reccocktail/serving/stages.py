@@ -16,6 +16,7 @@ from reccocktail.errors import AdapterError
 from reccocktail.ranking import build
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
+from reccocktail.ranking.space import ItemSpace
 from reccocktail.recipe import PromptSettings, Recipe
 from reccocktail.serving.catalogue import encode_catalogue, prior_with_new, weigh
 from reccocktail.serving.index import ScoreIndex
@@ -62,11 +63,11 @@ class Retrieval:
             identity = model_sha256(backbone, self._lora)
             catalogue = encode_catalogue(model, domain, ranker, identity, new_titles)
         self._tokens, self._vectors = catalogue.tokens, catalogue.vectors
-        self._words = catalogue.words
+        self._behind = catalogue.behind
         self._prior = catalogue.prior
 
     def scores(self, history: Sequence[int]) -> NDArray[np.float64]:
-        """Scores (items,) of all items for a history of numbers: model, popularity and words."""
+        """Scores (items,) of all items for a history of numbers, with what is weighed beside."""
         (user,) = self._users([history])
         found: NDArray[np.float64] = self._vectors @ user / self._ranker.temperature + self._prior
         return found
@@ -105,7 +106,7 @@ class Retrieval:
         rows = [[self._tokens[item] for item in history] for history in histories]
         with scoring(self._backbone, self._lora) as model:
             found = self._ranker.user_vectors(model, rows, self._backbone.device, tick).numpy()
-        return self._words.users(found, histories, self._vectors)
+        return self._behind.users(found, histories, self._vectors)
 
     @cached_property
     def _index(self) -> ScoreIndex:
@@ -118,7 +119,7 @@ class Reranking:
     def __init__(
         self, domain: Domain, adapter: Adapter, backbone: Backbone, new_titles: Sequence[str]
     ) -> None:
-        """Tokenise the catalogue, and weigh popularity and words unless the cache knows.
+        """Tokenise the catalogue, and weigh what stands beside the model unless the cache knows.
 
         Args:
             domain: prepared domain.
@@ -133,8 +134,12 @@ class Reranking:
         with scoring(backbone, self._lora) as model:
             weights = weigh(model, catalogue, model_sha256(backbone, self._lora))
         self._prior = weights.prior * prior_with_new(domain, len(new_titles))
-        self._words_weight = weights.words
-        self._words = catalogue.words.extended(new_titles) if weights.words else None
+        self._beside: list[tuple[float, ItemSpace]] = []
+        if weights.words:
+            self._beside.append((weights.words, catalogue.words.extended(new_titles)))
+        if weights.collaborative:
+            space = catalogue.collaborative.extended(new_titles)
+            self._beside.append((weights.collaborative, space))
 
     def scores(self, history: Sequence[int], items: Sequence[int]) -> NDArray[np.float64]:
         """Scores (items,) of some items; see `scores_of`."""
@@ -162,7 +167,6 @@ class Reranking:
                 found = self._ranker.scores(model, on_device)[0].double().cpu().numpy()
                 rows.append(found[columns])
         chosen: NDArray[np.float64] = np.stack(rows) + self._prior[np.asarray(items)]
-        if self._words is not None:
-            words = self._words.scores(histories, [items] * len(histories))
-            chosen += self._words_weight * np.stack(words)
+        for weight, space in self._beside:
+            chosen += weight * np.stack(space.scores(histories, [items] * len(histories)))
         return chosen

@@ -50,7 +50,7 @@ class UserVectors:
             model = self._models.of(state.update_sha256, state.lora)
             tokens = [[state.tokens[item] for item in history] for _, history in missing]
             found = state.ranker.user_vectors(model, tokens, self._device).numpy()
-            found = state.words.users(found, [history for _, history in missing], state.vectors)
+            found = state.behind.users(found, [history for _, history in missing], state.vectors)
             self._vectors.update(zip(missing, found, strict=True))
         users = np.stack([self._vectors[key] for key in keys])
         for key in keys:

@@ -63,7 +63,8 @@ def _compiled(decoder: nn.Module) -> Iterator[None]:
     try:
         for block in blocks[1:]:
             block.compile(dynamic=True)
-            block._compiled_call_impl = partial(_with_gradients, block, block._compiled_call_impl)
+            compiled: Any = block._compiled_call_impl
+            block._compiled_call_impl = partial(_with_gradients, block, compiled)
         yield
     finally:
         for block in blocks:

@@ -1,0 +1,246 @@
+"""Who chose what beside the language model: how should it be read, and what is it worth?
+
+    python benchmarks/collaborative.py --data PREPARED [--data ...] [--out results/FILE.json]
+    python benchmarks/collaborative.py --data PREPARED --adapter base_spirit [--adapter ...] \
+        [--users 500] [--validation-users 150] [--interactions RAW] --out RESULT.json
+
+Without an adapter: NDCG@10 on warm validation users of vectors of each width, scaling and centre,
+by themselves and with popularity, and the means over the domains. With adapters: test users ranked
+by each model, and by none, with popularity and words beside it in weights that validation users
+choose, and with who chose what too; the difference is paired. Cold targets also among cold items
+alone: whoever tells new items from old wins nothing there.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from arguments import asked_backbone, backbone_arguments
+from paper_table import raw_interactions
+from program import program
+from provenance import environment, machine, write_result
+from reccocktail.backbone import Backbone
+from reccocktail.data.candidates import cold_candidates
+from reccocktail.data.domain import Domain, sample_rows
+from reccocktail.errors import RunError
+from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summarise
+from reccocktail.evaluation.placing import Placing
+from reccocktail.evaluation.significance import paired_bootstrap
+from reccocktail.progress import track
+from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, Weights, add
+from reccocktail.ranking.collaborative import vectors_of
+from reccocktail.ranking.prior import WEIGHTS, popularity_prior
+from reccocktail.ranking.scoring import Catalogue, positive_columns, score
+from reccocktail.ranking.space import of_histories
+from reccocktail.recipe import PromptSettings
+from reccocktail.schema import CANDIDATES, HISTORY, Scenario
+from reccocktail.spirits import resolve
+from reccocktail.storage import sha256_file
+from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import model_sha256, ranker_of, scoring
+
+DIMENSIONS, POWERS, CENTRED = (32, 64, 128), (1.0, 0.5, 0.0), (True, False)
+NOTHING = "no model"
+WITHOUT, WITH = "popularity and words", "and who chose what"
+COLD_ONLY = "cold among cold"
+TABLES: dict[str, Scenario] = {"warm": "warm", "cold": "cold", COLD_ONLY: "cold"}
+
+
+def settings_of(domain: Domain, users: int) -> dict[str, Any]:
+    """NDCG@10 on warm validation users of each way to make vectors, alone and with popularity."""
+    rows = sample_rows(domain.rows("valid_warm"), users, seed=0)
+    histories, candidates = domain.numbers(rows, HISTORY), domain.numbers(rows, CANDIDATES)
+    positive, prior = positive_columns(rows), popularity_prior(domain.train_counts())
+    read = PromptSettings().max_history
+    recent = [history[-read:] for history in histories]
+    training = domain.numbers(domain.train(), HISTORY)
+    found: dict[str, Any] = {}
+    for dimensions in DIMENSIONS:
+        for power in POWERS:
+            for centred in CENTRED:
+                vectors = vectors_of(training, len(domain.titles), dimensions, power, centred)
+                directions = of_histories(vectors, recent)
+                cosines = [
+                    (vectors[row] @ direction).astype(np.float64).round(6)
+                    for row, direction in zip(candidates, directions, strict=True)
+                ]
+
+                def quality(prior_weight: float, weight: float, cosines: Any = cosines) -> float:
+                    nothing = [np.zeros(len(row)) for row in candidates]
+                    weights = Weights(prior_weight, 0.0, weight)
+                    scores = add(nothing, candidates, prior, None, weights, cosines)
+                    return float(per_user(ranks(scores, positive))["ndcg@10"].mean())
+
+                found[name_of(dimensions, power, centred)] = {
+                    "alone": quality(0.0, 1.0),
+                    "with popularity": max(
+                        quality(p, c) for p in WEIGHTS for c in COLLABORATIVE_WEIGHTS[1:]
+                    ),
+                }
+    return {"users": rows.height, "ways": found}
+
+
+def name_of(dimensions: int, power: float, centred: bool) -> str:
+    """One way to make vectors, in words."""
+    return f"{dimensions} wide, power {power:g}, {'centred' if centred else 'as they are'}"
+
+
+def choose_settings(domains: Sequence[Domain], users: int) -> dict[str, Any]:
+    """The first part: every domain's figures, and their means, the best first."""
+    of = {d.name: settings_of(d, users) for d in track(domains, "Ways to read who chose what")}
+    ways = next(iter(of.values()))["ways"]
+    means = {
+        way: {
+            view: float(np.mean([found["ways"][way][view] for found in of.values()]))
+            for view in ways[way]
+        }
+        for way in ways
+    }
+    best = sorted(means, key=lambda way: -means[way]["with popularity"])
+    table = Table("way", "alone", "with popularity")
+    for way in best:
+        table.add_row(way, *(f"{value:.4f}" for value in means[way].values()))
+    Console().print(table)
+    return {"domains": of, "means": {way: means[way] for way in best}}
+
+
+def tables_of(
+    domain: Domain, users: int, validation_users: int, interactions: pl.DataFrame | None
+) -> tuple[dict[str, pl.DataFrame], dict[Scenario, pl.DataFrame]]:
+    """Test rows of each table, and validation rows of each scenario; tables of nobody are none."""
+    test: dict[str, pl.DataFrame] = {}
+    for table, scenario in TABLES.items():
+        rows = sample_rows(domain.rows(f"test_{scenario}"), users, seed=0)
+        if rows.height > 2:
+            cold = table == COLD_ONLY
+            test[table] = (
+                cold_candidates(domain, rows, seed=0, interactions=interactions) if cold else rows
+            )
+    scenarios = {TABLES[table] for table in test}
+    valid = {s: sample_rows(domain.rows(f"valid_{s}"), validation_users, seed=0) for s in scenarios}
+    return test, valid
+
+
+def worth(
+    domain: Domain,
+    adapters: Sequence[Adapter],
+    backbone: Backbone,
+    test: dict[str, pl.DataFrame],
+    valid: dict[Scenario, pl.DataFrame],
+) -> dict[str, Any]:
+    """The second part, for one domain: each table's models with and without it."""
+    found: dict[str, Any] = {table: {} for table in test}
+    for adapter in (None, *adapters):
+        of_test, of_valid = scores_of(domain, adapter, backbone, test, valid)
+        read = adapters[0].card.recipe.prompt.max_history
+        for table, rows in test.items():
+            scenario = TABLES[table]
+            placing = Placing(domain, {scenario: rows}, valid, read, words=True)
+            views: dict[str, dict[str, FloatArray]] = {}
+            chosen: dict[str, Any] = {}
+            for view, who in ((WITHOUT, False), (WITH, True)):
+                beside = replace(placing, collaborative=who)
+                weights, scores = beside.placed(scenario, of_test[table], of_valid[scenario])
+                views[view] = per_user(ranks(scores, positive_columns(rows)))
+                chosen[view] = asdict(weights)
+            found[table][adapter.name if adapter else NOTHING] = {
+                **{view: summarise(values) for view, values in views.items()},
+                "weights": chosen,
+                "gain": paired_bootstrap(views[WITH], views[WITHOUT]),
+            }
+    return found
+
+
+def scores_of(
+    domain: Domain,
+    adapter: Adapter | None,
+    backbone: Backbone,
+    test: dict[str, pl.DataFrame],
+    valid: dict[Scenario, pl.DataFrame],
+) -> tuple[dict[str, list[FloatArray]], dict[Scenario, list[FloatArray]]]:
+    """Logits of each row's candidates by table and by scenario; without an adapter, zeros."""
+    tables = [*test.values(), *valid.values()]
+    if adapter is None:
+        every = [[np.zeros(len(row)) for row in rows[CANDIDATES].to_list()] for rows in tables]
+    else:
+        catalogue = Catalogue.of(domain, ranker_of(adapter.card, backbone))
+        with scoring(backbone, adapter.lora) as model:
+            label = f"{domain.name}: {adapter.name}"
+            sha256 = model_sha256(backbone, adapter.lora)
+            scored = score(model, catalogue, tables, label, model_sha256=sha256, entropy=False)
+        every = [one.scores for one in scored]
+    return dict(zip(test, every, strict=False)), dict(zip(valid, every[len(test) :], strict=True))
+
+
+def show(domain: str, found: dict[str, Any]) -> None:
+    """Print one domain's tables."""
+    table = Table("table", "model", f"NDCG@10, {WITHOUT}", WITH, "gain", title=domain)
+    for name, models in found.items():
+        for model, values in models.items():
+            gain = values["gain"]["ndcg@10"]
+            views = (values[view] for view in (WITHOUT, WITH))
+            table.add_row(
+                f"{name} ({values[WITH]['n']:,})",
+                model,
+                *(
+                    f"{v['ndcg@10']:.3f} [{v['ci95']['ndcg@10'][0]:.3f}, "
+                    f"{v['ci95']['ndcg@10'][1]:.3f}]"
+                    for v in views
+                ),
+                "{:+.3f} [{:+.3f}, {:+.3f}]".format(gain["difference"], *gain["ci95"]),
+            )
+    Console(width=140).print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--adapter", type=Path, action="append", default=[])
+    parser.add_argument("--users", type=int, default=500, help="at most so many a table")
+    parser.add_argument("--validation-users", type=int, default=150)
+    parser.add_argument("--interactions", type=Path, action="append", default=[],
+                        help="a domain's raw interactions, for exact cold negatives")  # fmt: skip
+    backbone_arguments(parser)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(arguments)
+    if min(args.users, args.validation_users) < 3:
+        raise RunError("--users and --validation-users must be at least 3; raise them.")
+    domains = [Domain.load(path) for path in args.data]
+    if not args.adapter:
+        result = choose_settings(domains, args.users)
+        if args.out:
+            result["data"] = {domain.name: domain.sha256 for domain in domains}
+            write_result(args.out, result | machine(torch.device("cpu")))
+        return
+    adapters = [Adapter.load(resolve(path)) for path in args.adapter]
+    backbone = asked_backbone(args, adapters[0].card.recipe)
+    files = {file: sha256_file(file) for file in args.interactions}
+    targets: dict[str, Any] = {}
+    for domain in domains:
+        raw = raw_interactions(files, domain)
+        test, valid = tables_of(domain, args.users, args.validation_users, raw[1] if raw else None)
+        facts = environment(backbone, domain)
+        tables = worth(domain, adapters, backbone, test, valid)
+        targets[domain.name] = {"data": facts.pop("data"), "tables": tables}
+        show(domain.name, tables)
+        if args.out:
+            about = {
+                "targets": targets,
+                "validation_users": args.validation_users,
+                "adapters": {a.name: {"sha256": a.sha256, "steps": a.card.steps} for a in adapters},
+            }
+            write_result(args.out, about | facts)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,83 @@
+"""Items as vectors of something other than the language model's, and histories among them."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+_DIGITS = 6  # of a score: items that share nothing must tie, not be ranked by rounding errors
+
+
+class ItemSpace(ABC):
+    """A catalogue in a space where a history is the direction of the sum of its items.
+
+    Items are named by their numbers. A score is the product of both, a cosine where the item's
+    vector has length 1.
+
+    Attributes:
+        items: (items, width), of length 1 at most.
+    """
+
+    items: NDArray[np.float32]
+
+    def __init__(self, max_history: int) -> None:
+        """Read the last `max_history` items of a history."""
+        self._max_history = max_history
+
+    @abstractmethod
+    def new(self, titles: Sequence[str]) -> NDArray[np.float32]:
+        """Vectors (titles, width) of items that are not in the catalogue, by their titles."""
+
+    @abstractmethod
+    def learn(self) -> None:
+        """Learn what `new` takes, so that the first new items need not wait."""
+
+    @property
+    def width(self) -> int:
+        """Numbers in a vector; 0 where there is nothing to tell items apart by."""
+        return int(self.items.shape[1])
+
+    def extended(self, titles: Sequence[str]) -> Self:
+        """The same with more items behind the catalogue."""
+        if not titles:
+            return self
+        found = copy.copy(self)
+        found.items = np.concatenate([self.items, self.new(titles)])
+        return found
+
+    def users(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Unit vectors (histories, width) of what is read of each history."""
+        return of_histories(self.items, [history[-self._max_history :] for history in histories])
+
+    def scores(
+        self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.float64]]:
+        """Scores in [-1, 1] of each history's candidates."""
+        users = self.users(histories).astype(np.float64)
+        return [
+            (self.items[list(row)].astype(np.float64) @ user).round(_DIGITS)
+            for user, row in zip(users, candidates, strict=True)
+        ]
+
+    def catalogue(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """Scores (histories, items) of every item for each history."""
+        return (self.users(histories) @ self.items.T).astype(np.float64).round(_DIGITS)
+
+
+def of_histories(
+    items: NDArray[np.float32], histories: Sequence[Sequence[int]]
+) -> NDArray[np.float32]:
+    """Unit vectors (histories, width): the direction of the sum of a history's items."""
+    sums = [items[list(history)].sum(axis=0) for history in histories]
+    return unit(np.array(sums, dtype=np.float32).reshape(len(histories), items.shape[1]))
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows scaled to length 1; rows of zeros stay."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    scaled = np.zeros_like(vectors)
+    np.divide(vectors, norms, out=scaled, where=norms > 0)
+    return scaled
