@@ -8,7 +8,8 @@ Without an adapter: NDCG@10 on warm validation users of vectors of each width, s
 by themselves and with popularity, and the means over the domains. With adapters: test users ranked
 by each model, and by none, with popularity and words beside it in weights that validation users
 choose, and with who chose what too; the difference is paired. Cold targets also among cold items
-alone: whoever tells new items from old wins nothing there.
+alone, where whoever tells new items from old wins nothing, and in the weights of warm users, which
+are those of `recommend` and the service.
 """
 
 import argparse
@@ -37,8 +38,9 @@ from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.progress import track
 from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, Weights, add
 from reccocktail.ranking.collaborative import vectors_of
+from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
-from reccocktail.ranking.scoring import Catalogue, positive_columns, score
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.ranking.space import of_histories
 from reccocktail.recipe import PromptSettings
 from reccocktail.schema import CANDIDATES, HISTORY, Scenario
@@ -51,7 +53,13 @@ DIMENSIONS, POWERS, CENTRED = (32, 64, 128), (1.0, 0.5, 0.0), (True, False)
 NOTHING = "no model"
 WITHOUT, WITH = "popularity and words", "and who chose what"
 COLD_ONLY = "cold among cold"
-TABLES: dict[str, Scenario] = {"warm": "warm", "cold": "cold", COLD_ONLY: "cold"}
+COLD_WARM = "cold, weights of warm users"
+TABLES: dict[str, Scenario] = {
+    "warm": "warm",
+    "cold": "cold",
+    COLD_ONLY: "cold",
+    COLD_WARM: "cold",
+}
 
 
 def settings_of(domain: Domain, users: int) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def tables_of(
     test: dict[str, pl.DataFrame] = {}
     for table, scenario in TABLES.items():
         rows = sample_rows(domain.rows(f"test_{scenario}"), users, seed=0)
-        if rows.height > 2:
+        if rows.height > 2 and (table != COLD_WARM or "warm" in test):
             cold = table == COLD_ONLY
             test[table] = (
                 cold_candidates(domain, rows, seed=0, interactions=interactions) if cold else rows
@@ -138,17 +146,18 @@ def worth(
 ) -> dict[str, Any]:
     """The second part, for one domain: each table's models with and without it."""
     found: dict[str, Any] = {table: {} for table in test}
+    read = adapters[0].card.recipe.prompt.max_history
     for adapter in (None, *adapters):
         of_test, of_valid = scores_of(domain, adapter, backbone, test, valid)
-        read = adapters[0].card.recipe.prompt.max_history
         for table, rows in test.items():
-            scenario = TABLES[table]
-            placing = Placing(domain, {scenario: rows}, valid, read, words=True)
+            # Whose validation rows choose the weights.
+            whose: Scenario = "warm" if table == COLD_WARM else TABLES[table]
+            placing = Placing(domain, {whose: rows}, valid, read, words=True)
             views: dict[str, dict[str, FloatArray]] = {}
             chosen: dict[str, Any] = {}
             for view, who in ((WITHOUT, False), (WITH, True)):
                 beside = replace(placing, collaborative=who)
-                weights, scores = beside.placed(scenario, of_test[table], of_valid[scenario])
+                weights, scores = beside.placed(whose, of_test[table], of_valid[whose])
                 views[view] = per_user(ranks(scores, positive_columns(rows)))
                 chosen[view] = asdict(weights)
             found[table][adapter.name if adapter else NOTHING] = {
@@ -167,17 +176,40 @@ def scores_of(
     valid: dict[Scenario, pl.DataFrame],
 ) -> tuple[dict[str, list[FloatArray]], dict[Scenario, list[FloatArray]]]:
     """Logits of each row's candidates by table and by scenario; without an adapter, zeros."""
-    tables = [*test.values(), *valid.values()]
     if adapter is None:
-        every = [[np.zeros(len(row)) for row in rows[CANDIDATES].to_list()] for rows in tables]
-    else:
-        catalogue = Catalogue.of(domain, ranker_of(adapter.card, backbone))
-        with scoring(backbone, adapter.lora) as model:
-            label = f"{domain.name}: {adapter.name}"
-            sha256 = model_sha256(backbone, adapter.lora)
-            scored = score(model, catalogue, tables, label, model_sha256=sha256, entropy=False)
-        every = [one.scores for one in scored]
-    return dict(zip(test, every, strict=False)), dict(zip(valid, every[len(test) :], strict=True))
+        nothing = [
+            [np.zeros(len(row)) for row in rows[CANDIDATES].to_list()]
+            for rows in (*test.values(), *valid.values())
+        ]
+        return dict(zip(test, nothing, strict=False)), dict(
+            zip(valid, nothing[len(test) :], strict=True)
+        )
+    ranker = ranker_of(adapter.card, backbone)
+    if not isinstance(ranker, DenseRanker):
+        raise RunError(f"'{adapter.name}' does not rank by vectors; give one of ranker dense.")
+    catalogue = Catalogue.of(domain, ranker)
+    items = ItemVectors(catalogue, model_sha256(backbone, adapter.lora))
+    by_test, by_valid = {}, {}
+    with scoring(backbone, adapter.lora) as model:
+        # Tables of the same users are read once.
+        some = {"warm": test.get("warm"), "cold": test.get("cold")}
+        read = {f"test {name}": rows for name, rows in some.items() if rows is not None}
+        read |= {f"valid {name}": rows for name, rows in valid.items()}
+        label = f"{domain.name}: {adapter.name}"
+        encoded = dict(
+            zip(
+                read,
+                encode(model, items, catalogue, list(read.values()), label, whole_catalogue=True),
+                strict=True,
+            )
+        )
+    for table, rows in test.items():
+        users = encoded[f"test {TABLES[table]}"]
+        by_test[table] = users.scores(ranker, catalogue.candidates(rows))
+    for scenario, rows in valid.items():
+        users = encoded[f"valid {scenario}"]
+        by_valid[scenario] = users.scores(ranker, catalogue.candidates(rows))
+    return by_test, by_valid
 
 
 def show(domain: str, found: dict[str, Any]) -> None:

@@ -780,6 +780,35 @@ def test_learning_joins_trials_that_several_programs_ran(
     assert (tmp_path / "learning.json").read_text() == text
 
 
+def test_who_chose_what_is_worth_its_difference(
+    folder: Path, backbone: Backbone, tmp_path: Path, benchmark: Any
+) -> None:
+    program = benchmark("collaborative")
+    data = ["--data", str(folder / "tastes")]
+    program.main([*data, "--users", "20", "--out", str(tmp_path / "settings.json")])
+    found = json.loads((tmp_path / "settings.json").read_text())
+    assert found["domains"]["tastes"]["users"] == 20
+    together = [way["with popularity"] for way in found["means"].values()]
+    assert len(together) == 18 and together == sorted(together, reverse=True)
+    assert program.name_of(64, 1.0, True) in found["means"]  # the one in use is among them
+    out = tmp_path / "worth.json"
+    saved_adapter(tmp_path / "mixed", backbone, benchmark)
+    model = ["--adapter", str(tmp_path / "mixed"), "--backbone", str(folder / "backbone")]
+    program.main([*data, *model, "--users", "12", "--validation-users", "12", "--out", str(out)])
+    tables = json.loads(out.read_text())["targets"]["tastes"]["tables"]
+    assert set(tables) == set(program.TABLES)
+    of_warm = tables["warm"]["mixed"]["weights"]
+    assert tables[program.COLD_WARM]["mixed"]["weights"] == of_warm
+    for models in tables.values():
+        assert set(models) == {"no model", "mixed"}
+        for values in models.values():
+            without, both = (values[view] for view in (program.WITHOUT, program.WITH))
+            assert without["n"] == both["n"] == 12
+            assert values["weights"][program.WITHOUT]["collaborative"] == 0
+            gap = values["gain"]["ndcg@10"]["difference"]
+            assert both["ndcg@10"] - without["ndcg@10"] == pytest.approx(gap, abs=1e-9)
+
+
 def test_popularity_compares_equal_steps(folder: Path, tmp_path: Path, benchmark: Any) -> None:
     data = str(folder / "tastes")
     common = ["--data", data, "--backbone", str(folder / "backbone"), "--out", str(tmp_path)]
