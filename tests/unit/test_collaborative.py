@@ -109,7 +109,7 @@ def test_what_was_learnt_is_kept(domain, monkeypatch):
 
 def test_where_titles_share_nothing_a_new_item_is_the_average_one(domain, monkeypatch):
     nothing = np.zeros((len(domain.titles), 0), dtype=np.float32)
-    wordless = SimpleNamespace(items=nothing, new=lambda titles: nothing[: len(titles)])
+    wordless = SimpleNamespace(items=nothing, width=0, new=lambda titles: nothing[: len(titles)])
     monkeypatch.setattr(collaborative, "words_of", lambda *_: wordless)
     space = Collaborative(domain, max_history=10)
     assert space.new(["red apple"]).tolist() == [[0.0] * space.width]

@@ -261,7 +261,10 @@ def catalogue_scores(domain, backbone, lora, rows, run, model, scenario):
         vectors = encode(model, items, catalogue, [rows], "Scoring", whole_catalogue=True)[0]
     added = prior * popularity_prior(domain.train_counts())
     histories = catalogue.history_items(rows)
-    for weight, space in ((words, catalogue.words), (collaborative, catalogue.collaborative)):
+    for weight, space in (
+        (words, catalogue.spaces.words),
+        (collaborative, catalogue.spaces.collaborative),
+    ):
         added = added + weight * space.catalogue(histories)
     return ranker.logits(vectors.users, items.all()).double().numpy() + added
 

@@ -114,7 +114,7 @@ def test_scores_are_those_of_the_evaluation(domain, learned, backbone):
     prior = popularity_prior(domain.train_counts())
     place = recommender.recommend(rows["history"][0].to_list(), 10**6)
     off = {domain.index[p.item_id]: p.score - text[domain.index[p.item_id]] for p in place}
-    spaces = (catalogue.words, catalogue.collaborative)
+    spaces = (catalogue.spaces.words, catalogue.spaces.collaborative)
     cosines = [space.catalogue(catalogue.history_items(rows))[0] for space in spaces]
     parts = np.stack([part[list(off)] for part in (prior, *cosines)], axis=1)
     weights, *_ = np.linalg.lstsq(parts, np.array(list(off.values())))

@@ -17,12 +17,9 @@ from reccocktail.baselines.popularity import Popularity
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray
 from reccocktail.mixing.entropy import as_matrix, fit_temperature
-from reccocktail.ranking.additions import Weights, add, choose
-from reccocktail.ranking.collaborative import Collaborative
-from reccocktail.ranking.lexical import Words, words_of
+from reccocktail.ranking.additions import Spaces, Weights, add, choose
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import RowScores, positive_columns
-from reccocktail.ranking.space import ItemSpace
 from reccocktail.schema import CANDIDATES, HISTORY, Scenario
 
 
@@ -65,23 +62,17 @@ class Placing:
                 self.domain.numbers(rows, CANDIDATES),
                 positive_columns(rows),
                 prior,
-                self._cosines(rows, self._lexicon if self.words else None),
-                self._cosines(rows, self._collaborative if self.collaborative else None),
+                *self._cosines(rows, self.words, self.collaborative),
             )
         rows = self.test[scenario]
-        words = self._cosines(rows, self._lexicon if weights.words else None)
-        collaborative = self._cosines(rows, self._collaborative if weights.collaborative else None)
+        words, collaborative = self._cosines(rows, weights.words > 0, weights.collaborative > 0)
         numbers = self.domain.numbers(rows, CANDIDATES)
         return weights, add(test, numbers, prior, words, weights, collaborative)
 
     def whole(self, scenario: Scenario, scores: RowScores, weights: Weights) -> RowScores:
         """Logits of the whole catalogue for test rows, with what counts beside in its weights."""
         prior = weights.prior * self._prior()
-        spaces: list[tuple[float, ItemSpace]] = []
-        if weights.words:
-            spaces.append((weights.words, self._lexicon))
-        if weights.collaborative:
-            spaces.append((weights.collaborative, self._collaborative))
+        spaces = self._spaces.weighed(weights)
         histories = self.domain.numbers(self.test[scenario], HISTORY) if spaces else []
 
         def of_rows(part: slice) -> FloatArray:
@@ -97,21 +88,19 @@ class Placing:
         counts = self.domain.train_counts()
         return popularity_prior(counts if self.prior else np.zeros_like(counts))
 
-    def _cosines(self, rows: pl.DataFrame, space: ItemSpace | None) -> list[FloatArray] | None:
-        """Scores of each row's candidates in a space, if there is one."""
-        if space is None:
-            return None
-        return space.scores(
-            self.domain.numbers(rows, HISTORY), self.domain.numbers(rows, CANDIDATES)
+    def _cosines(
+        self, rows: pl.DataFrame, words: bool, collaborative: bool
+    ) -> tuple[list[FloatArray] | None, list[FloatArray] | None]:
+        """Scores of each row's candidates in each space that is asked for."""
+        both = self.domain.numbers(rows, HISTORY), self.domain.numbers(rows, CANDIDATES)
+        return (
+            self._spaces.words.scores(*both) if words else None,
+            self._spaces.collaborative.scores(*both) if collaborative else None,
         )
 
-    @property
-    def _lexicon(self) -> Words:
-        return words_of(tuple(self.domain.titles), self.max_history)
-
     @cached_property
-    def _collaborative(self) -> Collaborative:
-        return Collaborative(self.domain, self.max_history)
+    def _spaces(self) -> Spaces:
+        return Spaces(self.domain, self.max_history)
 
 
 class InLogits:

@@ -10,12 +10,17 @@ where it helps.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import per_user, ranks
+from reccocktail.ranking.collaborative import Collaborative
+from reccocktail.ranking.lexical import Words, words_of
 from reccocktail.ranking.prior import WEIGHTS
+from reccocktail.ranking.space import ItemSpace
 
 WORDS_WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 """Logits of a whole cosine; that of states is worth 20 at the default temperature."""
@@ -32,6 +37,33 @@ class Weights:
     prior: float = 0.0
     words: float = 0.0
     collaborative: float = 0.0
+
+
+class Spaces:
+    """The spaces of a domain that can stand beside a model, made when they are asked for."""
+
+    def __init__(self, domain: Domain, max_history: int) -> None:
+        """Of a prepared domain; the last `max_history` items of a history are read."""
+        self._domain, self._max_history = domain, max_history
+
+    @property
+    def words(self) -> Words:
+        """What the words of the titles tell."""
+        return words_of(tuple(self._domain.titles), self._max_history)
+
+    @cached_property
+    def collaborative(self) -> Collaborative:
+        """Who chose what in training."""
+        return Collaborative(self._domain, self._max_history)
+
+    def weighed(self, weights: Weights) -> list[tuple[float, ItemSpace]]:
+        """Those that count, with their weights."""
+        found: list[tuple[float, ItemSpace]] = []
+        if weights.words:
+            found.append((weights.words, self.words))
+        if weights.collaborative:
+            found.append((weights.collaborative, self.collaborative))
+        return found
 
 
 def add(

@@ -49,7 +49,8 @@ class Collaborative(ItemSpace):
         self._words = words_of(tuple(domain.titles), max_history)
         self._known = domain.train_counts() > 0
         made_by = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
-        file = kept.place(["collaborative", DIMENSIONS, LEARNT_FROM, made_by, domain.sha256])
+        settings = [DIMENSIONS, LEARNT_FROM, self._words.width, _PENALTIES.tolist()]
+        file = kept.place(["collaborative", settings, made_by, domain.sha256])
         stored = kept.read(file)
         if stored is None:
             histories = domain.numbers(domain.train(), HISTORY)

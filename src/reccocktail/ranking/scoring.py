@@ -20,10 +20,9 @@ from reccocktail.data.domain import Domain
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds, length_batches
 from reccocktail.ranking import kept
+from reccocktail.ranking.additions import Spaces
 from reccocktail.ranking.base import Model, Ranker, entropy_of, pass_tokens
-from reccocktail.ranking.collaborative import Collaborative
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.lexical import Words, words_of
 from reccocktail.schema import CANDIDATES, HISTORY, TARGET
 
 AnyRanker = TypeVar("AnyRanker", bound=Ranker, covariant=True)
@@ -46,14 +45,9 @@ class Catalogue(Generic[AnyRanker]):
         return cls(domain, ranker, ranker.titles(domain.titles))
 
     @cached_property
-    def words(self) -> Words:
-        """What the words of the titles tell, learnt at the first call."""
-        return words_of(tuple(self.domain.titles), self.ranker.prompt.max_history)
-
-    @cached_property
-    def collaborative(self) -> Collaborative:
-        """Who chose what in training, learnt at the first call."""
-        return Collaborative(self.domain, self.ranker.prompt.max_history)
+    def spaces(self) -> Spaces:
+        """What can stand beside a model's scores."""
+        return Spaces(self.domain, self.ranker.prompt.max_history)
 
     def histories(self, rows: pl.DataFrame) -> list[list[TokenIds]]:
         """Title tokens of each row's history."""

@@ -71,11 +71,6 @@ class Behind:
     parts: tuple[Part, ...]
     max_history: int
 
-    @property
-    def width(self) -> int:
-        """Numbers behind a model's vector."""
-        return sum(part.space.width for part in self.parts)
-
     def catalogue(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """A model's vectors (items, d) of the whole catalogue with the parts behind."""
         return self._behind(vectors, [part.space.items for part in self.parts])
@@ -151,14 +146,10 @@ def encode_catalogue(
         new = ranker.titles(new_titles)
         tokens = [*tokens, *new]
         vectors = np.concatenate([vectors, ranker.item_vectors(model, new, device).numpy()])
-    parts = []
-    for weight, space in (
-        (weights.words, lambda: catalogue.words),
-        (weights.collaborative, lambda: catalogue.collaborative),
-    ):
-        if weight:
-            known = space().extended(new_titles)
-            parts.append(Part(known, math.sqrt(weight * ranker.temperature)))
+    parts = [
+        Part(space.extended(new_titles), math.sqrt(weight * ranker.temperature))
+        for weight, space in catalogue.spaces.weighed(weights)
+    ]
     behind = Behind(tuple(parts), ranker.prompt.max_history)
     vectors = np.ascontiguousarray(behind.catalogue(vectors), dtype=np.float32)
     prior = weights.prior * prior_with_new(domain, len(new_titles))
@@ -197,8 +188,8 @@ def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
         candidates,
         positive_columns(rows),
         popularity_prior(domain.train_counts()),
-        catalogue.words.scores(histories, candidates),
-        catalogue.collaborative.scores(histories, candidates),
+        catalogue.spaces.words.scores(histories, candidates),
+        catalogue.spaces.collaborative.scores(histories, candidates),
     )
     write_json(file, {"weights": asdict(weights), "users": rows.height})
     return weights

@@ -16,7 +16,6 @@ from reccocktail.errors import AdapterError
 from reccocktail.ranking import build
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
-from reccocktail.ranking.space import ItemSpace
 from reccocktail.recipe import PromptSettings, Recipe
 from reccocktail.serving.catalogue import encode_catalogue, prior_with_new, weigh
 from reccocktail.serving.index import ScoreIndex
@@ -134,12 +133,10 @@ class Reranking:
         with scoring(backbone, self._lora) as model:
             weights = weigh(model, catalogue, model_sha256(backbone, self._lora))
         self._prior = weights.prior * prior_with_new(domain, len(new_titles))
-        self._beside: list[tuple[float, ItemSpace]] = []
-        if weights.words:
-            self._beside.append((weights.words, catalogue.words.extended(new_titles)))
-        if weights.collaborative:
-            space = catalogue.collaborative.extended(new_titles)
-            self._beside.append((weights.collaborative, space))
+        self._beside = [
+            (weight, space.extended(new_titles))
+            for weight, space in catalogue.spaces.weighed(weights)
+        ]
 
     def scores(self, history: Sequence[int], items: Sequence[int]) -> NDArray[np.float64]:
         """Scores (items,) of some items; see `scores_of`."""
