@@ -26,7 +26,7 @@ from reccocktail.ranking.space import ItemSpace, unit
 from reccocktail.schema import HISTORY
 
 DIMENSIONS = 64
-"""As benchmarks/collaborative.py found on the validation users of domains that are no targets."""
+"""Twice as many gain little (`benchmarks/collaborative.py`, on domains that are no targets)."""
 _PENALTIES = np.logspace(-1, 3, 9)  # of the ridge regression; leaving one item out chooses
 
 
