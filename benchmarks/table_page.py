@@ -30,8 +30,8 @@ PRIOR = "with prior"
 SAYS = {
     PRIOR: "Ranked with the popularity prior, whose weight validation users choose (the "
     "project's default).",
-    WORDS: "Ranked with popularity and with the words that titles share (`recommend` adds who chose "
-    "what), whose weights validation users choose.",
+    WORDS: "Ranked with popularity and with the words that titles share (`recommend` adds who "
+    "chose what), whose weights validation users choose.",
     "text alone": "Ranked by text alone.",
 }
 _MIXED = ("cocktail", "cocktail_calibrated", "cocktail_factor", "cocktail_layer", "validation")
