@@ -5,14 +5,16 @@
         [--users 500] [--validation-users 150] [--interactions RAW] --out RESULT.json
 
 Without an adapter: NDCG@10 on warm validation users of vectors of each width, scaling and centre,
-by themselves and with popularity, and the means over the domains. With adapters: test users ranked
-by each model, and by none, with popularity and words beside it in weights that validation users
-choose, and with who chose what too; the difference is paired. Cold targets also among cold items
-alone, where whoever tells new items from old wins nothing, and in the weights of warm users, which
-are those of `recommend` and the service.
+by themselves and with popularity, the seconds they take, and the means over the domains. With
+adapters: test users ranked by each model, and by none, with popularity and words beside it in
+weights that validation users choose, and with who chose what too; the difference is paired. Cold
+targets also among cold items alone, where whoever tells new items from old wins nothing, and in the
+weights of warm users, which are those of `recommend` and the service.
 """
 
 import argparse
+import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -36,12 +39,12 @@ from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summaris
 from reccocktail.evaluation.placing import Placing
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.progress import track
-from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, Weights, add
+from reccocktail.ranking.additions import add, choose
 from reccocktail.ranking.collaborative import vectors_of
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.prior import WEIGHTS, popularity_prior
+from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
-from reccocktail.ranking.space import of_histories
+from reccocktail.ranking.space import cosines, of_histories
 from reccocktail.recipe import PromptSettings
 from reccocktail.schema import CANDIDATES, HISTORY, Scenario
 from reccocktail.spirits import resolve
@@ -70,30 +73,26 @@ def settings_of(domain: Domain, users: int) -> dict[str, Any]:
     read = PromptSettings().max_history
     recent = [history[-read:] for history in histories]
     training = domain.numbers(domain.train(), HISTORY)
+    nothing = [np.zeros(len(row)) for row in candidates]
     found: dict[str, Any] = {}
-    for dimensions in DIMENSIONS:
-        for power in POWERS:
-            for centred in CENTRED:
-                vectors = vectors_of(training, len(domain.titles), dimensions, power, centred)
-                directions = of_histories(vectors, recent)
-                cosines = [
-                    (vectors[row] @ direction).astype(np.float64).round(6)
-                    for row, direction in zip(candidates, directions, strict=True)
-                ]
-
-                def quality(prior_weight: float, weight: float, cosines: Any = cosines) -> float:
-                    nothing = [np.zeros(len(row)) for row in candidates]
-                    weights = Weights(prior_weight, 0.0, weight)
-                    scores = add(nothing, candidates, prior, None, weights, cosines)
-                    return float(per_user(ranks(scores, positive))["ndcg@10"].mean())
-
-                found[name_of(dimensions, power, centred)] = {
-                    "alone": quality(0.0, 1.0),
-                    "with popularity": max(
-                        quality(p, c) for p in WEIGHTS for c in COLLABORATIVE_WEIGHTS[1:]
-                    ),
-                }
+    for way in itertools.product(DIMENSIONS, POWERS, CENTRED):
+        began = time.perf_counter()
+        vectors = vectors_of(training, len(domain.titles), *way)
+        spent = time.perf_counter() - began
+        scores = cosines(vectors, of_histories(vectors, recent), candidates)
+        best = choose(nothing, candidates, positive, prior, None, scores)
+        together = add(nothing, candidates, prior, None, best, scores)
+        found[name_of(*way)] = {
+            "alone": ndcg(scores, positive),
+            "with popularity": ndcg(together, positive),
+            "seconds": spent,
+        }
     return {"users": rows.height, "ways": found}
+
+
+def ndcg(scores: Sequence[FloatArray], positive: NDArray[np.int64]) -> float:
+    """Mean NDCG@10 of rows."""
+    return float(per_user(ranks(scores, positive))["ndcg@10"].mean())
 
 
 def name_of(dimensions: int, power: float, centred: bool) -> str:
@@ -113,9 +112,10 @@ def choose_settings(domains: Sequence[Domain], users: int) -> dict[str, Any]:
         for way in ways
     }
     best = sorted(means, key=lambda way: -means[way]["with popularity"])
-    table = Table("way", "alone", "with popularity")
+    table = Table("way", "alone", "with popularity", "seconds")
     for way in best:
-        table.add_row(way, *(f"{value:.4f}" for value in means[way].values()))
+        *qualities, spent = means[way].values()
+        table.add_row(way, *(f"{value:.4f}" for value in qualities), f"{spent:.1f}")
     Console().print(table)
     return {"domains": of, "means": {way: means[way] for way in best}}
 
@@ -177,39 +177,34 @@ def scores_of(
 ) -> tuple[dict[str, list[FloatArray]], dict[Scenario, list[FloatArray]]]:
     """Logits of each row's candidates by table and by scenario; without an adapter, zeros."""
     if adapter is None:
-        nothing = [
-            [np.zeros(len(row)) for row in rows[CANDIDATES].to_list()]
-            for rows in (*test.values(), *valid.values())
-        ]
-        return dict(zip(test, nothing, strict=False)), dict(
-            zip(valid, nothing[len(test) :], strict=True)
-        )
+
+        def zeros(rows: pl.DataFrame) -> list[FloatArray]:
+            return [np.zeros(len(row)) for row in rows[CANDIDATES].to_list()]
+
+        return {t: zeros(rows) for t, rows in test.items()}, {
+            s: zeros(rows) for s, rows in valid.items()
+        }
     ranker = ranker_of(adapter.card, backbone)
     if not isinstance(ranker, DenseRanker):
         raise RunError(f"'{adapter.name}' does not rank by vectors; give one of ranker dense.")
     catalogue = Catalogue.of(domain, ranker)
     items = ItemVectors(catalogue, model_sha256(backbone, adapter.lora))
-    by_test, by_valid = {}, {}
+    # Tables of the same users are read once.
+    read = [test[s] for s in valid] + list(valid.values())
     with scoring(backbone, adapter.lora) as model:
-        # Tables of the same users are read once.
-        some = {"warm": test.get("warm"), "cold": test.get("cold")}
-        read = {f"test {name}": rows for name, rows in some.items() if rows is not None}
-        read |= {f"valid {name}": rows for name, rows in valid.items()}
         label = f"{domain.name}: {adapter.name}"
-        encoded = dict(
-            zip(
-                read,
-                encode(model, items, catalogue, list(read.values()), label, whole_catalogue=True),
-                strict=True,
-            )
-        )
-    for table, rows in test.items():
-        users = encoded[f"test {TABLES[table]}"]
-        by_test[table] = users.scores(ranker, catalogue.candidates(rows))
-    for scenario, rows in valid.items():
-        users = encoded[f"valid {scenario}"]
-        by_valid[scenario] = users.scores(ranker, catalogue.candidates(rows))
-    return by_test, by_valid
+        encoded = encode(model, items, catalogue, read, label, whole_catalogue=True)
+    testers, validators = (
+        dict(zip(valid, part, strict=True))
+        for part in (encoded[: len(valid)], encoded[len(valid) :])
+    )
+    return {
+        table: testers[TABLES[table]].scores(ranker, catalogue.candidates(rows))
+        for table, rows in test.items()
+    }, {
+        scenario: validators[scenario].scores(ranker, catalogue.candidates(rows))
+        for scenario, rows in valid.items()
+    }
 
 
 def show(domain: str, found: dict[str, Any]) -> None:

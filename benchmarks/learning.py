@@ -249,7 +249,9 @@ def main(arguments: list[str] | None = None) -> None:
         name, _, changes = (part.strip() for part in trial.partition(":"))
         names.append(name)
         recipe = settings_of(base, changes)
-        extent: dict[str, Any] = {"steps": args.steps} if args.steps else {"minutes": args.minutes}
+        extent: dict[str, Any] = {"minutes": args.minutes}
+        if args.steps is not None:
+            extent = {"steps": args.steps}
         if name == "backbone":
             extent = {"minutes": 0.0}
         wanted = {"recipe_sha256": recipe.sha256, **extent}

@@ -1,13 +1,12 @@
 """What models have in common that know items by who chose them, and by nothing else."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import sparse
 
 from reccocktail.baselines.base import FloatArray, HistoryBaseline, Numbers
 from reccocktail.errors import DataError
@@ -60,12 +59,3 @@ class CollaborativeBaseline(HistoryBaseline):
             lowest = scores.min(axis=1, keepdims=True)
             found[np.ix_(rows, np.flatnonzero(self._known))] = scores - lowest
         return found
-
-
-def interactions(histories: Iterable[Numbers], items: int) -> sparse.csr_matrix:
-    """Who chose what: ones, float32 (users, items); a repeated choice counts once."""
-    unique = [np.unique(history) for history in histories]
-    offsets = np.cumsum([0, *(len(history) for history in unique)])
-    columns = np.concatenate(unique)
-    ones = np.ones(len(columns), dtype=np.float32)
-    return sparse.csr_matrix((ones, columns, offsets), shape=(len(unique), items))

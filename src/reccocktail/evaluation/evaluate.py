@@ -45,7 +45,7 @@ class EvaluationSettings:
 
     Attributes:
         users: at most so many test users a scenario, drawn with `seed`; None takes all.
-        validation_users: users a scenario on which the weights of these three are chosen.
+        validation_users: users a scenario on which the weights of the next three are chosen.
         prior: add a popularity prior (see `ranking.prior`); False ranks by text alone.
         words: let the words that titles share count too (see `ranking.lexical`).
         collaborative: let count who chose what in training (see `ranking.collaborative`).
@@ -339,13 +339,10 @@ def _record(
 def _record_weights(
     results: _Results, name: str, weights: Mapping[str, Weights], settings: EvaluationSettings
 ) -> None:
-    results.models[name]["prior_weight"] = {s: found.prior for s, found in weights.items()}
-    if settings.words:
-        results.models[name]["words_weight"] = {s: found.words for s, found in weights.items()}
-    if settings.collaborative:
-        results.models[name]["collaborative_weight"] = {
-            s: found.collaborative for s, found in weights.items()
-        }
+    asked = {"prior": True, "words": settings.words, "collaborative": settings.collaborative}
+    for part in (part for part, wanted in asked.items() if wanted):
+        of = {scenario: getattr(found, part) for scenario, found in weights.items()}
+        results.models[name][f"{part}_weight"] = of
 
 
 def _references(

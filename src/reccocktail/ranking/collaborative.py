@@ -10,13 +10,13 @@ the words of titles (see `lexical`; such maps are of Gantner et al. 2010). It is
 length 1: the less a title tells, the nearer it is to 0, the average item.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib.metadata import version
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from numpy.typing import NDArray
 from scipy import sparse
 
 from reccocktail.data.domain import Domain
@@ -61,7 +61,7 @@ class Collaborative(ItemSpace):
         else:
             self.items = stored["items"].numpy()
 
-    def new(self, titles: Sequence[str]) -> NDArray[np.float32]:
+    def new(self, titles: Sequence[str]) -> npt.NDArray[np.float32]:
         """Vectors (titles, width) that titles lead to expect."""
         return self._expected(self._words.new(titles))
 
@@ -70,15 +70,15 @@ class Collaborative(ItemSpace):
         self._words.learn()
         _ = self._map
 
-    def _expected(self, words: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _expected(self, words: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Vectors (titles, width) from the words (titles, width of words) of titles."""
-        found: NDArray[np.float32] = words @ self._map
+        found: npt.NDArray[np.float32] = words @ self._map
         # Nothing is better known than what people did choose.
         found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1)
         return found
 
     @cached_property
-    def _map(self) -> NDArray[np.float32]:
+    def _map(self) -> npt.NDArray[np.float32]:
         """The regression (width of words, width), learnt from what people chose."""
         from sklearn.linear_model import RidgeCV
 
@@ -92,7 +92,7 @@ class Collaborative(ItemSpace):
         found = RidgeCV(_PENALTIES, fit_intercept=False).fit(
             titles.astype(np.float64), vectors.astype(np.float64)
         )
-        coefficients: NDArray[np.float32] = found.coef_.T.astype(np.float32)
+        coefficients: npt.NDArray[np.float32] = found.coef_.T.astype(np.float32)
         return coefficients.reshape(titles.shape[1], vectors.shape[1])
 
 
@@ -102,7 +102,7 @@ def vectors_of(
     dimensions: int = DIMENSIONS,
     power: float = 1.0,
     centred: bool = True,
-) -> NDArray[np.float32]:
+) -> npt.NDArray[np.float32]:
     """Unit vectors (items, width) of who chose what; zeros for items that nobody chose.
 
     The last three arguments are what `benchmarks/collaborative.py` chose from.
@@ -116,20 +116,31 @@ def vectors_of(
     """
     from sklearn.decomposition import TruncatedSVD
 
-    unique = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
-    offsets = np.cumsum([0, *(len(history) for history in unique)])
-    columns = np.concatenate([np.zeros(0, dtype=np.int64), *unique])
-    counts = np.bincount(columns, minlength=items)
+    matrix = interactions(histories, items)
+    counts = np.bincount(matrix.indices, minlength=items)
     known = counts > 0
-    width = min(dimensions, len(unique), int(known.sum()))
+    width = min(dimensions, len(histories), int(known.sum()))
     if width < 2:
         return np.zeros((items, 0), dtype=np.float32)
-    busy = np.repeat(np.diff(offsets), np.diff(offsets))
-    values = 1 / np.sqrt(busy * counts[columns])
-    matrix = sparse.csr_array((values, columns, offsets), shape=(len(unique), items))
-    space = TruncatedSVD(width, n_iter=3, random_state=0).fit(matrix.astype(np.float32))
+    busy = np.repeat(np.diff(matrix.indptr), np.diff(matrix.indptr))
+    matrix.data = (1 / np.sqrt(busy * counts[matrix.indices])).astype(np.float32)
+    space = TruncatedSVD(width, n_iter=3, random_state=0).fit(matrix)
     vectors = (space.components_.T * space.singular_values_**power).astype(np.float32)
     if centred:
         vectors -= vectors[known].mean(axis=0)
     vectors[~known] = 0
     return unit(vectors)
+
+
+def interactions(histories: Iterable[npt.ArrayLike], items: int) -> sparse.csr_matrix:
+    """Who chose what: ones, float32 (users, items); a repeated choice counts once.
+
+    Args:
+        histories: the item numbers of each user.
+        items: in the catalogue.
+    """
+    unique = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
+    offsets = np.cumsum([0, *(len(history) for history in unique)])
+    columns = np.concatenate([np.zeros(0, dtype=np.int64), *unique])
+    ones = np.ones(len(columns), dtype=np.float32)
+    return sparse.csr_matrix((ones, columns, offsets), shape=(len(unique), items))

@@ -56,15 +56,21 @@ class ItemSpace(ABC):
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float64]]:
         """Scores in [-1, 1] of each history's candidates."""
-        users = self.users(histories).astype(np.float64)
-        return [
-            (self.items[list(row)].astype(np.float64) @ user).round(_DIGITS)
-            for user, row in zip(users, candidates, strict=True)
-        ]
+        return cosines(self.items, self.users(histories), candidates)
 
     def catalogue(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float64]:
         """Scores (histories, items) of every item for each history."""
         return (self.users(histories) @ self.items.T).astype(np.float64).round(_DIGITS)
+
+
+def cosines(
+    items: NDArray[np.float32], users: NDArray[np.float32], candidates: Sequence[Sequence[int]]
+) -> list[NDArray[np.float64]]:
+    """Scores of each user's candidates, from vectors (items, width) and (users, width)."""
+    return [
+        (items[list(row)].astype(np.float64) @ user).round(_DIGITS)
+        for user, row in zip(users.astype(np.float64), candidates, strict=True)
+    ]
 
 
 def of_histories(
