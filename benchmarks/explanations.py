@@ -25,6 +25,7 @@ import torch
 from rich.console import Console
 from scipy.stats import binomtest
 
+from cells import require_alike
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
@@ -191,8 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seed": args.seed,
     }
     log, marks = args.out / "reasons.jsonl", args.out / "settings.json"
-    if marks.exists() and read_json(marks) != settings:
-        raise RunError(f"{args.out} was made with other settings; give another --out.")
+    if marks.exists():
+        require_alike(args.out, read_json(marks), settings)
     write_json(marks, settings)
     lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
     whole = [line for line in lines if line.endswith("\n")]  # a last line may be cut

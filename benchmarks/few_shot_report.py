@@ -1,7 +1,6 @@
 """From the cells of `few_shot.py` to means over seeds, intervals, differences and plots."""
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from provenance import write_result
 from reccocktail.evaluation.metrics import FloatArray, per_user, summarise
 from reccocktail.evaluation.plots import ACCENT, COOL, INK, MUTED, STYLE, new_figure, save_png
 from reccocktail.schema import USER
+from spreads import described
 
 SIMILARITY, BACKBONE, BASE = "text-similarity", "backbone", "base_spirit"
 INGREDIENT, SECOND_ROUND, AVERAGE = "ingredient", "second_round", "average"
@@ -60,37 +60,6 @@ def cell_metrics(placed: pl.DataFrame, of: Mapping[str, str] = VIEWS) -> dict[st
     return found
 
 
-def two_way(values: FloatArray, resamples: int = 2000) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Means over users and seeds with their 95 % percentile intervals.
-
-    Users and seeds are drawn anew, each on its own: a user's values move together over seeds, and
-    a seed's over users. Few seeds cannot tell their spread well; the interval is then too narrow
-    rather than too wide.
-
-    Args:
-        values: (users, seeds, metrics).
-        resamples: bootstrap resamples.
-
-    Returns:
-        Means, lower and upper bounds, each (metrics,).
-    """
-    users, seeds, metrics = values.shape
-    by_user, by_seed = _weights(users, seeds, resamples)
-    means = (by_user @ values.reshape(users, -1)).reshape(resamples, seeds, metrics)
-    draws = np.einsum("rsm,rs->rm", means, by_seed)
-    low, high = np.quantile(draws, (0.025, 0.975), axis=0)
-    return values.mean(axis=(0, 1)), low, high
-
-
-@lru_cache(maxsize=4)
-def _weights(users: int, seeds: int, resamples: int) -> tuple[FloatArray, FloatArray]:
-    """Weights of users (resamples, users) and seeds (resamples, seeds) in each resample."""
-    generator = np.random.default_rng(0)
-    by_user = generator.multinomial(users, np.full(users, 1 / users), size=resamples) / users
-    by_seed = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples) / seeds
-    return by_user, by_seed
-
-
 def summary(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]]) -> dict[str, Any]:
     """Means over users and seeds of one target, and what trained models gain over the others.
 
@@ -110,13 +79,14 @@ def summary(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]]) -> dict[str, A
                 }
                 where = {"share": share, "scenario": scenario, "view": view}
                 means += [
-                    where | {"model": model} | described(found) for model, found in values.items()
+                    where | {"model": model} | described(found, METRICS)
+                    for model, found in values.items()
                 ]
                 for model in (INGREDIENT, SECOND_ROUND, *COCKTAILS):
                     differences += [
                         where
                         | {"model": model, "against": other}
-                        | described(values[model] - values[other])
+                        | described(values[model] - values[other], METRICS)
                         for other in OPPONENTS
                         if model in values and other != model
                     ]
@@ -248,17 +218,6 @@ def _stacked(placed: Sequence[pl.DataFrame], model: str, scenario: str, column: 
 def _chosen(ranks: Any) -> dict[str, FloatArray]:
     values = per_user(ranks)
     return {metric: values[metric] for metric in METRICS}
-
-
-def described(values: FloatArray, metrics: Sequence[str] = METRICS) -> dict[str, Any]:
-    """Means and intervals of (users, seeds, metrics), by the names of the metrics."""
-    mean, low, high = two_way(values)
-    users, seeds, _ = values.shape
-    return (
-        {"n": users, "seeds": seeds}
-        | {metric: float(mean[j]) for j, metric in enumerate(metrics)}
-        | {"ci95": {m: [float(low[j]), float(high[j])] for j, m in enumerate(metrics)}}
-    )
 
 
 def _percent(share: float) -> str:

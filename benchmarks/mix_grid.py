@@ -14,7 +14,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from cells import precision_facts
+from cells import other_settings, precision_facts
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
@@ -147,10 +147,7 @@ class Grid:
                 np.savez(stream, **arrays)
         with np.load(file) as kept:
             if str(kept["identity"]) != self.identity:
-                raise RunError(
-                    f"{self.out} was made with other settings or data; "
-                    "give the same ones, or another --out."
-                )
+                raise other_settings(self.out, [])
             return Cell(
                 name,
                 space,

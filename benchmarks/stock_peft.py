@@ -1,6 +1,7 @@
 """An adapter or cocktail gives the same scores with stock PEFT and none of this project's code.
 
-    python benchmarks/stock_peft.py --adapter COCKTAIL --data PREPARED [--readout FILE]
+    python benchmarks/stock_peft.py --adapter COCKTAIL --data PREPARED [--readout FILE] \
+        [--out results/stock_peft.json]
 
 FILE is the fixed readout that the adapter was trained with, if it was. The first half of this file
 is all that a stranger needs: transformers, peft, and the words of the prompt. It runs first, and
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -155,6 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--readout", type=Path, help="that the adapter was trained with")
     parser.add_argument("--table", action="append", help="test_warm and test_cold if left out")
     parser.add_argument("--users", type=int, default=20, help="of each table")
+    parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     args = parser.parse_args(arguments)
     tables = args.table or ["test_warm", "test_cold"]
     place = folder_of(args.backbone)
@@ -163,29 +166,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if ours:
         raise SystemExit(f"Not a stock run: {ours[0]} was imported before the scores were there.")
     project = project_scores(args.adapter, args.data, args.backbone, tables, args.users)
-    summary, same = compare(stock, project)
-    print(summary)
-    if not same:
+    found = compare(stock, project)
+    print(sentence(found))
+    if args.out:
+        from provenance import machine, write_result  # not before, see above
+        from reccocktail.data.domain import Domain
+        from reccocktail.training.adapter import Adapter
+
+        loaded, domain = Adapter.load(args.adapter), Domain.load(args.data)
+        about = {
+            "adapter": {"name": loaded.name, "sha256": loaded.sha256},
+            "data": {"name": domain.name, "sha256": domain.sha256},
+        }
+        write_result(args.out, {**found, **about, **machine(torch.device("cpu"))})
+    if not found["same"]:
         print("FAILED: stock PEFT does not give the project's scores.", file=sys.stderr)
-    return 0 if same else 1
+    return 0 if found["same"] else 1
 
 
 def compare(
     stock: dict[tuple[str, str], list[float]], project: dict[tuple[str, str], list[float]]
-) -> tuple[str, bool]:
-    """One sentence, and whether all scores are the same within `TOLERANCE`."""
+) -> dict[str, Any]:
+    """How far the two sides' scores are apart; `same` if all are within `TOLERANCE`."""
     if not stock or stock.keys() != project.keys():
-        return "The two sides scored different users, or none.", False
+        return {"same": False, "users": 0}
     pairs = [pair for key in stock for pair in zip(stock[key], project[key], strict=True)]
-    # Not max(): it would pass over a NaN.
-    same = all(abs(a - b) <= TOLERANCE for a, b in pairs)
-    difference = max(abs(a - b) for a, b in pairs)
-    same_order = sum(order(stock[key]) == order(project[key]) for key in stock)
+    return {
+        # Not max(): it would pass over a NaN.
+        "same": all(abs(a - b) <= TOLERANCE for a, b in pairs),
+        "users": len(stock),
+        "scores": len(pairs),
+        "largest_score": max(abs(b) for _, b in pairs),
+        "largest_difference": max(abs(a - b) for a, b in pairs),
+        "users_with_the_same_order": sum(order(stock[key]) == order(project[key]) for key in stock),
+    }
+
+
+def sentence(found: dict[str, Any]) -> str:
+    """The comparison in words."""
+    if not found["users"]:
+        return "The two sides scored different users, or none."
     return (
-        f"{len(stock)} users, {len(pairs)} scores up to {max(abs(b) for _, b in pairs):.2f}: "
-        f"greatest absolute difference {difference:.2e} (allowed {TOLERANCE:.0e}), "
-        f"same order of candidates for {same_order} of {len(stock)} users."
-    ), same
+        f"{found['users']} users, {found['scores']} scores up to {found['largest_score']:.2f}: "
+        f"greatest absolute difference {found['largest_difference']:.2e} "
+        f"(allowed {TOLERANCE:.0e}), same order of candidates for "
+        f"{found['users_with_the_same_order']} of {found['users']} users."
+    )
 
 
 def order(scores: Sequence[float]) -> list[int]:

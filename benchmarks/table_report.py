@@ -8,16 +8,15 @@ import numpy as np
 import polars as pl
 import yaml
 
-from few_shot_report import described
 from reccocktail.evaluation.metrics import FloatArray, per_user
 from reccocktail.evaluation.report import duration, size
 from reccocktail.evaluation.significance import Drawn, holm, with_interval
+from spreads import RESAMPLES, described, over_seeds
 from table_rows import BY_NAME, ROWS
 from table_target import COLD, COLD_ONLY, TABLES, VIEWS, WARM, WEIGHTS
 
 SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
 HEADLINE = "ndcg@10"
-RESAMPLES = 2000  # of a paired difference; the least p, twice 1 in 2001, survives Holm over 24 rows
 SINGLE, BASELINE = "better single adapter", "best baseline"
 LETTERS = {SINGLE: "a", BASELINE: "b"}
 AVERAGE, NOISE = "average", "random_average"
@@ -156,13 +155,9 @@ def compare(
 
 def _difference(pair: Sequence[FloatArray], drawn: Drawn, alike: bool) -> dict[str, Any]:
     """One row less another, each (users, seeds, metrics); `alike` seeds are drawn as pairs."""
-    means = []
-    for number, values in enumerate(pair):
-        seeds = values.shape[1]
-        random = np.random.default_rng(1 if alike else 1 + number)
-        by_seed = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
-        of_seed = drawn.means(values.reshape(len(values), -1)).reshape(-1, *values.shape[1:])
-        means.append(np.einsum("rsm,rs->rm", of_seed, by_seed))
+    means = [
+        over_seeds(values, drawn, 1 if alike else 1 + number) for number, values in enumerate(pair)
+    ]
     observed = pair[0].mean(axis=(0, 1)) - pair[1].mean(axis=(0, 1))
     return with_interval(SHOWN, observed, means[0] - means[1])
 

@@ -19,7 +19,7 @@ import polars as pl
 from rich.console import Console
 
 from arguments import asked_backbone, backbone_arguments, study_parser
-from cells import finished, precision_facts
+from cells import SHEET_FILE, finished, precision_facts, write_cell
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone
@@ -36,7 +36,7 @@ from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.scoring import Catalogue, positive_columns
 from reccocktail.schema import SCENARIOS, USER, Scenario
 from reccocktail.spirits import resolve
-from reccocktail.storage import atomic_file, sha256_json, write_json
+from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import ranker_of
 from spreads import ratio_of_means
@@ -52,7 +52,6 @@ VIEWS = {  # whether popularity and words count
 }
 WEIGHED = "baselines too"
 """Beside whose scores popularity and words stand: part of every cell, for its ranks are."""
-RANKS_FILE = "ranks.parquet"
 SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
 
 
@@ -67,7 +66,7 @@ def judge(
     """One cell: every model's ranks of the same test users, unless they were made before."""
     facts = [target.sha256, base.sha256, scenario, asdict(settings), list(VIEWS), WEIGHED]
     identity = sha256_json([*facts, *precision_facts(backbone).values()])
-    if cell := finished(out / "cell.json", identity):
+    if cell := finished(out / SHEET_FILE, identity):
         return cell
     test = sample_rows(target.rows(f"test_{scenario}"), settings.users or 0, settings.seed)
     valid = sample_rows(target.rows(f"valid_{scenario}"), settings.validation_users, settings.seed)
@@ -125,10 +124,7 @@ def judge(
             for view in VIEWS
         },
     }
-    out.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out / RANKS_FILE) as temporary:
-        table.write_parquet(temporary)
-    write_json(out / "cell.json", cell)
+    write_cell(out, table, cell)
     return cell
 
 

@@ -12,7 +12,7 @@ from tests.benches import BENCHMARKS, benchmark_modules
 
 PROGRAMS = sorted(f for f in BENCHMARKS.glob("*.py") if "__main__" in f.read_text("utf-8"))
 WORKING = {
-    "cells", "study", "table_bench", "few_shot", "zero_shot", "published_cost", "surface_forms",
+    "cells", "study", "table_bench", "few_shot", "published_cost", "surface_forms",
     "explanations",
 }  # fmt: skip
 """Who keeps cells, sheets and costs to go on from."""

@@ -317,6 +317,7 @@ def test_stock_peft_gives_the_same_scores(
         adapter = Adapter(adapter.name, adapter.lora, card)
         adapter.save(tmp_path / "cocktail", "None.")
     script = [sys.executable, str(ROOT / "benchmarks" / "stock_peft.py"), "--users", "4"]
+    script += ["--out", str(tmp_path / "stock.json")]
     places = ["--adapter", tmp_path / "cocktail", "--data", folder / "tastes", "--readout", file]
     done = subprocess.run(
         [*script, *map(str, places), "--backbone", str(folder / "backbone")],
@@ -327,6 +328,9 @@ def test_stock_peft_gives_the_same_scores(
     assert done.returncode == 0, done.stderr
     assert "8 users, 240 scores" in done.stdout
     assert "8 of 8 users" in done.stdout
+    written = json.loads((tmp_path / "stock.json").read_text())
+    assert written["same"] and written["scores"] == 240
+    assert written["adapter"]["sha256"] == adapter.sha256
     # The check means something: without the adapter the scores are far away.
     stock_peft = benchmark("stock_peft")
     place = (folder / "tastes", str(folder / "backbone"), ["test_warm"], 4)
@@ -334,22 +338,22 @@ def test_stock_peft_gives_the_same_scores(
     zero = {m: Factors(a, torch.zeros_like(b), s) for m, (a, b, s) in adapter.lora.items()}
     Adapter("zero", zero, adapter.card).save(tmp_path / "zero", "None.")
     without = stock_peft.project_scores(tmp_path / "zero", *place)
-    assert not stock_peft.compare(without, with_adapter)[1]
-    assert stock_peft.compare(with_adapter, with_adapter)[1]
+    assert not stock_peft.compare(without, with_adapter)["same"]
+    assert stock_peft.compare(with_adapter, with_adapter)["same"]
 
 
 @pytest.mark.parametrize("other", [[1.0, 2.0002], [1.0, float("nan")], [float("nan"), 2.0]])
 def test_a_difference_is_found(other: list[float], benchmark: Any) -> None:
     stock_peft: ModuleType = benchmark("stock_peft")
-    sentence, same = stock_peft.compare({("t", "u"): [1.0, 2.0]}, {("t", "u"): other})
-    assert not same
-    assert "1 users" in sentence
+    found = stock_peft.compare({("t", "u"): [1.0, 2.0]}, {("t", "u"): other})
+    assert not found["same"]
+    assert "1 users" in stock_peft.sentence(found)
 
 
 def test_other_users_are_a_difference(benchmark: Any) -> None:
     compare = benchmark("stock_peft").compare
-    assert not compare({("t", "u"): [1.0]}, {("t", "v"): [1.0]})[1]
-    assert not compare({}, {})[1]
+    assert not compare({("t", "u"): [1.0]}, {("t", "v"): [1.0]})["same"]
+    assert not compare({}, {})["same"]
 
 
 def test_a_run_with_the_project_loaded_is_no_stock_run(
@@ -686,7 +690,7 @@ def test_minutes_are_turned_into_steps_once(
 
 
 def test_an_interval_over_users_and_seeds(benchmark: Any) -> None:
-    two_way = benchmark("few_shot_report").two_way
+    two_way = benchmark("spreads").two_way
     rng = np.random.default_rng(0)
     users = rng.normal(size=(400, 1, 1))
     mean, low, high = two_way(np.repeat(users, 3, axis=1))  # seeds that agree add no certainty

@@ -100,13 +100,18 @@ class Drawn:
     times: FloatArray
 
     @classmethod
-    def of(cls, groups: Sequence[Hashable], resamples: int, seed: int = 0) -> "Drawn":
+    def of(
+        cls,
+        groups: Sequence[Hashable],
+        resamples: int,
+        seed: int | np.random.Generator = 0,
+    ) -> "Drawn":
         """Draw groups, each as likely as any other.
 
         Args:
             groups: (users,) what users share; a range over the users draws each on its own.
             resamples: how many.
-            seed: of the draws.
+            seed: of the draws, or the generator that makes them.
         """
         number: dict[Hashable, int] = {}
         group = np.array([number.setdefault(name, len(number)) for name in groups])
