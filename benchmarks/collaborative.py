@@ -7,9 +7,10 @@
 Without an adapter: NDCG@10 on warm validation users of vectors of each width, scaling and centre,
 by themselves and with popularity, the seconds they take, and the means over the domains. With
 adapters: test users ranked by each model, and by none, with popularity and words beside it in
-weights that validation users choose, and with who chose what too; the difference is paired. Cold
-targets also among cold items alone, where whoever tells new items from old wins nothing, and in the
-weights of warm users, which are those of `recommend` and the service.
+weights that validation users choose, and with who chose what too; the difference is paired, and so
+are those from no model and from the adapters named before, which say what each model is worth
+beside the other parts. Cold targets also among cold items alone, where whoever tells new items from
+old wins nothing, and in the weights of warm users, which are those of `recommend` and the service.
 """
 
 import argparse
@@ -146,6 +147,8 @@ def worth(
 ) -> dict[str, Any]:
     """The second part, for one domain: each table's models with and without it."""
     found: dict[str, Any] = {table: {} for table in test}
+    # Table -> model -> view -> metrics of each user.
+    before: dict[str, dict[str, dict[str, dict[str, FloatArray]]]] = {table: {} for table in test}
     read = adapters[0].card.recipe.prompt.max_history
     for adapter in (None, *adapters):
         of_test, of_valid = scores_of(domain, adapter, backbone, test, valid)
@@ -160,11 +163,17 @@ def worth(
                 weights, scores = beside.placed(whose, of_test[table], of_valid[whose])
                 views[view] = per_user(ranks(scores, positive_columns(rows)))
                 chosen[view] = asdict(weights)
-            found[table][adapter.name if adapter else NOTHING] = {
+            name = adapter.name if adapter else NOTHING
+            found[table][name] = {
                 **{view: summarise(values) for view, values in views.items()},
                 "weights": chosen,
                 "gain": paired_bootstrap(views[WITH], views[WITHOUT]),
+                "over": {
+                    other: {view: paired_bootstrap(views[view], of[view]) for view in views}
+                    for other, of in before[table].items()
+                },
             }
+            before[table][name] = views
     return found
 
 
@@ -209,10 +218,9 @@ def scores_of(
 
 def show(domain: str, found: dict[str, Any]) -> None:
     """Print one domain's tables."""
-    table = Table("table", "model", f"NDCG@10, {WITHOUT}", WITH, "gain", title=domain)
+    table = Table("table", "model", f"NDCG@10, {WITHOUT}", WITH, "gain", "over", title=domain)
     for name, models in found.items():
         for model, values in models.items():
-            gain = values["gain"]["ndcg@10"]
             views = (values[view] for view in (WITHOUT, WITH))
             table.add_row(
                 f"{name} ({values[WITH]['n']:,})",
@@ -222,9 +230,16 @@ def show(domain: str, found: dict[str, Any]) -> None:
                     f"{v['ci95']['ndcg@10'][1]:.3f}]"
                     for v in views
                 ),
-                "{:+.3f} [{:+.3f}, {:+.3f}]".format(gain["difference"], *gain["ci95"]),
+                _gap(values["gain"]),
+                "\n".join(f"{o}: {_gap(v[WITH])}" for o, v in values["over"].items()),
             )
-    Console(width=140).print(table)
+    Console(width=180).print(table)
+
+
+def _gap(found: dict[str, Any]) -> str:
+    """A paired difference of NDCG@10 in words."""
+    gap = found["ndcg@10"]
+    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(gap["difference"], *gap["ci95"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -811,6 +811,10 @@ def test_who_chose_what_is_worth_its_difference(
             assert values["weights"][program.WITHOUT]["collaborative"] == 0
             gap = values["gain"]["ndcg@10"]["difference"]
             assert both["ndcg@10"] - without["ndcg@10"] == pytest.approx(gap, abs=1e-9)
+        assert models["no model"]["over"] == {}
+        for view, gap in models["mixed"]["over"]["no model"].items():
+            apart = models["mixed"][view]["ndcg@10"] - models["no model"][view]["ndcg@10"]
+            assert gap["ndcg@10"]["difference"] == pytest.approx(apart, abs=1e-9)
 
 
 def test_popularity_compares_equal_steps(folder: Path, tmp_path: Path, benchmark: Any) -> None:
