@@ -4,8 +4,9 @@
     python benchmarks/collaborative.py --data PREPARED --adapter base_spirit [--adapter ...] \
         [--users 500] [--validation-users 150] [--interactions RAW] --out RESULT.json
 
-Without an adapter: NDCG@10 on warm validation users of vectors of each width, scaling and centre,
-by themselves and with popularity, the seconds they take, and the means over the domains. With
+Without an adapter: NDCG@10 on warm validation users of vectors of each window, share of the other
+order, width and half-life of a history, and of singular vectors of users and items, by themselves
+and with popularity, the seconds they take, and the means over the domains. With
 adapters: test users ranked by each model, and by none, with popularity and words beside it in
 weights that validation users choose, and with who chose what too; the difference is paired, and so
 are those from no model and from the adapters named before, which say what each model is worth
@@ -27,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from sklearn.decomposition import TruncatedSVD
 
 from arguments import asked_backbone, backbone_arguments
 from paper_table import raw_interactions
@@ -41,11 +43,11 @@ from reccocktail.evaluation.placing import Placing
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.progress import track
 from reccocktail.ranking.additions import add, choose
-from reccocktail.ranking.collaborative import vectors_of
+from reccocktail.ranking.collaborative import interactions, vectors_of
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
-from reccocktail.ranking.space import cosines, of_histories
+from reccocktail.ranking.space import cosines, of_histories, unit
 from reccocktail.recipe import PromptSettings
 from reccocktail.schema import CANDIDATES, HISTORY, Scenario
 from reccocktail.spirits import resolve
@@ -53,7 +55,11 @@ from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import model_sha256, ranker_of, scoring
 
-DIMENSIONS, POWERS, CENTRED = (32, 64, 128), (1.0, 0.5, 0.0), (True, False)
+DIMENSIONS, WINDOWS, BACKWARDS = (64, 128), (3, 5, 10, 20), (0.0, 0.3, 1.0)
+HALF_LIVES = (1.0, 2.0, None)
+PURE = "users by items, 64 wide"
+Floats = NDArray[np.float32]
+Both = tuple[Floats, Floats]
 NOTHING = "no model"
 WITHOUT, WITH = "popularity and words", "and who chose what"
 COLD_ONLY = "cold among cold"
@@ -76,19 +82,44 @@ def settings_of(domain: Domain, users: int) -> dict[str, Any]:
     training = domain.numbers(domain.train(), HISTORY)
     nothing = [np.zeros(len(row)) for row in candidates]
     found: dict[str, Any] = {}
-    for way in itertools.product(DIMENSIONS, POWERS, CENTRED):
-        began = time.perf_counter()
-        vectors = vectors_of(training, len(domain.titles), *way)
-        spent = time.perf_counter() - began
-        scores = cosines(vectors, of_histories(vectors, recent), candidates)
+
+    def judge(name: str, both: Both, half_life: float | None, seconds: float) -> None:
+        chosen, before = both
+        scores = cosines(chosen, of_histories(before, recent, half_life), candidates)
         best = choose(nothing, candidates, positive, prior, None, scores)
         together = add(nothing, candidates, prior, None, best, scores)
-        found[name_of(*way)] = {
+        found[name] = {
             "alone": ndcg(scores, positive),
             "with popularity": ndcg(together, positive),
-            "seconds": spent,
+            "seconds": seconds,
         }
+
+    for way in itertools.product(DIMENSIONS, WINDOWS, BACKWARDS):
+        began = time.perf_counter()
+        both = vectors_of(training, len(domain.titles), *way)
+        spent = time.perf_counter() - began
+        for half_life in HALF_LIVES:
+            judge(name_of(*way, half_life), both, half_life, spent)
+    began = time.perf_counter()
+    alike = pure_svd(training, len(domain.titles))
+    judge(PURE, (alike, alike), None, time.perf_counter() - began)
     return {"users": rows.height, "ways": found}
+
+
+def pure_svd(histories: Sequence[Sequence[int]], items: int) -> Floats:
+    """Unit vectors (items, 64) by users and items alone (PureSVD), as a control.
+
+    Users and items are scaled by the root of their counts; centred.
+    """
+    matrix = interactions(histories, items)
+    counts = np.bincount(matrix.indices, minlength=items)
+    busy = np.repeat(np.diff(matrix.indptr), np.diff(matrix.indptr))
+    matrix.data = (1 / np.sqrt(busy * counts[matrix.indices])).astype(np.float32)
+    space = TruncatedSVD(64, n_iter=3, random_state=0).fit(matrix)
+    vectors = (space.components_.T * space.singular_values_).astype(np.float32)
+    vectors -= vectors[counts > 0].mean(axis=0)
+    vectors[counts == 0] = 0
+    return unit(vectors)
 
 
 def ndcg(scores: Sequence[FloatArray], positive: NDArray[np.int64]) -> float:
@@ -96,9 +127,10 @@ def ndcg(scores: Sequence[FloatArray], positive: NDArray[np.int64]) -> float:
     return float(per_user(ranks(scores, positive))["ndcg@10"].mean())
 
 
-def name_of(dimensions: int, power: float, centred: bool) -> str:
-    """One way to make vectors, in words."""
-    return f"{dimensions} wide, power {power:g}, {'centred' if centred else 'as they are'}"
+def name_of(dimensions: int, window: int, backward: float, half_life: float | None) -> str:
+    """One way to make and to read vectors, in words."""
+    memory = "no half-life" if half_life is None else f"half-life {half_life:g}"
+    return f"{dimensions} wide, window {window}, backward {backward:g}, {memory}"
 
 
 def choose_settings(domains: Sequence[Domain], users: int) -> dict[str, Any]:

@@ -12,13 +12,13 @@ _DIGITS = 6  # of a score: items that share nothing must tie, not be ranked by r
 
 
 class ItemSpace(ABC):
-    """A catalogue in a space where a history is the direction of the sum of its items.
+    """A catalogue in a space where a history has a direction, such as that of its items' sum.
 
     Items are named by their numbers. A score is the product of both, a cosine where the item's
     vector has length 1.
 
     Attributes:
-        items: (items, width), of length 1 at most.
+        items: (items, width).
     """
 
     items: NDArray[np.float32]
@@ -40,6 +40,17 @@ class ItemSpace(ABC):
         """Numbers in a vector; 0 where there is nothing to tell items apart by."""
         return int(self.items.shape[1])
 
+    def histories(
+        self, items: NDArray[np.float32], histories: Sequence[Sequence[int]]
+    ) -> NDArray[np.float32]:
+        """Vectors (histories, width), of length 1 or 0: the direction of each history's sum.
+
+        Args:
+            items: (items, width) of this space; added ones may stand behind the catalogue's.
+            histories: item numbers, oldest first, no more than are to be read.
+        """
+        return of_histories(items, histories)
+
     def extended(self, titles: Sequence[str]) -> Self:
         """The same with more items behind the catalogue."""
         if not titles:
@@ -50,7 +61,8 @@ class ItemSpace(ABC):
 
     def users(self, histories: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Unit vectors (histories, width) of what is read of each history."""
-        return of_histories(self.items, [history[-self._max_history :] for history in histories])
+        recent = [history[-self._max_history :] for history in histories]
+        return self.histories(self.items, recent)
 
     def scores(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]
@@ -74,10 +86,22 @@ def cosines(
 
 
 def of_histories(
-    items: NDArray[np.float32], histories: Sequence[Sequence[int]]
+    items: NDArray[np.float32], histories: Sequence[Sequence[int]], half_life: float | None = None
 ) -> NDArray[np.float32]:
-    """Unit vectors (histories, width): the direction of the sum of a history's items."""
-    sums = [items[list(history)].sum(axis=0) for history in histories]
+    """Unit vectors (histories, width): the direction of the sum of a history's items.
+
+    Args:
+        items: (items, width).
+        histories: item numbers, oldest first.
+        half_life: later items after which one counts half; None for as much as any.
+    """
+    sums = []
+    for history in histories:
+        vectors = items[list(history)]
+        if half_life is not None:
+            ages = np.arange(len(history) - 1, -1, -1, dtype=np.float32)
+            vectors = vectors * np.exp2(-ages / np.float32(half_life))[:, None]
+        sums.append(vectors.sum(axis=0))
     return unit(np.array(sums, dtype=np.float32).reshape(len(histories), items.shape[1]))
 
 

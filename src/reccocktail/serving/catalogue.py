@@ -21,10 +21,11 @@ from reccocktail.ranking.additions import (
     choose,
 )
 from reccocktail.ranking.base import Model, Ranker
+from reccocktail.ranking.collaborative import WAY
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
-from reccocktail.ranking.space import ItemSpace, of_histories
+from reccocktail.ranking.space import ItemSpace
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
 
 _WEIGHING_USERS = 64
@@ -102,7 +103,7 @@ class Behind:
         found = []
         for part in self.parts:
             end = start + part.space.width
-            found.append(of_histories(items[:, start:end], recent))
+            found.append(part.space.histories(items[:, start:end], recent))
             start = end
         return self._behind(vectors, found)
 
@@ -168,7 +169,7 @@ def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
     rows: pl.DataFrame = sample_rows(domain.rows("valid_warm"), _WEIGHING_USERS, seed=0)
     if not rows.height:
         return Weights()
-    grids = [WEIGHTS, WORDS_WEIGHTS, COLLABORATIVE_WEIGHTS, _WEIGHING_USERS]
+    grids = [WEIGHTS, WORDS_WEIGHTS, COLLABORATIVE_WEIGHTS, WAY, _WEIGHING_USERS]
     ranker = catalogue.ranker
     scores = [
         ranker.template_sha256, ranker.readout_sha256, ranker.prompt.model_dump(), ranker.settings
