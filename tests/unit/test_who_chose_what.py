@@ -95,6 +95,20 @@ def test_width_is_bounded_by_items():
     assert vectors_of(circles(600), CIRCLES * EACH)[1].shape[1] <= collaborative.DIMENSIONS
 
 
+def test_of_very_many_choices_some_users_are_drawn(monkeypatch, domain, capsys):
+    monkeypatch.setattr(collaborative, "CHOICES", 100)
+    monkeypatch.setattr(collaborative, "_MANY", 50)
+    drawn = collaborative._drawn(circles())
+    assert sum(map(len, drawn)) == 100 and [h for h in circles() if h in drawn] == list(drawn)
+    learnt = []
+    monkeypatch.setattr(
+        collaborative, "vectors_of", lambda h, n: learnt.append(h) or vectors_of(h, n)
+    )
+    Collaborative(domain, max_history=10)
+    assert 50 < sum(map(len, learnt[0])) <= 100
+    assert "learning who chose what" in capsys.readouterr().err
+
+
 def test_a_cold_item_is_where_its_title_leads(domain):
     space = Collaborative(domain, max_history=10)
     known = domain.train_counts() > 0

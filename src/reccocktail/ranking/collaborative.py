@@ -27,6 +27,7 @@ import torch
 from scipy import sparse
 
 from reccocktail.data.domain import Domain
+from reccocktail.progress import say
 from reccocktail.ranking import kept
 from reccocktail.ranking.lexical import LEARNT_FROM, words_of
 from reccocktail.ranking.space import ItemSpace, of_histories, unit
@@ -38,8 +39,12 @@ WINDOW = 10
 BACKWARD = 0.3
 HALF_LIFE = 1.0
 """Later choices of a history after which one counts half."""
+CHOICES = 5_000_000
+"""Choices at most that are learnt from, of users drawn by chance: time and memory grow with them,
+to some minutes and 3 GB."""
 WAY = (DIMENSIONS, WINDOW, BACKWARD, HALF_LIFE)
 """All of these, for the names of what is kept."""
+_MANY = 1_000_000  # choices whose reading takes long enough to be told of
 _PENALTIES = np.logspace(-1, 3, 9)  # of the ridge regression; leaving one item out chooses
 
 Vectors = npt.NDArray[np.float32]
@@ -64,11 +69,13 @@ class Collaborative(ItemSpace):
         super().__init__(max_history)
         self._words = words_of(tuple(domain.titles), max_history)
         made_by = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
-        settings = [*WAY, LEARNT_FROM, self._words.width, _PENALTIES.tolist()]
+        settings = [*WAY, CHOICES, LEARNT_FROM, self._words.width, _PENALTIES.tolist()]
         file = kept.place(["what follows what", settings, made_by, domain.sha256])
         stored = kept.read(file)
         if stored is None:
-            histories = domain.numbers(domain.train(), HISTORY)
+            histories = _drawn(domain.numbers(domain.train(), HISTORY))
+            if (choices := sum(map(len, histories))) > _MANY:
+                say(f"{domain.name}: learning who chose what from {choices:,} choices, once ...")
             self.items = np.concatenate(vectors_of(histories, len(domain.titles)), axis=1)
             # Before anything is filled in: what is expected of titles teaches nothing.
             self._known = np.stack([half.any(axis=1) for half in _halves(self.items)])
@@ -112,6 +119,14 @@ class Collaborative(ItemSpace):
         titles = self._words.items
         both = zip(_halves(self.items), self._known, strict=True)
         return np.concatenate([_regression(titles, *half) for half in both], axis=1)
+
+
+def _drawn(histories: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """Histories of users drawn by chance, with `CHOICES` choices in all or all there are."""
+    order = np.random.default_rng(0).permutation(len(histories))
+    choices = np.cumsum([len(histories[user]) for user in order])
+    few = np.sort(order[choices <= CHOICES]).tolist()
+    return [histories[user] for user in few] if len(few) < len(order) else histories
 
 
 def _halves(vectors: Vectors) -> tuple[Vectors, Vectors]:
