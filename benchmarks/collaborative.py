@@ -11,7 +11,8 @@ adapters: test users ranked by each model, and by none, with popularity and word
 weights that validation users choose, and with who chose what too; the difference is paired, and so
 are those from no model and from the adapters named before, which say what each model is worth
 beside the other parts. Cold targets also among cold items alone, where whoever tells new items from
-old wins nothing, and in the weights of warm users, which are those of `recommend` and the service.
+old wins nothing; and both kinds in weights that validation users of both kinds choose together,
+which is how `recommend` and the service weigh.
 """
 
 import argparse
@@ -63,12 +64,13 @@ Both = tuple[Floats, Floats]
 NOTHING = "no model"
 WITHOUT, WITH = "popularity and words", "and who chose what"
 COLD_ONLY = "cold among cold"
-COLD_WARM = "cold, weights of warm users"
+WARM_BOTH, COLD_BOTH = "warm, weights of both", "cold, weights of both"
 TABLES: dict[str, Scenario] = {
     "warm": "warm",
     "cold": "cold",
     COLD_ONLY: "cold",
-    COLD_WARM: "cold",
+    WARM_BOTH: "warm",
+    COLD_BOTH: "cold",
 }
 
 
@@ -160,7 +162,7 @@ def tables_of(
     test: dict[str, pl.DataFrame] = {}
     for table, scenario in TABLES.items():
         rows = sample_rows(domain.rows(f"test_{scenario}"), users, seed=0)
-        if rows.height > 2 and (table != COLD_WARM or "warm" in test):
+        if rows.height > 2:
             cold = table == COLD_ONLY
             test[table] = (
                 cold_candidates(domain, rows, seed=0, interactions=interactions) if cold else rows
@@ -185,14 +187,17 @@ def worth(
     for adapter in (None, *adapters):
         of_test, of_valid = scores_of(domain, adapter, backbone, test, valid)
         for table, rows in test.items():
+            scenario = TABLES[table]
             # Whose validation rows choose the weights.
-            whose: Scenario = "warm" if table == COLD_WARM else TABLES[table]
-            placing = Placing(domain, {whose: rows}, valid, read, words=True)
+            whose = list(valid) if table in (WARM_BOTH, COLD_BOTH) else [scenario]
+            chosen_by = {scenario: pl.concat([valid[one] for one in whose])}
+            known = [row for one in whose for row in of_valid[one]]
+            placing = Placing(domain, {scenario: rows}, chosen_by, read, words=True)
             views: dict[str, dict[str, FloatArray]] = {}
             chosen: dict[str, Any] = {}
             for view, who in ((WITHOUT, False), (WITH, True)):
                 beside = replace(placing, collaborative=who)
-                weights, scores = beside.placed(whose, of_test[table], of_valid[whose])
+                weights, scores = beside.placed(scenario, of_test[table], known)
                 views[view] = per_user(ranks(scores, positive_columns(rows)))
                 chosen[view] = asdict(weights)
             name = adapter.name if adapter else NOTHING

@@ -313,6 +313,28 @@ def test_weights_are_remembered_for_what_they_were_chosen_for(domain, plain, bac
     assert weights() == 6
 
 
+def test_weights_are_chosen_by_who_took_known_and_who_took_new_items(
+    domain, plain, backbone, tmp_path, monkeypatch
+):
+    warm, cold = (domain.rows(f"valid_{scenario}") for scenario in ("warm", "cold"))
+    monkeypatch.setattr(module, "_WEIGHING_USERS", 5)
+    asked = []
+
+    def choosing(scores, candidates, positive, *_):
+        asked.append([row[place] for row, place in zip(candidates, positive, strict=True)])
+        return Weights()
+
+    monkeypatch.setattr(module, "choose", choosing)
+    one = changed(domain, tmp_path / "one", valid_cold=lambda rows: rows.head(0))
+    for number, of in enumerate((domain, one)):
+        ranker = build(backbone, plain.card.recipe)
+        module.weigh(backbone.model, Catalogue.of(of, ranker), f"model {number}")
+    ids = [{domain.item_ids[item] for item in targets} for targets in asked]
+    assert [len(targets) for targets in asked] == [10, 5]
+    assert ids[0] & set(cold["target"]) and ids[0] & set(warm["target"])
+    assert ids[1] <= set(warm["target"])
+
+
 def test_another_reading_of_titles_is_not_confused(domain, plain, backbone, monkeypatch):
     """Same weights, other prompt settings: no vector comes from the other's cache."""
     monkeypatch.setattr(module, "choose", lambda *_: Weights())  # by the model alone

@@ -26,9 +26,10 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.ranking.space import ItemSpace
+from reccocktail.schema import SCENARIOS
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
 
-_WEIGHING_USERS = 64
+_WEIGHING_USERS = 64  # of each scenario
 
 
 @dataclass(frozen=True)
@@ -160,13 +161,16 @@ def encode_catalogue(
 def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
     """Weights of what stands beside a model on a few validation users, remembered in the cache.
 
+    Of known and of new items alike: by those of known items alone, new ones would be left behind.
+
     Args:
         model: adapted or bare backbone.
         catalogue: the domain, for the ranker.
         identity: `model_sha256` of the model.
     """
     domain = catalogue.domain
-    rows: pl.DataFrame = sample_rows(domain.rows("valid_warm"), _WEIGHING_USERS, seed=0)
+    tables = [domain.rows(f"valid_{scenario}") for scenario in SCENARIOS]
+    rows = pl.concat([sample_rows(table, _WEIGHING_USERS, seed=0) for table in tables])
     if not rows.height:
         return Weights()
     grids = [WEIGHTS, WORDS_WEIGHTS, COLLABORATIVE_WEIGHTS, WAY, _WEIGHING_USERS]
@@ -174,7 +178,8 @@ def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
     scores = [
         ranker.template_sha256, ranker.readout_sha256, ranker.prompt.model_dump(), ranker.settings
     ]  # fmt: skip
-    key = sha256_json([identity, domain.sha256, "prior, words and collaborative", scores, grids])
+    which = "prior, words and collaborative of both scenarios"
+    key = sha256_json([identity, domain.sha256, which, scores, grids])
     file = cache_dir() / "priors" / f"{key}.json"
     if file.exists():
         found = read_json(file)
