@@ -433,6 +433,7 @@ def test_load_gives_back_what_was_prepared_and_names_damage(tmp_path):
     for content, message in (
         (text[:50], "damaged"),
         ("[]", "damaged"),
+        (json.dumps(json.loads(text) | {"name": 5}), "damaged"),
         (json.dumps(json.loads(text) | {"format": 99}), "format 99"),
     ):
         manifest.write_text(content)

@@ -22,9 +22,11 @@ from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSettings
 from reccocktail.training import log, loop, trainer
 from reccocktail.training.adapter import Adapter
+from reccocktail.training.bank import ItemBank
 from reccocktail.training.log import read_log
+from reccocktail.training.loop import restore
 from reccocktail.training.model import merged
-from reccocktail.training.run_folder import starting_point
+from reccocktail.training.run_folder import starting_point, write_seconds
 from reccocktail.training.schedule import Length, cosine_with_warmup, usual_steps
 from reccocktail.training.trainer import train
 from tests.domains import taste_domain
@@ -424,6 +426,14 @@ def test_a_damaged_checkpoint_is_passed_over(cut, tmp_path, capsys, file, damage
     damage(before / file)
     assert starting_point(last.parent, out, identity, resume=True) is None
     assert "starts anew" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_before_seals_that_lacks_its_bank_is_named(tmp_path):
+    write_seconds(tmp_path, 3.0)
+    bank = ItemBank(4)
+    with pytest.raises(RunError, match=r"lacks bank\.safetensors; delete it") as error:
+        restore(tmp_path, Length(steps=2), bank, torch.device("cpu"))
+    one_sentence(error.value)
 
 
 @pytest.mark.parametrize("left", [1, 0])
@@ -836,9 +846,9 @@ def test_a_run_without_a_length_reads_histories_three_times_at_most(ranker, targ
     recipe = recipe_with(**{of: each}).model_copy(update={"ranker": ranker})
     users = pl.DataFrame({"user_id": ["a", "b"]})
     # The first item of a history is nobody's target.
-    known = SimpleNamespace(manifest={"train_interactions": targets // 2 + 2}, train=lambda: users)
-    rest = SimpleNamespace(
-        manifest={"train_interactions": targets - targets // 2 + 2}, train=lambda: users
+    counts = targets // 2 + 2, targets - targets // 2 + 2
+    known, rest = (
+        SimpleNamespace(train_counts=lambda n=n: np.array([n]), train=lambda: users) for n in counts
     )
     assert usual_steps([known, rest], recipe) == steps
 

@@ -69,6 +69,8 @@ class Domain:
         try:
             manifest = read_json(path / MANIFEST)
             version, name, outputs = manifest["format"], manifest["name"], dict(manifest["outputs"])
+            if not isinstance(name, str):
+                raise TypeError
         except (RunError, KeyError, TypeError, ValueError) as error:
             if isinstance(error.__cause__, PermissionError):
                 raise error.__cause__ from None

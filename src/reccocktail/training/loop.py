@@ -21,6 +21,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from reccocktail.backbone import Backbone
+from reccocktail.errors import RunError
 from reccocktail.launcher import rank
 from reccocktail.processes import agree
 from reccocktail.progress import Advance
@@ -222,11 +223,20 @@ def only(examples: Sequence[Batch]) -> Batch:
 
 
 def restore(checkpoint: Path, length: Length, bank: ItemBank | None, device: torch.device) -> None:
-    """Set the clock and the bank to where a checkpoint left them; the clock stands still."""
+    """Set the clock and the bank to where a checkpoint left them; the clock stands still.
+
+    Raises:
+        RunError: the bank is missing, which a checkpoint without a seal does not tell before.
+    """
     length.start(read_seconds(checkpoint))
     length.pause()
     if bank is not None:
-        bank.restore(load_file(checkpoint / _BANK_FILE), device)
+        file = checkpoint / _BANK_FILE
+        if not file.exists():
+            raise RunError(
+                f"{checkpoint} lacks {file.name}; delete it to go on from the one before."
+            )
+        bank.restore(load_file(file), device)
 
 
 def arguments(

@@ -65,7 +65,7 @@ def usual_steps(domains: Sequence[Domain], recipe: Recipe) -> int:
     settings = recipe.training
     dense = recipe.ranker == "dense"
     each = settings.targets_per_batch if dense else settings.prompts_per_batch
-    targets = sum(int(d.manifest["train_interactions"]) - d.train().height for d in domains)
+    targets = sum(int(d.train_counts().sum()) - d.train().height for d in domains)
     return max(1, min(MOST_STEPS, math.ceil(PASSES * targets / each)))
 
 
