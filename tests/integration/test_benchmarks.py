@@ -22,6 +22,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
 from reccocktail.mixing.arithmetic import combine
+from reccocktail.ranking.collaborative import WAY
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.readout import Readout
 from reccocktail.ranking.scoring import Catalogue
@@ -793,8 +794,9 @@ def test_who_chose_what_is_worth_its_difference(
     found = json.loads((tmp_path / "settings.json").read_text())
     assert found["domains"]["tastes"]["users"] == 20
     together = [way["with popularity"] for way in found["means"].values()]
-    assert len(together) == 18 and together == sorted(together, reverse=True)
-    assert program.name_of(64, 1.0, True) in found["means"]  # the one in use is among them
+    assert len(together) == 73 and together == sorted(together, reverse=True)
+    # The one in use is among them, and what stood there before.
+    assert {program.name_of(*WAY), program.PURE} <= set(found["means"])
     out = tmp_path / "worth.json"
     saved_adapter(tmp_path / "mixed", backbone, benchmark)
     model = ["--adapter", str(tmp_path / "mixed"), "--backbone", str(folder / "backbone")]
