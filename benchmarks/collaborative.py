@@ -6,13 +6,14 @@
 
 Without an adapter: NDCG@10 on warm validation users of vectors of each window, share of the other
 order, width and half-life of a history, and of singular vectors of users and items, by themselves
-and with popularity, the seconds they take, and the means over the domains. With
-adapters: test users ranked by each model, and by none, with popularity and words beside it in
+and with popularity, the seconds they take, and the means over the domains.
+
+With adapters: test users ranked by each model, and by none, with popularity and words beside it in
 weights that validation users choose, and with who chose what too; the difference is paired, and so
 are those from no model and from the adapters named before, which say what each model is worth
 beside the other parts. Cold targets also among cold items alone, where whoever tells new items from
-old wins nothing; and both kinds in weights that validation users of both kinds choose together,
-which is how `recommend` and the service weigh.
+old wins nothing; cold ones in weights of warm users; and both kinds in weights that validation
+users of both kinds choose together, which is how `recommend` and the service weigh.
 """
 
 import argparse
@@ -36,6 +37,7 @@ from paper_table import raw_interactions
 from program import program
 from provenance import environment, machine, write_result
 from reccocktail.backbone import Backbone
+from reccocktail.baselines.collaborative import interactions
 from reccocktail.data.candidates import cold_candidates
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
@@ -44,13 +46,13 @@ from reccocktail.evaluation.placing import Placing
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.progress import track
 from reccocktail.ranking.additions import add, choose
-from reccocktail.ranking.collaborative import interactions, vectors_of
+from reccocktail.ranking.collaborative import vectors_of
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.ranking.space import cosines, of_histories, unit
 from reccocktail.recipe import PromptSettings
-from reccocktail.schema import CANDIDATES, HISTORY, Scenario
+from reccocktail.schema import CANDIDATES, HISTORY, SCENARIOS, Scenario
 from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
@@ -64,14 +66,22 @@ Both = tuple[Floats, Floats]
 NOTHING = "no model"
 WITHOUT, WITH = "popularity and words", "and who chose what"
 COLD_ONLY = "cold among cold"
+COLD_WARM = "cold, weights of warm users"
 WARM_BOTH, COLD_BOTH = "warm, weights of both", "cold, weights of both"
 TABLES: dict[str, Scenario] = {
     "warm": "warm",
     "cold": "cold",
     COLD_ONLY: "cold",
+    COLD_WARM: "cold",
     WARM_BOTH: "warm",
     COLD_BOTH: "cold",
 }
+WEIGHED_BY: dict[str, tuple[Scenario, ...]] = {
+    COLD_WARM: ("warm",),
+    WARM_BOTH: SCENARIOS,
+    COLD_BOTH: SCENARIOS,
+}
+"""Whose validation rows choose the weights, where they are not those of the table's scenario."""
 
 
 def settings_of(domain: Domain, users: int) -> dict[str, Any]:
@@ -117,7 +127,7 @@ def pure_svd(histories: Sequence[Sequence[int]], items: int) -> Floats:
     counts = np.bincount(matrix.indices, minlength=items)
     busy = np.repeat(np.diff(matrix.indptr), np.diff(matrix.indptr))
     matrix.data = (1 / np.sqrt(busy * counts[matrix.indices])).astype(np.float32)
-    space = TruncatedSVD(64, n_iter=3, random_state=0).fit(matrix)
+    space = TruncatedSVD(min(64, *matrix.shape), n_iter=3, random_state=0).fit(matrix)
     vectors = (space.components_.T * space.singular_values_).astype(np.float32)
     vectors -= vectors[counts > 0].mean(axis=0)
     vectors[counts == 0] = 0
@@ -162,7 +172,7 @@ def tables_of(
     test: dict[str, pl.DataFrame] = {}
     for table, scenario in TABLES.items():
         rows = sample_rows(domain.rows(f"test_{scenario}"), users, seed=0)
-        if rows.height > 2:
+        if rows.height > 2 and (table != COLD_WARM or "warm" in test):
             cold = table == COLD_ONLY
             test[table] = (
                 cold_candidates(domain, rows, seed=0, interactions=interactions) if cold else rows
@@ -188,8 +198,7 @@ def worth(
         of_test, of_valid = scores_of(domain, adapter, backbone, test, valid)
         for table, rows in test.items():
             scenario = TABLES[table]
-            # Whose validation rows choose the weights.
-            whose = list(valid) if table in (WARM_BOTH, COLD_BOTH) else [scenario]
+            whose = [one for one in WEIGHED_BY.get(table, (scenario,)) if one in valid]
             chosen_by = {scenario: pl.concat([valid[one] for one in whose])}
             known = [row for one in whose for row in of_valid[one]]
             placing = Placing(domain, {scenario: rows}, chosen_by, read, words=True)

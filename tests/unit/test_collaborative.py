@@ -9,11 +9,11 @@ import pytest
 
 from reccocktail.baselines import BASELINES
 from reccocktail.baselines.bpr import BPR, BprSettings
+from reccocktail.baselines.collaborative import interactions
 from reccocktail.baselines.item_knn import ItemKNN, KnnSettings
 from reccocktail.data.domain import Domain
 from reccocktail.errors import DataError, RunError
 from reccocktail.evaluation.metrics import ranks
-from reccocktail.ranking.collaborative import interactions
 from reccocktail.ranking.scoring import positive_columns
 from tests.domains import taste_domain, taste_of
 

@@ -1,12 +1,13 @@
 """What models have in common that know items by who chose them, and by nothing else."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy import sparse
 
 from reccocktail.baselines.base import FloatArray, HistoryBaseline, Numbers
 from reccocktail.errors import DataError
@@ -59,3 +60,17 @@ class CollaborativeBaseline(HistoryBaseline):
             lowest = scores.min(axis=1, keepdims=True)
             found[np.ix_(rows, np.flatnonzero(self._known))] = scores - lowest
         return found
+
+
+def interactions(histories: Iterable[npt.ArrayLike], items: int) -> sparse.csr_matrix:
+    """Who chose what: ones, float32 (users, items); a repeated choice counts once.
+
+    Args:
+        histories: the item numbers of each user.
+        items: in the catalogue.
+    """
+    unique = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
+    offsets = np.cumsum([0, *(len(history) for history in unique)])
+    columns = np.concatenate([np.zeros(0, dtype=np.int64), *unique])
+    ones = np.ones(len(columns), dtype=np.float32)
+    return sparse.csr_matrix((ones, columns, offsets), shape=(len(unique), items))

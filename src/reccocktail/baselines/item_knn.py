@@ -11,10 +11,9 @@ import polars as pl
 from scipy import sparse
 
 from reccocktail.baselines.base import FloatArray, Numbers, profiles
-from reccocktail.baselines.collaborative import CollaborativeBaseline
+from reccocktail.baselines.collaborative import CollaborativeBaseline, interactions
 from reccocktail.baselines.extras import require
 from reccocktail.progress import track
-from reccocktail.ranking.collaborative import interactions
 
 if TYPE_CHECKING:
     from reccocktail.data.domain import Domain

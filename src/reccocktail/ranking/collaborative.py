@@ -5,8 +5,8 @@ Every pair of items that a user chose within `WINDOW` places of one another coun
 more, as in word2vec's windows (Mikolov et al. 2013), and once in its order to `BACKWARD` in the
 other. Scaled by the roots of what items have in all, the matrix of pairs is brought to few numbers
 by singular value decomposition, which is what such embeddings come to (Levy and Goldberg 2014). No
-item is its own neighbour: in a matrix of users and items (PureSVD, Cremonesi et al. 2010) it is,
-and with few choices a user that is most of what singular vectors tell.
+item is its own neighbour, as it is in a matrix of users and items (PureSVD, Cremonesi et al. 2010),
+whose singular vectors rank worse (`benchmarks/collaborative.py`).
 
 An item has two vectors: as what is chosen, and as what was chosen before. Recent choices of a
 history count more. Vectors of what is chosen are centred: on average an item neither gains nor
@@ -17,7 +17,7 @@ the words of titles (see `lexical`; such maps are of Gantner et al. 2010). They 
 length 1: the less a title tells, the nearer it is to 0, the average item.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
 
@@ -39,11 +39,11 @@ WINDOW = 10
 BACKWARD = 0.3
 HALF_LIFE = 1.0
 """Later choices of a history after which one counts half."""
+WAY = (DIMENSIONS, WINDOW, BACKWARD, HALF_LIFE)
+"""All of these, for the names of what is kept."""
 CHOICES = 5_000_000
 """Choices at most that are learnt from, of users drawn by chance: time and memory grow with them,
 to some minutes and 3 GB."""
-WAY = (DIMENSIONS, WINDOW, BACKWARD, HALF_LIFE)
-"""All of these, for the names of what is kept."""
 _MANY = 1_000_000  # choices whose reading takes long enough to be told of
 _PENALTIES = np.logspace(-1, 3, 9)  # of the ridge regression; leaving one item out chooses
 
@@ -215,17 +215,3 @@ def followers(
         where = (first[kept_pairs], second[kept_pairs])
         found += sparse.csr_matrix((weights, where), shape=(items, items))
     return found
-
-
-def interactions(histories: Iterable[npt.ArrayLike], items: int) -> sparse.csr_matrix:
-    """Who chose what: ones, float32 (users, items); a repeated choice counts once.
-
-    Args:
-        histories: the item numbers of each user.
-        items: in the catalogue.
-    """
-    unique = [np.unique(np.asarray(history, dtype=np.int64)) for history in histories]
-    offsets = np.cumsum([0, *(len(history) for history in unique)])
-    columns = np.concatenate([np.zeros(0, dtype=np.int64), *unique])
-    ones = np.ones(len(columns), dtype=np.float32)
-    return sparse.csr_matrix((ones, columns, offsets), shape=(len(unique), items))

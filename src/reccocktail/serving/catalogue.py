@@ -161,7 +161,7 @@ def encode_catalogue(
 def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
     """Weights of what stands beside a model on a few validation users, remembered in the cache.
 
-    Of known and of new items alike: by those of known items alone, new ones would be left behind.
+    Of known and of new items alike, because nobody knows which a user will choose.
 
     Args:
         model: adapted or bare backbone.
