@@ -76,7 +76,12 @@ class Bench:
         return self._trained(INGREDIENT, Length(minutes=sizes.minutes, steps=sizes.steps))
 
     def _trained(
-        self, name: str, length: Length, initial: Adapter | None = None, joint: bool = False
+        self,
+        name: str,
+        length: Length,
+        initial: Adapter | None = None,
+        beside: Adapter | None = None,
+        joint: bool = False,
     ) -> Adapter:
         target, out = self.target, self.folder / name
         file = self.folder / f"{name}.cost.json"
@@ -98,6 +103,7 @@ class Bench:
                 resume=True,
                 exclude=exclude if joint else None,
                 initial=initial,
+                beside=beside,
             )
         if not file.exists():
             run = read_json(out.with_name(f"{name}.training") / "run.json")
@@ -133,6 +139,11 @@ class Bench:
             length = Length(steps=_steps(self.ingredient))
             found = self._trained(row, length, initial=self.target.base)
             return found.lora, {"steps": found.card.steps}
+        if row == "woven":
+            base = self.target.base
+            found = self._trained(row, Length(steps=_steps(self.ingredient)), beside=base)
+            both = combine([base.lora, found.lora], torch.tensor([1.0, 1.0]))
+            return both, {"steps": found.card.steps, "coefficients": [1.0, 1.0]}
         if row == "joint":
             length = Length(steps=_joint_steps(self.ingredient, self.target.base))
             found = self._trained(row, length, joint=True)
@@ -229,7 +240,8 @@ class Bench:
 
     def _cost(self, row: str, table: str, board: Board) -> dict[str, Any]:
         """What the row cost on this target, beyond the base spirit."""
-        own = {"second_round": ["second_round"], "joint": ["joint"], "backbone": [], BASE: []}
+        own = {name: [name] for name in ("second_round", "woven", "joint")}
+        own |= {"backbone": [], BASE: []}
         trained = [
             read_json(self.folder / f"{name}.cost.json") for name in own.get(row, [INGREDIENT])
         ]

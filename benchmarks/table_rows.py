@@ -57,6 +57,7 @@ ROWS: tuple[Row, ...] = (
     Row("cocktail_factor", "model", "Eq. 7, one pair, by entropy", seeded=True),
     Row("cocktail_layer", "model", "`delta`, one pair for each layer, by entropy", seeded=True),
     Row("second_round", "model", "the base spirit trained on the target", seeded=True),
+    Row("woven", "model", "base spirit and what was trained beside it, both whole", seeded=True),
     Row("joint", "model", "one adapter on the same examples of sources and target", seeded=True),
     Row("random", "model", "noise for the base spirit, cocktail's coefficients", seeded=True),
     Row("random_average", "model", "noise for the base spirit, one half", seeded=True),
@@ -69,16 +70,9 @@ ROWS: tuple[Row, ...] = (
 BY_NAME: Mapping[str, Row] = {row.name: row for row in ROWS}
 WORK = (
     *("popularity", "text-similarity", "backbone", BASE, INGREDIENT, "average", "cocktail"),
-    *(
-        "validation",
-        "cocktail_calibrated",
-        "item-knn",
-        "bpr",
-        "backbone-similarity",
-        "random_average",
-        "random",
-    ),
-    *("second_round", "ensemble", "diluted", "cocktail_factor", "linear", "ties", "dare", "oracle"),
+    *("validation", "cocktail_calibrated", "item-knn", "bpr", "backbone-similarity"),
+    *("random_average", "random", "second_round", "woven", "ensemble", "diluted"),
+    *("cocktail_factor", "linear", "ties", "dare", "oracle"),
     *("sasrec", "gru4rec", "sentence-encoder", "cocktail_layer", "joint"),
 )
 """Rows in the order in which they are made: what says most for its cost first."""

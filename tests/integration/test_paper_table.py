@@ -149,13 +149,15 @@ def test_cocktails_and_their_coefficients(done):
             best = min(grid, key=lambda point, by=by: point[by])
             assert cells[name][number]["chosen"]["coefficients"] == best["coefficients"]
         assert cells["cocktail_layer"][number]["chosen"]["groups"] == 2
-        steps = [cells[name][number]["chosen"]["steps"] for name in ("ingredient", "second_round")]
-        assert steps == [4, 4]
+        longs = ("ingredient", "second_round", "woven")
+        assert [cells[name][number]["chosen"]["steps"] for name in longs] == [4, 4, 4]
         assert cells["joint"][number]["chosen"] == {"steps": 4 + 6, "sources": 1}
         joint = Adapter.load(out / "tastes" / f"seed-{number}" / "joint").card
         assert joint.recipe.training.domain_shares == {"tastes": pytest.approx(4 / 10)}
     spirit = out / "tastes" / "seed-1" / "second_round"
     assert Adapter.load(spirit).card.initial_sha256 == result["base_spirit"]["sha256"]
+    woven = Adapter.load(out / "tastes" / "seed-1" / "woven").card
+    assert (woven.initial_sha256, woven.beside_sha256) == (None, result["base_spirit"]["sha256"])
     # Seeds differ where they should.
     first, second = (out / "tastes" / "dare" / f"seed-{n}" / "warm" for n in (0, 1))
     assert not pl.read_parquet(first / "ranks.parquet").equals(
