@@ -49,8 +49,9 @@ def int8_is_fast(device: torch.device) -> bool:
 def _compiled(decoder: nn.Module) -> Iterator[None]:
     """Compile each layer for any length; layers of one kind share what was compiled.
 
-    Compiling costs more than it brings for the first layer, whose input has no gradient, and
-    where there are none at all, as in validation: these would be compiled on their own.
+    Compiling costs more than it brings for layers below the first that learns and for that one,
+    whose input has no gradient, and where there are none at all, as in validation: these would be
+    compiled on their own.
     """
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl")):
         raise RecipeError(
@@ -59,15 +60,16 @@ def _compiled(decoder: nn.Module) -> Iterator[None]:
         )
     stacks = [child for child in decoder.children() if isinstance(child, nn.ModuleList)]
     blocks = [block for stack in stacks for block in stack]
+    learning = [b for b in blocks if any(p.requires_grad for p in b.parameters())]
     say("Compiling the layers; this takes a minute the first time ...")
     try:
-        for block in blocks[1:]:
+        for block in learning[1:]:
             block.compile(dynamic=True)
             compiled: Any = block._compiled_call_impl
             block._compiled_call_impl = partial(_with_gradients, block, compiled)
         yield
     finally:
-        for block in blocks:
+        for block in learning:
             block._compiled_call_impl = None
 
 
