@@ -100,6 +100,22 @@ def test_given_coefficients_take_no_users_away(backbone, domain, pair, tmp_path)
     assert len(sheet["curve"]) == 1 and sheet["curve"][0]["coefficients"] == [0.5, 0.5]
 
 
+def test_a_search_says_that_it_cannot_find_what_was_trained_together(
+    backbone, domain, pair, tmp_path, monkeypatch
+):
+    said = []
+    monkeypatch.setattr(module, "say", said.append)
+    card = pair[1].card.model_copy(update={"beside_sha256": pair[0].sha256})
+    woven = [pair[0], replace(pair[1], card=card)]
+    mix(woven, backbone, domain, "warm", tmp_path / "searched", SMALL)
+    assert ["--coefficients 1" in line for line in said] == [True, False]
+    assert "'ingredient'" in said[0]
+    said.clear()
+    mix(woven, backbone, domain, "warm", tmp_path / "given", SMALL, (1.0, 1.0))
+    mix(pair, backbone, domain, "warm", tmp_path / "apart", SMALL)
+    assert not any("--coefficients 1" in line for line in said)
+
+
 def test_given_coefficients_may_leave_the_simplex(backbone, domain, pair, tmp_path):
     mixed = mix(pair, backbone, domain, "cold", tmp_path / "sum", SMALL, (1.0, 1.0))
     wanted = combine([a.lora for a in pair], torch.tensor([1.0, 1.0]))

@@ -52,6 +52,8 @@ def mix(
             hold a trained adapter either.
     """
     started = time.monotonic()
+    if coefficients is None:
+        _note_trained_beside(adapters)
     require_adapter_dir(out)
     if (out / CARD_FILE).exists() and not (out / COCKTAIL_FILE).exists():
         raise AdapterError(
@@ -79,6 +81,17 @@ def mix(
     cocktail.save(out, adapter_readme(out.name, cocktail.card, body), {COCKTAIL_FILE: sheet})
     say(f"{out.name}: {words} in {time.monotonic() - started:.0f} s. {sheet['agreement']}")
     return cocktail
+
+
+def _note_trained_beside(adapters: Sequence[Adapter]) -> None:
+    """Say of an adapter that learnt with another one whole beside it what a search cannot find."""
+    for adapter in adapters:
+        if adapter.card.beside_sha256:
+            say(
+                f"'{adapter.name}' was trained with another adapter whole beside it, and a search "
+                "gives each a share only; give --coefficients 1 --coefficients 1 to have both "
+                "whole, as in the training."
+            )
 
 
 def _given(mixer: Mixer, groups: Groups, coefficients: Sequence[float]) -> Found:
