@@ -9,7 +9,7 @@ import numpy as np
 from reccocktail.evaluation.metrics import FloatArray, distinct_rows, resampled_means
 from reccocktail.evaluation.significance import Drawn
 
-RESAMPLES = 2000  # the least p, twice 1 in 2001, survives Holm over the 24 rows of a table
+RESAMPLES = 2000  # the least p, twice 1 in 2001, survives Holm over all rows of a table
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
