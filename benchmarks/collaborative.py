@@ -12,8 +12,9 @@ With adapters: test users ranked by each model, and by none, with popularity and
 weights that validation users choose, and with who chose what too; the difference is paired, and so
 are those from no model and from the adapters named before, which say what each model is worth
 beside the other parts. Cold targets also among cold items alone, where whoever tells new items from
-old wins nothing; cold ones in weights of warm users; and both kinds in weights that validation
-users of both kinds choose together, which is how `recommend` and the service weigh.
+old wins nothing; cold ones in weights of warm users; both kinds in weights that validation users of
+both kinds choose together; and the same with new items on the level of known ones, which is how
+`recommend` and the service rank. There the share of the first places that new items hold is told.
 """
 
 import argparse
@@ -68,6 +69,7 @@ WITHOUT, WITH = "popularity and words", "and who chose what"
 COLD_ONLY = "cold among cold"
 COLD_WARM = "cold, weights of warm users"
 WARM_BOTH, COLD_BOTH = "warm, weights of both", "cold, weights of both"
+WARM_LEVEL, COLD_LEVEL = "warm, weights of both, levelled", "cold, weights of both, levelled"
 TABLES: dict[str, Scenario] = {
     "warm": "warm",
     "cold": "cold",
@@ -75,11 +77,12 @@ TABLES: dict[str, Scenario] = {
     COLD_WARM: "cold",
     WARM_BOTH: "warm",
     COLD_BOTH: "cold",
+    WARM_LEVEL: "warm",
+    COLD_LEVEL: "cold",
 }
 WEIGHED_BY: dict[str, tuple[Scenario, ...]] = {
     COLD_WARM: ("warm",),
-    WARM_BOTH: SCENARIOS,
-    COLD_BOTH: SCENARIOS,
+    **dict.fromkeys((WARM_BOTH, COLD_BOTH, WARM_LEVEL, COLD_LEVEL), SCENARIOS),
 }
 """Whose validation rows choose the weights, where they are not those of the table's scenario."""
 
@@ -201,18 +204,22 @@ def worth(
             whose = [one for one in WEIGHED_BY.get(table, (scenario,)) if one in valid]
             chosen_by = {scenario: pl.concat([valid[one] for one in whose])}
             known = [row for one in whose for row in of_valid[one]]
-            placing = Placing(domain, {scenario: rows}, chosen_by, read, words=True)
+            level = table in (WARM_LEVEL, COLD_LEVEL)
+            placing = Placing(domain, {scenario: rows}, chosen_by, read, words=True, level=level)
             views: dict[str, dict[str, FloatArray]] = {}
             chosen: dict[str, Any] = {}
+            first: dict[str, float] = {}
             for view, who in ((WITHOUT, False), (WITH, True)):
                 beside = replace(placing, collaborative=who)
                 weights, scores = beside.placed(scenario, of_test[table], known)
                 views[view] = per_user(ranks(scores, positive_columns(rows)))
                 chosen[view] = asdict(weights)
+                first[view] = new_first(domain, rows, scores)
             name = adapter.name if adapter else NOTHING
             found[table][name] = {
                 **{view: summarise(values) for view, values in views.items()},
                 "weights": chosen,
+                "new_first": first,
                 "gain": paired_bootstrap(views[WITH], views[WITHOUT]),
                 "over": {
                     other: {view: paired_bootstrap(views[view], of[view]) for view in views}
@@ -221,6 +228,14 @@ def worth(
             }
             before[table][name] = views
     return found
+
+
+def new_first(domain: Domain, rows: pl.DataFrame, scores: Sequence[FloatArray]) -> float:
+    """Share of the first places that items hold which nobody has touched."""
+    new = domain.train_counts() == 0
+    numbers = domain.numbers(rows, CANDIDATES)
+    firsts = [items[int(row.argmax())] for items, row in zip(numbers, scores, strict=True)]
+    return float(new[firsts].mean())
 
 
 def scores_of(

@@ -803,14 +803,16 @@ def test_who_chose_what_is_worth_its_difference(
     program.main([*data, *model, "--users", "12", "--validation-users", "12", "--out", str(out)])
     tables = json.loads(out.read_text())["targets"]["tastes"]["tables"]
     assert set(tables) == set(program.TABLES)
-    both = (tables[t]["mixed"]["weights"] for t in (program.WARM_BOTH, program.COLD_BOTH))
-    assert next(both) == next(both)
+    for pair in ((program.WARM_BOTH, program.COLD_BOTH), (program.WARM_LEVEL, program.COLD_LEVEL)):
+        first, second = (tables[table]["mixed"]["weights"] for table in pair)
+        assert first == second
     for models in tables.values():
         assert set(models) == {"no model", "mixed"}
         for values in models.values():
             without, both = (values[view] for view in (program.WITHOUT, program.WITH))
             assert without["n"] == both["n"] == 12
             assert values["weights"][program.WITHOUT]["collaborative"] == 0
+            assert all(0 <= share <= 1 for share in values["new_first"].values())
             gap = values["gain"]["ndcg@10"]["difference"]
             assert both["ndcg@10"] - without["ndcg@10"] == pytest.approx(gap, abs=1e-9)
         assert models["no model"]["over"] == {}

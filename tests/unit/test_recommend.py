@@ -12,6 +12,7 @@ from reccocktail.errors import AdapterError, DataError
 from reccocktail.ranking import build
 from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, WORDS_WEIGHTS, Weights
 from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.newcomers import Levels
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
 from reccocktail.recipe import ChoiceSettings, GenerateSettings, LoraSettings
@@ -19,7 +20,7 @@ from reccocktail.schema import EVALUATION_TABLES
 from reccocktail.serving import catalogue as module
 from reccocktail.serving.lookup import TitleLookup
 from reccocktail.serving.recommend import Recommender
-from reccocktail.training.model import merged
+from reccocktail.training.model import merged, model_sha256
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from tests.adapters import pico_recipe, random_adapter
@@ -113,23 +114,38 @@ def test_scores_are_those_of_the_evaluation(domain, learned, backbone):
     text = ranker.logits(vectors.users, items.all()).double().numpy()[0]
     prior = popularity_prior(domain.train_counts())
     place = recommender.recommend(rows["history"][0].to_list(), 10**6)
-    off = {domain.index[p.item_id]: p.score - text[domain.index[p.item_id]] for p in place}
+    found = {domain.index[p.item_id]: p.score for p in place}
     spaces = (catalogue.spaces.words, catalogue.spaces.collaborative)
     cosines = [space.catalogue(catalogue.history_items(rows))[0] for space in spaces]
-    parts = np.stack([part[list(off)] for part in (prior, *cosines)], axis=1)
-    weights, *_ = np.linalg.lstsq(parts, np.array(list(off.values())))
-    assert parts @ weights == pytest.approx(np.array(list(off.values())), abs=1e-3)
+    parts = np.stack([prior, *cosines], axis=1)
+    new = domain.train_counts() == 0
+    known, fresh = ([item for item in found if new[item] == kind] for kind in (False, True))
+    off = np.array([found[item] for item in known]) - text[known]
+    weights, *_ = np.linalg.lstsq(parts[known], off)
+    assert parts[known] @ weights == pytest.approx(off, abs=1e-3)
     assert weights[2] > 1, "who chose what does not count, so it is not tested"
     choices_of = (WEIGHTS, WORDS_WEIGHTS, COLLABORATIVE_WEIGHTS)
     for weight, choices in zip(weights, choices_of, strict=True):
         assert min(abs(weight - choice) for choice in choices) < 1e-2
+    # New items are brought to the level of known ones.
+    whole = text + parts @ weights
+    mean = whole[~new].mean()
+    spread, shift = np.polyfit(whole[fresh] - mean, [found[item] - mean for item in fresh], 1)
+    _, levels = module.weigh(
+        backbone.model, catalogue, model_sha256(backbone, learned.lora), level=True
+    )
+    assert (spread, shift) == pytest.approx((levels.spread, levels.shift), abs=2e-2)
+    assert abs(levels.spread - 1) > 0.1, "nothing is changed, so nothing is tested"
+    expected = mean + levels.spread * (whole[fresh] - mean) + levels.shift
+    assert [found[item] for item in fresh] == pytest.approx(expected, abs=2e-2)
 
 
 # -- new items --------------------------------------------------------------------------------
 
 
 def test_a_title_without_interactions_can_be_first(domain, learned, backbone, monkeypatch):
-    monkeypatch.setattr(module, "choose", lambda *_: Weights())  # by the model alone
+    none = Weights(), Levels()
+    monkeypatch.setattr(module, "choose_levelled", lambda *_: none)  # by the model alone
     new = [f"{one} {two}" for nouns in TASTES for one in nouns for two in nouns if one != two]
     assert not set(new) & set(domain.titles)
     recommender = Recommender(domain, learned, backbone, new)
@@ -145,7 +161,7 @@ def test_a_title_without_interactions_can_be_first(domain, learned, backbone, mo
 
 def test_a_new_title_scores_as_its_words_do(domain, plain, backbone, monkeypatch):
     """Identical in text to the best item, which is known: it takes that item's place."""
-    monkeypatch.setattr(module, "choose", lambda *_: Weights())
+    monkeypatch.setattr(module, "choose_levelled", lambda *_: (Weights(), Levels()))
     history = domain.rows("test_warm")["history"][0].to_list()
     best = Recommender(domain, plain, backbone).recommend(history, 1)[0]
     twin = Recommender(domain, plain, backbone, [best.title, "  "])
@@ -294,11 +310,18 @@ def test_weights_are_remembered_for_what_they_were_chosen_for(domain, plain, bac
     few = [SimpleNamespace(scores=[])]
     numbers = itertools.count(1)
     monkeypatch.setattr(module, "score", lambda *_, **__: few)
-    monkeypatch.setattr(module, "choose", lambda *_: Weights(prior=float(next(numbers))))
+    monkeypatch.setattr(
+        module,
+        "choose_levelled",
+        lambda *_: (Weights(prior=float(next(numbers))), Levels(2.0, 1.0)),
+    )
 
-    def weights(**settings):
+    def weights(level=True, **settings):
         ranker = build(backbone, plain.card.recipe.model_copy(update=settings))
-        return module.weigh(backbone.model, Catalogue.of(domain, ranker), "a model").prior
+        catalogue = Catalogue.of(domain, ranker)
+        found, levels = module.weigh(backbone.model, catalogue, "a model", level)
+        assert levels == Levels(2.0, 1.0)
+        return found.prior
 
     asked = [
         {},
@@ -306,11 +329,12 @@ def test_weights_are_remembered_for_what_they_were_chosen_for(domain, plain, bac
         {"ranker": "generate", "generate": GenerateSettings(length="mean")},
         {"ranker": "choice"},
         {"ranker": "choice", "choice": ChoiceSettings(orders=2)},
+        {"level": False},
     ]
     for _ in range(2):
-        assert [weights(**settings) for settings in asked] == [1, 2, 3, 4, 5]
+        assert [weights(**settings) for settings in asked] == [1, 2, 3, 4, 5, 6]
     monkeypatch.setattr(module, "WORDS_WEIGHTS", (0.0, 3.0))
-    assert weights() == 6
+    assert weights() == 7
 
 
 def test_weights_are_chosen_by_who_took_known_and_who_took_new_items(
@@ -322,13 +346,13 @@ def test_weights_are_chosen_by_who_took_known_and_who_took_new_items(
 
     def choosing(scores, candidates, positive, *_):
         asked.append([row[place] for row, place in zip(candidates, positive, strict=True)])
-        return Weights()
+        return Weights(), Levels()
 
-    monkeypatch.setattr(module, "choose", choosing)
+    monkeypatch.setattr(module, "choose_levelled", choosing)
     one = changed(domain, tmp_path / "one", valid_cold=lambda rows: rows.head(0))
     for number, of in enumerate((domain, one)):
         ranker = build(backbone, plain.card.recipe)
-        module.weigh(backbone.model, Catalogue.of(of, ranker), f"model {number}")
+        module.weigh(backbone.model, Catalogue.of(of, ranker), f"model {number}", level=True)
     ids = [{domain.item_ids[item] for item in targets} for targets in asked]
     assert [len(targets) for targets in asked] == [10, 5]
     assert ids[0] & set(cold["target"]) and ids[0] & set(warm["target"])
@@ -337,7 +361,8 @@ def test_weights_are_chosen_by_who_took_known_and_who_took_new_items(
 
 def test_another_reading_of_titles_is_not_confused(domain, plain, backbone, monkeypatch):
     """Same weights, other prompt settings: no vector comes from the other's cache."""
-    monkeypatch.setattr(module, "choose", lambda *_: Weights())  # by the model alone
+    none = Weights(), Levels()
+    monkeypatch.setattr(module, "choose_levelled", lambda *_: none)  # by the model alone
     history = domain.rows("test_warm")["history"][0].to_list()
     Recommender(domain, plain, backbone).recommend(history)
     recipe = plain.card.recipe

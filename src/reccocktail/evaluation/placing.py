@@ -17,7 +17,8 @@ from reccocktail.baselines.popularity import Popularity
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray
 from reccocktail.mixing.entropy import as_matrix, fit_temperature
-from reccocktail.ranking.additions import Spaces, Weights, add, choose
+from reccocktail.ranking.additions import Spaces, Weights, add, choose_levelled
+from reccocktail.ranking.newcomers import Levels, levelled
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import RowScores, positive_columns
 from reccocktail.schema import CANDIDATES, HISTORY, Scenario
@@ -35,6 +36,7 @@ class Placing:
         prior: let popularity count (see `ranking.additions`).
         words: let the words that titles share count.
         collaborative: let count who chose what.
+        level: bring new candidates to the level of known ones (see `ranking.newcomers`).
     """
 
     domain: Domain
@@ -44,6 +46,7 @@ class Placing:
     prior: bool = True
     words: bool = False
     collaborative: bool = False
+    level: bool = False
 
     def placed(
         self, scenario: Scenario, test: Sequence[FloatArray], valid: Sequence[FloatArray]
@@ -56,18 +59,24 @@ class Placing:
             valid: of each validation row's.
         """
         prior, weights, rows = self._prior(), Weights(), self.valid[scenario]
+        levels, new = Levels(), self.domain.train_counts() == 0
         if rows.height:
-            weights = choose(
+            weights, levels = choose_levelled(
                 valid,
                 self.domain.numbers(rows, CANDIDATES),
                 positive_columns(rows),
                 prior,
                 *self._cosines(rows, self.words, self.collaborative),
+                new if self.level else None,
             )
         rows = self.test[scenario]
         words, collaborative = self._cosines(rows, weights.words > 0, weights.collaborative > 0)
         numbers = self.domain.numbers(rows, CANDIDATES)
-        return weights, add(test, numbers, prior, words, weights, collaborative)
+        found = add(test, numbers, prior, words, weights, collaborative)
+        if self.level:
+            both = zip(found, numbers, strict=True)
+            found = [levelled(row[None], new[None, list(items)], levels)[0] for row, items in both]
+        return weights, found
 
     def whole(self, scenario: Scenario, scores: RowScores, weights: Weights) -> RowScores:
         """Logits of the whole catalogue for test rows, with what counts beside in its weights."""

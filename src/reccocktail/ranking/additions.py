@@ -19,6 +19,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.ranking.collaborative import Collaborative
 from reccocktail.ranking.lexical import Words, words_of
+from reccocktail.ranking.newcomers import Levels, levelled, measured
 from reccocktail.ranking.prior import WEIGHTS
 from reccocktail.ranking.space import ItemSpace
 
@@ -105,24 +106,53 @@ def choose(
 
     Args: as `add`'s, of validation rows, and the place of each row's target.
     """
+    return choose_levelled(scores, candidates, positive, prior, words, collaborative, None)[0]
+
+
+def choose_levelled(
+    scores: Sequence[NDArray[np.float64]],
+    candidates: Sequence[Sequence[int]],
+    positive: NDArray[np.int64],
+    prior: NDArray[np.float64],
+    words: Cosines | None,
+    collaborative: Cosines | None,
+    new: NDArray[np.bool_] | None,
+) -> tuple[Weights, Levels]:
+    """`choose`, for scores in which new items are brought to the level of known ones.
+
+    Args: as `choose`'s, and `new`, (items,) whether nobody has touched an item; None for scores as
+        they are.
+
+    Returns:
+        The weights, and the levels of new items in these weights.
+    """
     if not len(scores):
-        return Weights()
+        return Weights(), Levels()
     model = _block(scores, -np.inf)
     popularity = _block([prior[np.asarray(row)] for row in candidates], 0.0)
     shared = None if words is None else _block(words, 0.0)
     chosen = None if collaborative is None else _block(collaborative, 0.0)
+    fresh = None if new is None else _block([new[np.asarray(row)] for row in candidates], 0.0) > 0
     choices = itertools.product(
         WEIGHTS,
         (0.0,) if shared is None else WORDS_WEIGHTS,
         (0.0,) if chosen is None else COLLABORATIVE_WEIGHTS,
     )
 
-    def preferred(weights: Weights) -> tuple[float, ...]:
+    def levels(weights: Weights) -> tuple[NDArray[np.float64], Levels]:
         together = _sum(model, popularity, shared, chosen, weights)
+        if fresh is None:
+            return together, Levels()
+        found = measured(together, fresh, positive)
+        return levelled(together, fresh, found), found
+
+    def preferred(weights: Weights) -> tuple[float, ...]:
+        together, _ = levels(weights)
         quality = float(per_user(ranks(together, positive))["ndcg@10"].mean())
         return quality, -weights.collaborative, -weights.words, -weights.prior
 
-    return max((Weights(*found) for found in choices), key=preferred)
+    best = max((Weights(*found) for found in choices), key=preferred)
+    return best, levels(best)[1]
 
 
 def _sum(

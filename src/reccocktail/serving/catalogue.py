@@ -18,11 +18,12 @@ from reccocktail.ranking.additions import (
     COLLABORATIVE_WEIGHTS,
     WORDS_WEIGHTS,
     Weights,
-    choose,
+    choose_levelled,
 )
 from reccocktail.ranking.base import Model, Ranker
 from reccocktail.ranking.collaborative import WAY
 from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.newcomers import Levelling, Levels
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.ranking.space import ItemSpace
@@ -40,8 +41,10 @@ class EncodedCatalogue:
 
     Attributes:
         tokens: title tokens of every item.
-        vectors: (items, d + w): unit vectors of the model, and behind them those of other spaces.
-        prior: (items,) weighted popularity prior; 0 for items without interactions.
+        vectors: (items, d + w): unit vectors of the model, and behind them those of other spaces;
+            those of new items are brought to the level of known ones (`ranking.newcomers`).
+        prior: (items,) weighted popularity prior; for items without interactions the shift of their
+            level.
         behind: makes what is behind.
     """
 
@@ -68,18 +71,17 @@ class Behind:
     Attributes:
         parts: in their order; without those that do not count.
         max_history: items of a history that are read, the last ones.
+        levelling: of new items.
     """
 
     parts: tuple[Part, ...]
     max_history: int
-
-    def catalogue(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A model's vectors (items, d) of the whole catalogue with the parts behind."""
-        return self._behind(vectors, [part.space.items for part in self.parts])
+    levelling: Levelling
 
     def items(self, vectors: NDArray[np.float32], titles: Sequence[str]) -> NDArray[np.float32]:
-        """A model's vectors (items, d) of titles with the parts behind, (items, d + w)."""
-        return self._behind(vectors, [part.space.new(titles) for part in self.parts])
+        """A model's vectors (items, d) of new titles with the parts behind, (items, d + w)."""
+        behind = with_parts(vectors, self.parts, [part.space.new(titles) for part in self.parts])
+        return self.levelling.raised(behind)
 
     def learn(self) -> None:
         """Learn what vectors of new titles take, so that the first of them need not wait."""
@@ -100,20 +102,27 @@ class Behind:
             items: (items, d + w) vectors of the catalogue.
         """
         recent = [history[-self.max_history :] for history in histories]
+        if not self.parts:
+            return vectors
+        read = np.unique([item for history in recent for item in history]).astype(np.int64)
+        place = {item: row for row, item in enumerate(read.tolist())}
+        rows = self.levelling.former(items[read], read)
+        renumbered = [[place[item] for item in history] for history in recent]
         start = vectors.shape[1]
         found = []
         for part in self.parts:
             end = start + part.space.width
-            found.append(part.space.histories(items[:, start:end], recent))
+            found.append(part.space.histories(rows[:, start:end], renumbered))
             start = end
-        return self._behind(vectors, found)
+        return with_parts(vectors, self.parts, found)
 
-    def _behind(
-        self, vectors: NDArray[np.float32], others: Sequence[NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """Vectors (n, d) with those of the parts (n, w of each) behind in their lengths."""
-        scaled = [np.float32(p.length) * o for p, o in zip(self.parts, others, strict=True)]
-        return np.concatenate([vectors, *scaled], axis=1) if scaled else vectors
+
+def with_parts(
+    vectors: NDArray[np.float32], parts: Sequence[Part], others: Sequence[NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Vectors (n, d) with those of parts (n, w of each) behind in their lengths."""
+    scaled = [np.float32(p.length) * o for p, o in zip(parts, others, strict=True)]
+    return np.concatenate([vectors, *scaled], axis=1) if scaled else vectors
 
 
 def encode_catalogue(
@@ -142,23 +151,30 @@ def encode_catalogue(
         encode(model, items, catalogue, [], "Reading the catalogue", whole_catalogue=True)
     else:
         items.add(model, items.missing(range(len(catalogue.tokens))), device, tick)
-    weights = weigh(model, catalogue, identity)
+    weights, levels = weigh(model, catalogue, identity, level=True)
     tokens, vectors = catalogue.tokens, items.all().numpy()
     if new_titles:
         new = ranker.titles(new_titles)
         tokens = [*tokens, *new]
         vectors = np.concatenate([vectors, ranker.item_vectors(model, new, device).numpy()])
-    parts = [
+    parts = tuple(
         Part(space.extended(new_titles), math.sqrt(weight * ranker.temperature))
         for weight, space in catalogue.spaces.weighed(weights)
-    ]
-    behind = Behind(tuple(parts), ranker.prompt.max_history)
-    vectors = np.ascontiguousarray(behind.catalogue(vectors), dtype=np.float32)
+    )
+    vectors = with_parts(vectors, parts, [part.space.items for part in parts])
+    vectors = vectors if parts else vectors.copy()  # which are the cache's
+    known = np.concatenate([domain.train_counts() > 0, np.zeros(len(new_titles), dtype=np.bool_)])
+    levelling = Levelling.of(levels, vectors, known)
+    vectors[~known] = levelling.raised(vectors[~known])
     prior = weights.prior * prior_with_new(domain, len(new_titles))
+    prior[~known] += levelling.levels.shift
+    behind = Behind(parts, ranker.prompt.max_history, levelling)
     return EncodedCatalogue(tokens, vectors, prior, behind)
 
 
-def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
+def weigh(
+    model: Model, catalogue: Catalogue[Ranker], identity: str, level: bool
+) -> tuple[Weights, Levels]:
     """Weights of what stands beside a model on a few validation users, remembered in the cache.
 
     Of known and of new items alike, because nobody knows which a user will choose.
@@ -167,38 +183,45 @@ def weigh(model: Model, catalogue: Catalogue[Ranker], identity: str) -> Weights:
         model: adapted or bare backbone.
         catalogue: the domain, for the ranker.
         identity: `model_sha256` of the model.
+        level: bring new items to the level of known ones.
+
+    Returns:
+        The weights, and what brings new items to that level in them.
     """
     domain = catalogue.domain
     tables = [domain.rows(f"valid_{scenario}") for scenario in SCENARIOS]
     rows = pl.concat([sample_rows(table, _WEIGHING_USERS, seed=0) for table in tables])
     if not rows.height:
-        return Weights()
+        return Weights(), Levels()
     grids = [WEIGHTS, WORDS_WEIGHTS, COLLABORATIVE_WEIGHTS, WAY, _WEIGHING_USERS]
     ranker = catalogue.ranker
     scores = [
         ranker.template_sha256, ranker.readout_sha256, ranker.prompt.model_dump(), ranker.settings
     ]  # fmt: skip
     which = "prior, words and collaborative of both scenarios"
-    key = sha256_json([identity, domain.sha256, which, scores, grids])
+    key = sha256_json([identity, domain.sha256, which, scores, grids, level])
     file = cache_dir() / "priors" / f"{key}.json"
     if file.exists():
         found = read_json(file)
-        return Weights(**found["weights"])
+        return Weights(**found["weights"]), Levels(**found["levels"])
     (scored,) = score(
         model, catalogue, [rows], "Weighing what stands beside the model", model_sha256=identity,
         entropy=False,
     )  # fmt: skip
     histories, candidates = catalogue.history_items(rows), catalogue.candidates(rows)
-    weights = choose(
+    counts = domain.train_counts()
+    weights, levels = choose_levelled(
         scored.scores,
         candidates,
         positive_columns(rows),
-        popularity_prior(domain.train_counts()),
+        popularity_prior(counts),
         catalogue.spaces.words.scores(histories, candidates),
         catalogue.spaces.collaborative.scores(histories, candidates),
+        counts == 0 if level else None,
     )
-    write_json(file, {"weights": asdict(weights), "users": rows.height})
-    return weights
+    found = {"weights": asdict(weights), "levels": asdict(levels), "users": rows.height}
+    write_json(file, found)
+    return weights, levels
 
 
 def prior_with_new(domain: Domain, new: int) -> NDArray[np.float64]:

@@ -81,7 +81,7 @@ class Served:
         index: item id -> number.
         lookup: finds titles.
         rows: item vectors, shared with the states before and after.
-        prior: (items,) weighted popularity prior.
+        prior: (items,) weighted popularity prior, and the level of new items.
         behind: what stands behind the model's vectors.
         new: (items,) whether nobody touched the item in training.
         cells: (items,) the categories of each item in one string, as the catalogue has them.
@@ -135,7 +135,7 @@ class Served:
         first = len(self.ids)
         vectors = self.ranker.item_vectors(model, tokens, device).numpy()
         vectors = self.behind.items(vectors, titles)
-        prior = np.zeros(len(titles), dtype=np.float32)
+        prior = np.full(len(titles), self.behind.levelling.levels.shift, dtype=np.float32)
         self.rows.extend(vectors, first)
         if self.neighbours is not None:
             self.neighbours.extend(vectors, prior, first)

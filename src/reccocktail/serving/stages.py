@@ -131,7 +131,8 @@ class Reranking:
         catalogue = Catalogue.of(domain, self._ranker)
         self._tokens = [*catalogue.tokens, *self._ranker.titles(new_titles)]
         with scoring(backbone, self._lora) as model:
-            weights = weigh(model, catalogue, model_sha256(backbone, self._lora))
+            # In a short list of the best the known ones say nothing of a user's mean score.
+            weights, _ = weigh(model, catalogue, model_sha256(backbone, self._lora), level=False)
         self._prior = weights.prior * prior_with_new(domain, len(new_titles))
         self._beside = [
             (weight, space.extended(new_titles))
