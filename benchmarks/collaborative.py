@@ -1,12 +1,17 @@
 """Who chose what beside the language model: how should it be read, and what is it worth?
 
     python benchmarks/collaborative.py --data PREPARED [--data ...] [--out results/FILE.json]
+    python benchmarks/collaborative.py --data PREPARED [--data ...] --levels [--out RESULT.json]
     python benchmarks/collaborative.py --data PREPARED --adapter base_spirit [--adapter ...] \
         [--users 500] [--validation-users 150] [--interactions RAW] --out RESULT.json
 
 Without an adapter: NDCG@10 on warm validation users of vectors of each window, share of the other
 order, width and half-life of a history, and of singular vectors of users and items, by themselves
 and with popularity, the seconds they take, and the means over the domains.
+
+With `--levels`: popularity, words and who chose what in weights that one half of the validation
+users of known and of new items choose, NDCG@10 on the other half of each, with new items as they
+are and on the level of known ones.
 
 With adapters: test users ranked by each model, and by none, with popularity and words beside it in
 weights that validation users choose, and with who chose what too; the difference is paired, and so
@@ -65,6 +70,7 @@ PURE = "users by items, 64 wide"
 Floats = NDArray[np.float32]
 Both = tuple[Floats, Floats]
 NOTHING = "no model"
+AS_THEY_ARE, LEVELLED = "as they are", "levelled"
 WITHOUT, WITH = "popularity and words", "and who chose what"
 COLD_ONLY = "cold among cold"
 COLD_WARM = "cold, weights of warm users"
@@ -168,6 +174,56 @@ def choose_settings(domains: Sequence[Domain], users: int) -> dict[str, Any]:
     return {"domains": of, "means": {way: means[way] for way in best}}
 
 
+def levels_of(domain: Domain, users: int) -> dict[str, Any]:
+    """NDCG@10 on validation users with new items as they are and levelled; no model."""
+    tables = {s: sample_rows(domain.rows(f"valid_{s}"), users, seed=0) for s in SCENARIOS}
+    judged = {s: rows[rows.height // 2 :] for s, rows in tables.items()}
+    choosing = pl.concat([rows[: rows.height // 2] for rows in tables.values()])
+    chosen_by: dict[Scenario, pl.DataFrame] = dict.fromkeys(SCENARIOS, choosing)
+    read = PromptSettings().max_history
+    placing = Placing(domain, judged, chosen_by, read, words=True, collaborative=True)
+    found: dict[str, Any] = {}
+    for scenario, rows in judged.items():
+        views = {}
+        first = {}
+        for view, level in ((AS_THEY_ARE, False), (LEVELLED, True)):
+            beside = replace(placing, level=level)
+            _, scores = beside.placed(scenario, _zeros(rows), _zeros(choosing))
+            views[view] = per_user(ranks(scores, positive_columns(rows)))
+            first[view] = new_first(domain, rows, scores)
+        found[scenario] = {
+            **{view: summarise(values) for view, values in views.items()},
+            "new_first": first,
+            "gain": paired_bootstrap(views[LEVELLED], views[AS_THEY_ARE]),
+        }
+    return found
+
+
+def choose_levels(domains: Sequence[Domain], users: int) -> dict[str, Any]:
+    """Every domain's `levels_of`, and the means over domains."""
+    of = {d.name: levels_of(d, users) for d in track(domains, "Levels of new items")}
+    means: dict[str, Any] = {}
+    table = Table("domain", "scenario", AS_THEY_ARE, LEVELLED, "gain", "new first")
+    for scenario in SCENARIOS:
+        for name, found in of.items():
+            here = found[scenario]
+            values = (f"{here[view]['ndcg@10']:.3f}" for view in (AS_THEY_ARE, LEVELLED))
+            firsts = " -> ".join(f"{share:.2f}" for share in here["new_first"].values())
+            table.add_row(name, scenario, *values, _gap(here["gain"]), firsts)
+        means[scenario] = {
+            view: float(np.mean([found[scenario][view]["ndcg@10"] for found in of.values()]))
+            for view in (AS_THEY_ARE, LEVELLED)
+        }
+        table.add_row("mean", scenario, *(f"{value:.3f}" for value in means[scenario].values()))
+    Console(width=150).print(table)
+    return {"domains": of, "means": means}
+
+
+def _zeros(rows: pl.DataFrame) -> list[FloatArray]:
+    """Scores of no model."""
+    return [np.zeros(len(row)) for row in rows[CANDIDATES].to_list()]
+
+
 def tables_of(
     domain: Domain, users: int, validation_users: int, interactions: pl.DataFrame | None
 ) -> tuple[dict[str, pl.DataFrame], dict[Scenario, pl.DataFrame]]:
@@ -247,12 +303,8 @@ def scores_of(
 ) -> tuple[dict[str, list[FloatArray]], dict[Scenario, list[FloatArray]]]:
     """Logits of each row's candidates by table and by scenario; without an adapter, zeros."""
     if adapter is None:
-
-        def zeros(rows: pl.DataFrame) -> list[FloatArray]:
-            return [np.zeros(len(row)) for row in rows[CANDIDATES].to_list()]
-
-        return {t: zeros(rows) for t, rows in test.items()}, {
-            s: zeros(rows) for s, rows in valid.items()
+        return {t: _zeros(rows) for t, rows in test.items()}, {
+            s: _zeros(rows) for s, rows in valid.items()
         }
     ranker = ranker_of(adapter.card, backbone)
     if not isinstance(ranker, DenseRanker):
@@ -308,7 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--adapter", type=Path, action="append", default=[])
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--adapter", type=Path, action="append", default=[])
+    asked.add_argument("--levels", action="store_true", help="what levelling new items brings")
     parser.add_argument("--users", type=int, default=500, help="at most so many a table")
     parser.add_argument("--validation-users", type=int, default=150)
     parser.add_argument("--interactions", type=Path, action="append", default=[],
@@ -320,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise RunError("--users and --validation-users must be at least 3; raise them.")
     domains = [Domain.load(path) for path in args.data]
     if not args.adapter:
-        result = choose_settings(domains, args.users)
+        result = (choose_levels if args.levels else choose_settings)(domains, args.users)
         if args.out:
             result["data"] = {domain.name: domain.sha256 for domain in domains}
             write_result(args.out, result | machine(torch.device("cpu")))

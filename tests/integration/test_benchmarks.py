@@ -797,6 +797,15 @@ def test_who_chose_what_is_worth_its_difference(
     assert len(together) == 73 and together == sorted(together, reverse=True)
     # The one in use is among them, and what stood there before.
     assert {program.name_of(*WAY), program.PURE} <= set(found["means"])
+    levels = tmp_path / "levels.json"
+    program.main([*data, "--levels", "--users", "20", "--out", str(levels)])
+    found = json.loads(levels.read_text())
+    for scenario, means in found["means"].items():
+        of = found["domains"]["tastes"][scenario]
+        assert means == {view: of[view]["ndcg@10"] for view in ("as they are", "levelled")}
+        gap = of["gain"]["ndcg@10"]["difference"]
+        assert means["levelled"] - means["as they are"] == pytest.approx(gap, abs=1e-9)
+        assert of["levelled"]["n"] == 10
     out = tmp_path / "worth.json"
     saved_adapter(tmp_path / "mixed", backbone, benchmark)
     model = ["--adapter", str(tmp_path / "mixed"), "--backbone", str(folder / "backbone")]
