@@ -6,6 +6,7 @@ has the same users in the same order.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,13 @@ def other_settings(place: Path, names: Sequence[str]) -> RunError:
     )
 
 
-def precision_facts(backbone: Backbone) -> dict[str, str]:
-    """What the precision adds to a cell's identity: nothing where it is that of the weights.
+def precision_facts(backbone: Backbone, precision: str | None = None) -> dict[str, str]:
+    """What a precision, by default the backbone's, adds to the identity of its cells.
 
-    Cells from before there was a choice keep their identity.
+    Nothing where it is that of the weights: cells from before there was a choice keep theirs.
     """
-    return {"precision": backbone.precision} if backbone.autocast else {}
+    asked = precision or backbone.precision
+    return {"precision": asked} if asked != replace(backbone, autocast=None).precision else {}
 
 
 def write_cell(folder: Path, ranks: pl.DataFrame, sheet: Mapping[str, Any]) -> None:

@@ -12,8 +12,10 @@ alone and with the popularity prior of the share's own counts.
 
 A cell is a target, seed and share, in RUN/TARGET/SEED/SHARE; finished cells are taken as they are,
 and a cell that was stopped goes on. With `--published results/few_shot` so do those of another
-machine, if `--steps` and not the clock says how long is trained. After every cell, few_shot.json,
-few_shot.png, few_shot_prior.png and coefficients.png in RUN tell of all that are finished.
+machine, if `--steps` and not the clock says how long is trained; with `--any-precision` those of a
+machine that multiplies in another precision too: the models of one cell, which are compared in
+pairs, always share theirs. After every cell, few_shot.json, few_shot.png, few_shot_prior.png and
+coefficients.png in RUN tell of all that are finished.
 """
 
 import shutil
@@ -30,7 +32,7 @@ import polars as pl
 import torch
 
 from arguments import asked_backbone, backbone_arguments, recipe_argument, study_parser
-from cells import SHEET_FILE, finished, published_cells, take_cells
+from cells import SHEET_FILE, published_cells, take_cells
 from few_shot_report import (
     AVERAGE,
     BACKBONE,
@@ -41,7 +43,7 @@ from few_shot_report import (
     SIMILARITY,
     write_report,
 )
-from few_shot_target import Scores, Sizes, Target, keep_cell, read_scores
+from few_shot_target import Cell, Scores, Sizes, Target, keep_cell, read_scores
 from program import program
 from provenance import environment
 from reccocktail.data.domain import Domain
@@ -60,11 +62,15 @@ from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from study import best_of_curve, kept_sheet, target_recipe, without_validation
 
+ZERO: Cell = (0.0, None)
+"""The cell of the models that see no target data."""
+
 _CLOCK_STEPS = 6
 
 
-def place(out: Path, share: float, seed: int | None) -> Path:
+def place(out: Path, cell: Cell) -> Path:
     """Folder of a cell of the target whose folder is `out`."""
+    share, seed = cell
     return out / "zero" if share == 0 else out / f"seed-{seed}" / f"{share:g}"
 
 
@@ -73,33 +79,43 @@ def published(
 ) -> Iterator[tuple[Path, dict[str, Any], pl.DataFrame]]:
     """Folder, sheet and ranks of the published cells that were made with these settings."""
     for sheet, ranks in published_cells(file):
-        share, seed = sheet["share"], sheet.get("seed")
-        identity = target.identity(share, seed) if share else target.identity("zero")
-        if sheet["identity"] == identity:
-            yield place(out, share, seed), sheet, target.with_users(ranks)
+        cell = sheet["share"], sheet.get("seed")
+        precision = sheet["precision"] if target.any_precision else None
+        if sheet["identity"] == target.identity(cell, precision):
+            yield place(out, cell), sheet, target.with_users(ranks)
 
 
-def zero_cell(target: Target, out: Path) -> dict[str, Scores]:
-    """Scores of the models that see no target data: computed once, kept, used by every cell."""
+def zero_cell(target: Target, out: Path, beside: Path) -> dict[str, Scores]:
+    """Scores of the models that see no target data: computed once, kept, used by every cell.
+
+    A cell in `out` that came without scores, or with those of another precision, stays; what other
+    cells need is then kept in `beside`.
+    """
     models = {BACKBONE: None, BASE: target.base.lora}
-    identity = target.identity("zero")
-    # Of a published cell there are the ranks alone.
-    if not finished(out / SHEET_FILE, identity) or not (out / PREDICTIONS_FILE).exists():
+    if target.is_finished(out, ZERO) and not _has_scores(target, out):
+        out = beside
+    if not target.is_finished(out, ZERO):
         scores = {
             name: target.scores(lora, target.scenarios, name) for name, lora in models.items()
         }
         scores[SIMILARITY] = target.similarity()
         # Nobody has bought anything yet, so the prior is 0 for every item.
         counts = np.zeros(len(target.domain.item_ids), dtype=np.int64)
-        keep_cell(target, out, scores, counts, {"identity": identity, "share": 0.0})
+        keep_cell(target, out, scores, counts, {"identity": target.identity(ZERO), "share": 0.0})
     return {name: read_scores(out, name) for name in (SIMILARITY, *models)}
 
 
-def cell(target: Target, zero: dict[str, Scores], share: float, seed: int, out: Path) -> bool:
+def _has_scores(target: Target, out: Path) -> bool:
+    precision = read_json(out / SHEET_FILE)["precision"]
+    return precision == target.backbone.precision and (out / PREDICTIONS_FILE).exists()
+
+
+def cell(target: Target, zero: dict[str, Scores], which: Cell, out: Path) -> bool:
     """Train, mix and judge one share of one seed; False if it was done before."""
-    identity = target.identity(share, seed)
-    if finished(out / SHEET_FILE, identity):
+    if target.is_finished(out, which):
         return False
+    share, seed = which
+    assert seed is not None
     seconds: dict[str, float] = {}
     domain = subset(target.domain, share, out / "data", seed)
     steps = _steps(target, domain, out.parents[1] / "clock.json")
@@ -150,7 +166,7 @@ def cell(target: Target, zero: dict[str, Scores], share: float, seed: int, out: 
         scores,
         domain.train_counts(),
         {
-            "identity": identity,
+            "identity": target.identity(which),
             "share": share,
             "seed": seed,
             "training_users": domain.train().height,
@@ -233,6 +249,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation-users", type=int, default=100)
     parser.add_argument("--adaptation-users", type=int, default=50)
     parser.add_argument("--published", type=Path, help="folder of published cells to go on from")
+    parser.add_argument(
+        "--any-precision", action="store_true", help="take finished cells of another precision too"
+    )
     parser.add_argument("--report", action="store_true", help="of what is finished; train nothing")
     recipe_argument(parser)
     backbone_arguments(parser)
@@ -252,36 +271,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **machine,
     }
     shares = sorted(set(args.fractions) - {0.0})
-    # Target -> what is said of its data, and the identity of each cell by its folder.
-    asked: dict[str, tuple[dict[str, Any], dict[Path, str]]] = {}
-    cells = len(args.target) * (1 + len(args.seeds) * len(shares))
+    work: list[Cell] = [(share, seed) for seed in args.seeds for share in shares]
+    asked: list[Target] = []
 
     def report() -> None:
         """Write what is finished, wherever in the order of the work it stands."""
-        done = {
-            name: (data, [out for out, one in every.items() if finished(out / SHEET_FILE, one)])
-            for name, (data, every) in asked.items()
-        }
+        done = {}
+        for target in asked:
+            domain, out = target.domain, args.out / target.domain.name
+            data = {"sha256": domain.sha256, "training_users": domain.train().height}
+            folders = [place(out, one) for one in (ZERO, *work)
+                       if target.is_finished(place(out, one), one)]  # fmt: skip
+            done[domain.name] = (data, folders)
         write_report(args.out, done, more)
 
-    with bar("Few-shot cells", cells) as advance:
+    with bar("Few-shot cells", len(args.target) * (1 + len(work))) as advance:
         for path in args.target:
             domain = Domain.load(path)
-            target = Target(domain, base, backbone, recipe, sizes)
+            target = Target(domain, base, backbone, recipe, sizes, args.any_precision)
+            asked.append(target)
             out = args.out / domain.name
             if args.published and (file := args.published / f"{domain.name}.parquet").exists():
                 take_cells(domain.name, published(target, file, out))
-            data = {"sha256": domain.sha256, "training_users": domain.train().height}
-            work = [(share, seed) for seed in args.seeds for share in shares]
-            every = {place(out, *one): target.identity(*one) for one in work}
-            asked[domain.name] = (data, {place(out, 0, None): target.identity("zero")} | every)
             if args.report:
                 continue
-            zero = zero_cell(target, place(out, 0, None))
+            zero = zero_cell(target, place(out, ZERO), args.out / "beside" / domain.name)
             report()  # so that a long study can be looked at while it runs
             advance(1, f"Few-shot cells ({domain.name})")
-            for share, seed in work:
-                if cell(target, zero, share, seed, place(out, share, seed)):
+            for one in work:
+                if cell(target, zero, one, place(out, one)):
                     report()
                 advance(1)
     report()

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from cells import precision_facts, write_cell
+from cells import SHEET_FILE, finished, precision_facts, write_cell
 from few_shot_report import cell_metrics
 from reccocktail.backbone import Backbone
 from reccocktail.baselines.text_similarity import TextSimilarity
@@ -23,7 +23,7 @@ from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
-from reccocktail.storage import atomic_file, sha256_json
+from reccocktail.storage import atomic_file, read_json, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, scoring
 from study import judged_rows
@@ -32,6 +32,9 @@ FILES = {"test": PREDICTIONS_FILE, "valid": "validation.parquet"}
 
 TF_IDF = "half-life by validation users, in logits"
 """How text similarity is read: part of every cell, for its ranks are."""
+
+Cell = tuple[float, int | None]
+"""Share of the training users and seed, which a share of none has not."""
 
 Scores = dict[str, list[FloatArray]]
 """Table (such as `test_warm`) -> scores of each row's candidates, by text alone."""
@@ -53,19 +56,40 @@ class Target:
     """One target domain: the rows that every cell is judged on, and the models' scores on them."""
 
     def __init__(
-        self, domain: Domain, base: Adapter, backbone: Backbone, recipe: Recipe, sizes: Sizes
+        self,
+        domain: Domain,
+        base: Adapter,
+        backbone: Backbone,
+        recipe: Recipe,
+        sizes: Sizes,
+        any_precision: bool = False,
     ) -> None:
-        """Draw the rows: the same in every cell, without the users that cocktails adapt to."""
+        """Draw the rows: the same in every cell, without the users that cocktails adapt to.
+
+        `any_precision` takes finished cells of other precisions than the backbone's as they are.
+        """
         self.domain, self.base, self.backbone = domain, base, backbone
-        self.recipe, self.sizes = recipe, sizes
+        self.recipe, self.sizes, self.any_precision = recipe, sizes, any_precision
         ranker = build(backbone, recipe)
         self.catalogue = Catalogue.of(domain, ranker)
         self.scenarios, self.rows = judged_rows(
             domain, sizes.users, sizes.validation_users, sizes.adaptation_users
         )
 
-    def identity(self, *more: object) -> str:
-        """Hash of all that decides a cell."""
+    def is_finished(self, folder: Path, cell: Cell) -> bool:
+        """Whether a cell was made before.
+
+        Raises:
+            RunError: `folder` holds one of other settings or data.
+        """
+        file = folder / SHEET_FILE
+        precision = read_json(file)["precision"] if self.any_precision and file.exists() else None
+        return finished(file, self.identity(cell, precision)) is not None
+
+    def identity(self, cell: Cell, precision: str | None = None) -> str:
+        """Hash of all that decides a cell that is made in `precision`, or the backbone's."""
+        share, seed = cell
+        which: tuple[object, ...] = (share, seed) if share else ("zero",)
         return sha256_json(
             [
                 self.domain.sha256,
@@ -73,8 +97,8 @@ class Target:
                 self.backbone.fingerprint.sha256,
                 self.recipe.sha256,
                 asdict(self.sizes),
-                *more,
-                *precision_facts(self.backbone).values(),
+                *which,
+                *precision_facts(self.backbone, precision).values(),
                 TF_IDF,
             ]
         )

@@ -4,6 +4,7 @@ import json
 from importlib import import_module as bench
 
 import numpy as np
+import polars as pl
 import pytest
 
 from reccocktail.backbone import load_backbone
@@ -123,6 +124,8 @@ def test_few_shot_keeps_to_its_precision(folder, tmp_path):
     assert json.loads((place / "cocktail_warm.json").read_text())["precision"] == "bfloat16"
     with pytest.raises(RunError, match="other settings"):
         few_shot(arguments)
+    few_shot([*arguments, "--any-precision"])  # taken as they are
+    assert json.loads((place / "cell.json").read_text())["precision"] == "bfloat16"
     # Nor is a mix of the stopped cell taken over.
     for cell in (place, out / "tastes" / "zero"):
         (cell / "cell.json").unlink()
@@ -131,6 +134,35 @@ def test_few_shot_keeps_to_its_precision(folder, tmp_path):
     ) as refused:
         few_shot(arguments)
     one_sentence(refused.value)
+
+
+def test_a_few_shot_study_goes_on_in_another_precision_if_asked(folder, tmp_path):
+    """Published cells of bfloat16, and one more of float32: told side by side, each as it was."""
+    few_shot, published = bench("few_shot").main, tmp_path / "results"
+
+    def run(out, *more):
+        few_shot([*places(folder, out), "--fractions", "0", "1", "--steps", "1", "--users", "12",
+                  "--validation-users", "6", "--adaptation-users", "6", "--device", "cpu",
+                  *more])  # fmt: skip
+        return json.loads((out / "few_shot.json").read_text())["targets"]["tastes"]
+
+    first = run(tmp_path / "f", "--seeds", "0", *BFLOAT16)
+    bench("publish").main([str(tmp_path / "f"), "--command", "it", "--out", str(published)])
+    of_published = ["--seeds", "0", "1", "--published", str(published)]
+    assert run(tmp_path / "none", *of_published, "--report")["cells"] == []
+    out = tmp_path / "on"
+    found = run(out, *of_published, "--any-precision")
+    assert found["cells"][:2] == first["cells"]
+    precisions = [(cell["share"], cell.get("seed"), cell["precision"]) for cell in found["cells"]]
+    assert precisions == [(0, None, "bfloat16"), (1, 0, "bfloat16"), (1, 1, "float32")]
+    # The new cell's models that see no target data were scored in its own precision.
+    own = pl.read_parquet(out / "beside" / "tastes" / "ranks.parquet")
+    kept = pl.read_parquet(out / "tastes" / "seed-1" / "1" / "ranks.parquet")
+    bare = pl.col("model") == "backbone"
+    assert kept.filter(bare)["rank"].equals(own.filter(bare)["rank"])
+    # And such a run publishes each cell once.
+    bench("publish").main([str(out), "--command", "it", "--out", str(tmp_path / "again")])
+    assert pl.read_parquet(tmp_path / "again" / "tastes.parquet").height == 3
 
 
 def test_a_grid_of_mixes_keeps_to_its_precision(folder, tmp_path):
