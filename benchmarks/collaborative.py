@@ -47,7 +47,7 @@ from reccocktail.baselines.collaborative import interactions
 from reccocktail.data.candidates import cold_candidates
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
-from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summarise
+from reccocktail.evaluation.metrics import FloatArray, mean_in_words, per_user, ranks, summarise
 from reccocktail.evaluation.placing import Placing
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.progress import track
@@ -63,6 +63,7 @@ from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import model_sha256, ranker_of, scoring
+from spreads import gap_in_words
 
 DIMENSIONS, WINDOWS, BACKWARDS = (64, 128), (3, 5, 10, 20), (0.0, 0.3, 1.0)
 HALF_LIVES = (1.0, 2.0, None)
@@ -338,11 +339,7 @@ def show(domain: str, found: dict[str, Any]) -> None:
             table.add_row(
                 f"{name} ({values[WITH]['n']:,})",
                 model,
-                *(
-                    f"{v['ndcg@10']:.3f} [{v['ci95']['ndcg@10'][0]:.3f}, "
-                    f"{v['ci95']['ndcg@10'][1]:.3f}]"
-                    for v in views
-                ),
+                *(mean_in_words(found, "ndcg@10") for found in views),
                 _gap(values["gain"]),
                 "\n".join(f"{o}: {_gap(v[WITH])}" for o, v in values["over"].items()),
             )
@@ -351,8 +348,7 @@ def show(domain: str, found: dict[str, Any]) -> None:
 
 def _gap(found: dict[str, Any]) -> str:
     """A paired difference of NDCG@10 in words."""
-    gap = found["ndcg@10"]
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(gap["difference"], *gap["ci95"])
+    return gap_in_words(found["ndcg@10"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

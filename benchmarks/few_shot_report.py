@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from cells import read_cell
 from provenance import write_result
-from reccocktail.evaluation.metrics import FloatArray, per_user, summarise
+from reccocktail.evaluation.metrics import FloatArray, in_words, per_user, summarise
 from reccocktail.evaluation.plots import ACCENT, COOL, INK, MUTED, STYLE, new_figure, save_png
 from reccocktail.schema import USER
 from spreads import described
@@ -125,10 +125,9 @@ def gains(result: Mapping[str, Any], metric: str = "ndcg@10") -> str:
         for entry in found["differences"]:
             if (entry["model"], entry["view"]) != (COCKTAIL, "text alone"):
                 continue
-            low, high = entry["ci95"][metric]
             texts = [name, _percent(entry["share"]), entry["scenario"], entry["against"]]
             texts += [f"{entry['n']:,}", str(entry["seeds"])]
-            texts += [f"{entry[metric]:+.3f} [{low:+.3f}, {high:+.3f}]"]
+            texts += [in_words(entry[metric], entry["ci95"][metric], "+.3f")]
             lines.append("| " + " | ".join(texts).replace("_", "\\_") + " |")
     return "\n".join(lines)
 

@@ -31,7 +31,7 @@ from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.overlap import overlapping_items
-from reccocktail.evaluation.metrics import per_user, ranks, summarise
+from reccocktail.evaluation.metrics import mean_in_words, per_user, ranks, summarise
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import length_batches
 from reccocktail.ranking.base import embeddings, hidden_states
@@ -238,10 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write_result(args.out, result | machine)
     table = Table("vector", "n", "MRR", "NDCG@10")
     for name, row in result["rows"].items():
-        cells = [
-            f"{row[m]:.3f} [{row['ci95'][m][0]:.3f}, {row['ci95'][m][1]:.3f}]"
-            for m in ("mrr", "ndcg@10")
-        ]
+        cells = [mean_in_words(row, m) for m in ("mrr", "ndcg@10")]
         table.add_row(name, str(row["n"]), *cells)
     Console().print(table)
 

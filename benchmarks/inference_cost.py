@@ -35,7 +35,7 @@ from reccocktail.recipe import Recipe
 from reccocktail.schema import HISTORY
 from reccocktail.training.adapter import Adapter, Card, Lora
 from reccocktail.training.model import attach, merged, twin
-from spreads import ratio_of_pairs, spread
+from spreads import ratio_in_words, ratio_of_pairs, spread
 from variants import Variant, random_lora, rank_of, variants
 
 TOP = 10
@@ -255,24 +255,20 @@ def show(result: dict[str, Any]) -> None:
             ratio = found["ratio_to_none"]
             print(
                 f"  {name:<26} {1e3 * found['p50_seconds']:>8.1f} "
-                f"{1e3 * found['p95_seconds']:>8.1f}   {_interval(ratio)}"
+                f"{1e3 * found['p95_seconds']:>8.1f}   {ratio_in_words(ratio, '.3f')}"
             )
     print(f"{'batched':<30} users/s           ratio of times to none        MB added")
     for name, added in result["memory"]["added_bytes"].items():
         found = result["batched"][name]
         print(
             f"  {name:<26} {found['users_per_second']['median']:>8.2f}          "
-            f"{_interval(found['ratio_to_none'])} {added / 1e6:>12.1f}"
+            f"{ratio_in_words(found['ratio_to_none'], '.3f')} {added / 1e6:>12.1f}"
         )
     memory = result["memory"]
     print(
         f"backbone {memory['backbone_bytes'] / 1e6:.0f} MB; merging and giving the weights back "
         f"keeps {memory['former_weights_bytes'] / 1e6:.0f} MB of former weights meanwhile"
     )
-
-
-def _interval(ratio: dict[str, float]) -> str:
-    return f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

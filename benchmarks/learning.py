@@ -31,7 +31,7 @@ from provenance import backbone_of, environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.subset import subset
-from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summarise
+from reccocktail.evaluation.metrics import FloatArray, mean_in_words, per_user, ranks, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.progress import bar
 from reccocktail.ranking import build
@@ -44,6 +44,7 @@ from reccocktail.training.log import read_log
 from reccocktail.training.model import merged
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
+from spreads import gap_in_words
 from windows import windows_of
 
 SHARE = 0.98
@@ -265,12 +266,9 @@ def main(arguments: list[str] | None = None) -> None:
     compared = result.get("against_first", {}).get("differences", {})
     table = Table("trial", "changes", "steps", "loss", "MRR", "NDCG@10", "NDCG@10 less the first's")
     for name, found in result["trials"].items():
-        cells = [
-            f"{found[m]:.3f} [{found['ci95'][m][0]:.3f}, {found['ci95'][m][1]:.3f}]"
-            for m in MEASURES
-        ]
+        cells = [mean_in_words(found, m) for m in MEASURES]
         gap = compared.get(name, {}).get("ndcg@10")
-        said = "{:+.3f} [{:+.3f}, {:+.3f}]".format(gap["difference"], *gap["ci95"]) if gap else ""
+        said = gap_in_words(gap) if gap else ""
         table.add_row(name, found["changes"], str(found.get("steps", 0)), *cells, said)
     Console(width=170).print(table)
 

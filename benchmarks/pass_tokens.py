@@ -32,7 +32,7 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.training.model import scoring
-from spreads import range_text, ratio_of_pairs, spread
+from spreads import range_text, ratio_in_words, ratio_of_pairs, spread
 
 SIZES = (128, 256, 512, 1024, 2048, 4096)
 GPU_SIZES = (1024, 4096, 16384, 65536)
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_row(
             f"{size} (ours)" if int(size) == own else size,
             range_text(rate, 0),
-            f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]",
+            ratio_in_words(ratio),
         )
     if args.out:
         write_result(

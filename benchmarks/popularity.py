@@ -17,7 +17,7 @@ from program import program
 from provenance import machine, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain, sample_rows
-from reccocktail.evaluation.metrics import per_user, ranks, summarise
+from reccocktail.evaluation.metrics import mean_in_words, per_user, ranks, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking import build
 from reccocktail.ranking.additions import Weights, add, choose
@@ -106,12 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
         for key in ("0", "1"):
             cell = found[key]
             parts = [
-                f"{kind}: "
-                + ", ".join(
-                    f"{m} {cell[kind][m]:.3f} [{cell[kind]['ci95'][m][0]:.3f}, "
-                    f"{cell[kind]['ci95'][m][1]:.3f}]"
-                    for m in METRICS[:3]
-                )
+                f"{kind}: " + ", ".join(f"{m} {mean_in_words(cell[kind], m)}" for m in METRICS[:3])
                 for kind in ("text alone", "with prior")
             ]
             Console().print(

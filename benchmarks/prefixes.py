@@ -40,7 +40,7 @@ from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.training.batches import DomainWindows
 from reccocktail.training.model import base_model, new_peft_model
-from spreads import ratio_of_pairs, spread
+from spreads import ratio_in_words, ratio_of_pairs, spread
 
 SIZES = (64, DenseRanker.tree_tokens, 192, 256, 512)
 ONE_BY_ONE = float("inf")  # more titles than any catalogue has
@@ -220,7 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{tokens['one_by_one']:,}",
             f"{trees:,} ({trees / tokens['one_by_one']:.0%})",
             *(
-                f"{ratio['median']:.2f} [{ratio['low']:.2f}, {ratio['high']:.2f}]"
+                ratio_in_words(ratio)
                 for ratio in (
                     found["speedup"],
                     steps["speedup"],

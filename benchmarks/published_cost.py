@@ -39,7 +39,7 @@ from provenance import environment, write_result
 from ranking_speed import measure
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain, sample_rows
-from reccocktail.evaluation.metrics import FloatArray, per_user, ranks
+from reccocktail.evaluation.metrics import FloatArray, in_words, per_user, ranks
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.mixing.batch_loss import BatchLoss
 from reccocktail.mixing.measure import Mixer, MixSettings
@@ -51,6 +51,7 @@ from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import merged
+from spreads import gap_in_words
 
 RATES: dict[Scenario, tuple[float, ...]] = {
     "warm": tuple(round(float(x), 3) for x in np.linspace(0.5, 5.0, 10)),
@@ -315,21 +316,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         keep()
         for name, way in whole["ranking"]["ways"].items():
-            low, high = way["ci95"]
-            text = f"{name}: {way['users_a_second']:.2f} users a second [{low:.2f}, {high:.2f}]"
-            Console().print(f"{text}, n = {way['users']}.", markup=False, highlight=False)
+            speed = in_words(way["users_a_second"], way["ci95"], ".2f")
+            text = f"{name}: {speed} users a second, n = {way['users']}."
+            Console().print(text, markup=False, highlight=False)
 
 
 def _sentence(scenario: Scenario, found: dict[str, Any]) -> str:
     if "times_cheaper" not in found:
         return f"{scenario}: no published run yet; the same command goes on."
     gap = found["ours_minus_published"]["rate chosen by test labels"]["ndcg@10"]
-    low, high = gap["ci95"]
     more = "" if found["complete"] else " Rates are missing; the same command goes on."
     return (
         f"{scenario}: ours {found['runs'][0]['seconds']:.1f} s, published "
         f"{found['published_seconds']:.1f} s ({found['times_cheaper']:.1f} times); NDCG@10 ours "
-        f"minus published {gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}].{more}"
+        f"minus published {gap_in_words(gap, '+.4f')}.{more}"
     )
 
 

@@ -32,6 +32,7 @@ from reccocktail.schema import SCENARIOS, TARGET
 from reccocktail.spirits import resolve
 from reccocktail.storage import atomic_file
 from reccocktail.training.adapter import Adapter
+from spreads import gap_in_words
 
 SHOWN = ("ndcg@1", "ndcg@3", "ndcg@10")
 ORACLE = "oracle (uses test labels)"
@@ -137,12 +138,11 @@ def markdown(updates: dict[str, Any], results: dict[str, Any]) -> str:
         ]
         for row in found["rows"]:
             gap = row["minus_better_adapter"]["ndcg@10"]
-            low, high = gap["ci95"]
             from_items, to_items = gap["ci95_items"]
             figures = " | ".join(f"{row[m]:.4f}" for m in SHOWN)
             lines.append(
                 f"| {row['space']} | {row['rule']} | {row['chosen']} | {figures} | "
-                f"{gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}] | "
+                f"{gap_in_words(gap, '+.4f')} | "
                 f"[{from_items:+.4f}, {to_items:+.4f}] | "
                 f"{row['regret']['ndcg@10']['difference']:.4f} |"
             )

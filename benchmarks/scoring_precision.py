@@ -39,7 +39,7 @@ from reccocktail.schema import SCENARIOS
 from reccocktail.spirits import resolve
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import ranker_of, scoring
-from spreads import spread
+from spreads import gap_in_words, spread
 
 TOP = 10
 EXACT, ROUNDED = "float32", "bfloat16"
@@ -238,11 +238,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     faster, less = result["times_faster"], result["times_less_cpu"]
     gap = result["bfloat16_minus_float32"]
     apart, top = result["score_difference"], result["top_10"]
-    low, high = gap["ci95"]
     console.print(
         f"{faster['median']:.2f} times faster [{faster['min']:.2f}, {faster['max']:.2f}], "
         f"{less['median']:.2f} times less CPU time [{less['min']:.2f}, {less['max']:.2f}], "
-        f"n = {result['users']}. NDCG@10 {gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}]. "
+        f"n = {result['users']}. NDCG@10 {gap_in_words(gap, '+.4f')}. "
         f"Scores differ by {apart['mean']:.4f} in the mean and {apart['largest']:.4f} at most. "
         f"Of the ten best {100 * top['shared']:.1f} % are shared.",
         highlight=False,

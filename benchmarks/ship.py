@@ -30,6 +30,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.data.overlap import overlapping_items
 from reccocktail.data.registry import AMAZON_TERMS, COMPLETE_JOURNEY, GROUPLENS_TERMS
 from reccocktail.errors import AdapterError, DataError, RunError
+from reccocktail.evaluation.metrics import mean_in_words
 from reccocktail.progress import say
 from reccocktail.ranking.readout import shipped
 from reccocktail.recipe import Recipe
@@ -316,9 +317,8 @@ def _figures(figures: Mapping[str, Any]) -> str:
 def _with_interval(cell: Mapping[str, Any], metric: str) -> str:
     if metric not in cell:
         return ""
-    interval = (cell.get("ci95") or {}).get(metric)
-    text = f"{cell[metric]:.3f}"
-    return text if interval is None else f"{text} [{interval[0]:.3f}, {interval[1]:.3f}]"
+    known = metric in (cell.get("ci95") or {})
+    return mean_in_words(cell, metric) if known else f"{cell[metric]:.3f}"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

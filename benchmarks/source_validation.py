@@ -30,6 +30,7 @@ from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import ranker_of, scoring
 from reccocktail.training.validation import Validation
+from spreads import gap_in_words
 
 MEASURE = "ndcg@10"
 BARE = "backbone"
@@ -94,8 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table.add_row(name, *(f"{found[model][name]:.3f}" for model in models))
     Console().print(table)
     for other, gap in result["minus"].items():
-        low, high = gap["ci95"]
-        Console().print(f"less {other}: {gap['difference']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        Console().print(f"less {other}: {gap_in_words(gap)}")
 
 
 if __name__ == "__main__":

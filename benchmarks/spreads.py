@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from reccocktail.evaluation.metrics import FloatArray, distinct_rows, resampled_means
+from reccocktail.evaluation.metrics import FloatArray, distinct_rows, in_words, resampled_means
 from reccocktail.evaluation.significance import Drawn
 
 RESAMPLES = 2000  # the least p, twice 1 in 2001, survives Holm over all rows of a table
@@ -24,8 +24,17 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def range_text(found: Mapping[str, float], digits: int = 2) -> str:
     """`spread` in words: median [least, greatest]."""
-    median, low, high = (f"{found[part]:.{digits}f}" for part in ("median", "min", "max"))
-    return f"{median} [{low}, {high}]"
+    return in_words(found["median"], (found["min"], found["max"]), f".{digits}f")
+
+
+def ratio_in_words(ratio: Mapping[str, float], form: str = ".2f") -> str:
+    """`ratio_of_pairs` in words."""
+    return in_words(ratio["median"], (ratio["low"], ratio["high"]), form)
+
+
+def gap_in_words(gap: Mapping[str, Any], form: str = "+.3f") -> str:
+    """One metric's paired difference in words."""
+    return in_words(gap["difference"], gap["ci95"], form)
 
 
 def ratio_of_pairs(numerators: Sequence[float], denominators: Sequence[float]) -> dict[str, float]:

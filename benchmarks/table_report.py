@@ -11,7 +11,7 @@ import yaml
 from reccocktail.evaluation.metrics import FloatArray, per_user
 from reccocktail.evaluation.report import duration, size
 from reccocktail.evaluation.significance import Drawn, holm, with_interval
-from spreads import RESAMPLES, described, over_seeds
+from spreads import RESAMPLES, described, gap_in_words, over_seeds
 from table_rows import BY_NAME, ROWS
 from table_target import COLD, COLD_ONLY, TABLES, VIEWS, WARM, WEIGHTS
 
@@ -84,12 +84,8 @@ def differences(cells: Cells, targets: Sequence[str], pair: Sequence[str]) -> di
     for view, column in VIEWS.items():
         values = {name: _values(cells[name], column) for name in pair}
         (entry,) = compare(values, seeds, against, "row", targets)
-        gap = entry[HEADLINE]
-        low, high, least, most = (*gap["ci95"], *gap["ci95_items"])
-        found[view] = (
-            f"{gap['difference']:+.3f} [{low:+.3f}, {high:+.3f}] "
-            f"(over items [{least:+.3f}, {most:+.3f}])"
-        )
+        least, most = entry[HEADLINE]["ci95_items"]
+        found[view] = f"{gap_in_words(entry[HEADLINE])} (over items [{least:+.3f}, {most:+.3f}])"
     return found
 
 
@@ -331,12 +327,8 @@ def note(found: Mapping[str, Any], view: Mapping[str, Any], target: str, table: 
 
 
 def _gap(found: Mapping[str, Any]) -> str:
-    low, high = found["ci95"]
-    from_items, to_items = found["ci95_items"]
-    return (
-        f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}], over target items "
-        f"[{from_items:+.3f}, {to_items:+.3f}]"
-    )
+    least, most = found["ci95_items"]
+    return f"{gap_in_words(found)}, over target items [{least:+.3f}, {most:+.3f}]"
 
 
 def costs_table(tables: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.baselines import make_baseline
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.evaluate import BACKBONE, EvaluationSettings
-from reccocktail.evaluation.metrics import FloatArray, per_user, ranks, summarise
+from reccocktail.evaluation.metrics import FloatArray, mean_in_words, per_user, ranks, summarise
 from reccocktail.evaluation.placing import Placing, place_baseline
 from reccocktail.evaluation.scorer import Scorer
 from reccocktail.evaluation.significance import paired_bootstrap
@@ -147,10 +147,7 @@ def table(targets: dict[str, Any], view: str) -> str:
     for name, found in targets.items():
         for scenario, cell in found["scenarios"].items():
             for model, values in cell["models"][view].items():
-                cells = [
-                    f"{values[m]:.3f} [{values['ci95'][m][0]:.3f}, {values['ci95'][m][1]:.3f}]"
-                    for m in SHOWN
-                ]
+                cells = [mean_in_words(values, m) for m in SHOWN]
                 lines.append(
                     f"| {name} | {scenario} ({cell['users']:,}) | {model} | {' | '.join(cells)} |"
                 )

@@ -133,6 +133,23 @@ def summarise(
     return summary
 
 
+def in_words(value: float, bounds: Sequence[float], form: str = ".3f") -> str:
+    """A figure with its interval as tables and sentences show them: `0.412 [0.398, 0.425]`.
+
+    Args:
+        value: the figure.
+        bounds: lower and upper.
+        form: of each number; a sign (`+.3f`) marks differences.
+    """
+    low, high = bounds
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def mean_in_words(summary: Mapping[str, Any], metric: str) -> str:
+    """One metric of what `summarise` returns, in words."""
+    return in_words(summary[metric], summary["ci95"][metric])
+
+
 def distinct_rows(per_user: Mapping[str, FloatArray]) -> tuple[FloatArray, IntArray]:
     """The distinct rows of a table of per-user values and how often each occurs.
 

@@ -15,6 +15,7 @@ from reccocktail.evaluation.metrics import (
     METRICS,
     FloatArray,
     IntArray,
+    mean_in_words,
     per_user,
     ranks,
     summarise,
@@ -336,9 +337,7 @@ def _named(model: str, cell: Mapping[str, Any]) -> str:
 
 def _plain_cell(metrics: Mapping[str, Any], model: str, scenario: str, metric: str) -> str:
     cell = metrics["models"][model][scenario]
-    low, high = cell["ci95"][metric]
-    text = f"{cell[metric]:.3f} [{low:.3f}, {high:.3f}]"
-    return f"{text} {mark(metrics, model, scenario, metric)}".rstrip()
+    return f"{mean_in_words(cell, metric)} {mark(metrics, model, scenario, metric)}".rstrip()
 
 
 def _markdown(text: str) -> str:

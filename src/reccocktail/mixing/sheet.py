@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reccocktail.errors import AdapterError
+from reccocktail.evaluation.metrics import in_words
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.mixing.arithmetic import MergeOptions, update_norm
 from reccocktail.mixing.measure import Mixer, MixSettings
@@ -158,12 +159,12 @@ def agreement(curve: Sequence[Point], chosen: Point, objective: Objective) -> st
             f"choose the same lambda, {best.lambdas}."
         )
     paired = paired_bootstrap(chosen.per_user, best.per_user)["ndcg@10"]
-    low, high = paired["ci95"]
-    verdict = "they disagree" if high < 0 else "within noise"
+    gap = in_words(paired["difference"], paired["ci95"], "+.4f")
+    verdict = "they disagree" if paired["ci95"][1] < 0 else "within noise"
     return (
         f"{objective.capitalize()} chooses lambda {chosen.lambdas}, "
         f"validation NDCG@10 is highest at {best.lambdas}: "
-        f"difference {paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}], n = {n}, {verdict}."
+        f"difference {gap}, n = {n}, {verdict}."
     )
 
 
