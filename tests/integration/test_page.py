@@ -379,6 +379,28 @@ def test_the_curve_is_drawn_with_its_chosen_point(visit, page, here, service):
     expect(page.locator("#mix")).to_contain_text(sheet.cocktail["agreement"])
 
 
+def test_a_cocktail_of_whole_adapters_is_no_place_on_the_slider(visit, page, here, service):
+    """Neither the base spirit alone nor a mean: what is served is said, and the ends are others."""
+    parents = [Adapter.load(here.adapters[name]) for name in ("one", "two")]
+    folder = here.root / "whole"
+    mix(parents, here.backbone, here.tastes, "warm", folder, MixSettings(users=10), (1.0, 1.0))
+    service.changing.plug("whole", here.tastes.path, folder)
+    show(visit, *known(here), domain="whole")
+    words = page.locator("#lambda-words")
+    expect(words).to_have_text("as it is served: 100 % of one and 100 % of two")
+    own = shown(page)
+    assert own == titles(service.answering.recommend("whole", Query(known(here))))
+    page.get_by_role("slider").press("End")
+    expect(words).to_have_text("one alone")
+    expect(page.get_by_role("status")).to_contain_text("ranked by one")
+    alone = service.answering.recommend("whole", Query(known(here), coefficients=(1.0, 0.0)))
+    assert shown(page) == titles(alone)
+    assert "mix=1" in page.url
+    page.get_by_role("button", name="Back to the cocktail as it is served").click()
+    expect(words).to_contain_text("as it is served")
+    assert shown(page) == own
+
+
 def test_one_adapter_has_no_slider_and_hostile_titles_stay_text(visit, page, service):
     page.goto(visit.home)
     page.get_by_label("Domain").select_option("hostile")

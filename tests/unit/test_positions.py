@@ -93,6 +93,17 @@ def test_other_coefficients_are_refused(client, service):
         service.answering.positions.at(service.answering.domain("mixed"), (0.5, 0.6))
 
 
+def test_a_cocktail_of_whole_adapters_stands_at_no_position(client, service, here):
+    parents = [Adapter.load(here.adapters[name]) for name in ("one", "two")]
+    folder = here.root / "whole"
+    mix(parents, here.backbone, here.tastes, "warm", folder, MixSettings(users=10), (1.0, 1.0))
+    service.changing.plug("whole", here.tastes.path, folder)
+    found = client.get("/v1/domains/whole").json()
+    assert [pair[0] for pair in found["positions"]] == [0, 0.25, 0.5, 0.75, 1]
+    alone = ask(client, [1, 0], "whole")
+    assert alone.json()["adapter"] == "one" and scores(alone) != scores(ask(client, None, "whole"))
+
+
 def test_added_items_are_ranked_at_every_position(client):
     ask(client, [0.5, 0.5])
     body = {"items": [{"item_id": "n1", "title": "red moon"}]}

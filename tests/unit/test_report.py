@@ -335,6 +335,15 @@ def test_diluted_mixes_are_listed_and_not_drawn(tmp_path: Path) -> None:
     assert "0.250, 0.250 0.0010" in text
 
 
+@pytest.mark.parametrize("pair", [[1.0, 1.0], [0.25, 0.25]])
+def test_a_cocktail_off_the_line_is_not_marked_on_it(pair: list[float]) -> None:
+    cocktail = _cocktail(np.random.default_rng(0), 60)
+    marked = curve_figure(cocktail).axes[1].texts
+    assert len(marked) == 1 and "chosen" in marked[0].get_text()
+    cocktail["coefficients"] = {"all": pair}
+    assert not any(axis.texts for axis in curve_figure(cocktail).axes)
+
+
 def test_many_coefficients_and_three_adapters(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "e", sizes={"warm": 40})
     rng = np.random.default_rng(0)

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from reccocktail.errors import RunError
+from reccocktail.mixing.sheet import on_line
 from reccocktail.storage import atomic_file
 
 # Names in the page's style sheet -> colours of a PNG; inline SVG takes the page's own colours,
@@ -20,7 +21,6 @@ from reccocktail.storage import atomic_file
 INK, MUTED, LINE, ACCENT, COOL = "#1d1c1a", "#6b675f", "#d8d2c6", "#b4541a", "#2a6486"
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", ACCENT: "accent", COOL: "cool"}
 
-_ROUNDING = 1e-5  # of coefficients that sum to 1
 
 STYLE: dict[Any, Any] = {
     "font.size": 8.0,
@@ -90,16 +90,12 @@ def lambda_1(coefficients: Mapping[str, Sequence[float]]) -> float:
     return float(np.mean([pair[0] for pair in coefficients.values()]))
 
 
-def _on_line(point: Mapping[str, Any]) -> bool:
-    """Whether a curve's mix lies between its adapters: one set of coefficients, not diluted."""
-    return point["coefficients"] is not None and abs(sum(point["coefficients"]) - 1) < _ROUNDING
-
-
 def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure:
     """Entropy (above) and validation quality (below) against lambda_1, the chosen point marked.
 
     Entropies are drawn as nats above each curve's own minimum, so that the plain and the
-    calibrated one share an axis; the minima stand in the legend. Diluted mixes are not drawn.
+    calibrated one share an axis; the minima stand in the legend. Diluted mixes are not drawn, nor
+    is a cocktail marked that does not lie on the line.
 
     Args:
         cocktail: content of a cocktail.json with two adapters and a curve.
@@ -108,7 +104,7 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
     Raises:
         RunError: the cocktail has no curve over two adapters.
     """
-    curve = [point for point in cocktail.get("curve") or [] if _on_line(point)]
+    curve = [point for point in cocktail.get("curve") or [] if on_line(point["coefficients"])]
     points = sorted(curve, key=lambda point: float(point["coefficients"][0]))
     if len(points) < 2 or len(points[0]["coefficients"]) != 2:
         raise RunError(f"Cocktail {cocktail.get('name')!r} has no curve over two adapters to draw.")
@@ -158,14 +154,14 @@ def _role(cocktail: Mapping[str, Any], place: int) -> str:
 
 
 def _mark_choice(axes: Sequence[Axes], cocktail: Mapping[str, Any]) -> None:
-    """A line at the chosen lambda_1 through all axes, named once."""
+    """A line at the chosen lambda_1 through all axes, named once, if there is such a place."""
     coefficients = cocktail.get("coefficients") or {}
     for axis in axes:
         axis.grid(True, axis="y")
         axis.set_axisbelow(True)
         axis.margins(y=0.15)
-    if not coefficients:
-        return
+    if not coefficients or not all(map(on_line, coefficients.values())):
+        return  # the cocktail lies elsewhere
     chosen = lambda_1(coefficients)
     for axis in axes:
         axis.axvline(chosen, color=ACCENT, lw=1, ls=":")

@@ -20,6 +20,7 @@ from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter, Lora
 
 COCKTAIL_FILE = "cocktail.json"
+_ROUNDING = 1e-5  # sheets keep six decimals
 _ENTRIES = (
     *("name", "method", "granularity", "objective", "scenario", "adapters", "coefficients"),
     *("adaptation", "data"),
@@ -139,6 +140,14 @@ def weights_of(sheet: Mapping[str, Any], loras: Sequence[Lora]) -> dict[str, Ten
     """
     groups = Groups.build(loras, sheet["granularity"])
     return groups.spread(torch.tensor([sheet["coefficients"][name] for name in groups.names]))
+
+
+def on_line(coefficients: Sequence[float] | None) -> bool:
+    """Whether coefficients are shares of one mix between the adapters: known, and 1 together.
+
+    Those of a diluted cocktail, or of adapters that are both taken whole, are not.
+    """
+    return coefficients is not None and abs(sum(coefficients) - 1) < _ROUNDING
 
 
 def options_of(sheet: Mapping[str, Any]) -> MergeOptions:

@@ -18,7 +18,7 @@ import torch
 from reccocktail.backbone import Backbone
 from reccocktail.errors import DataError, RecCocktailError, RunError
 from reccocktail.mixing.arithmetic import METHODS, MergeOptions, combine
-from reccocktail.mixing.sheet import options_of
+from reccocktail.mixing.sheet import on_line, options_of
 from reccocktail.serving.batching import ClosedError
 from reccocktail.serving.logs import unexpected
 from reccocktail.serving.served import Served, encoded
@@ -48,7 +48,8 @@ class Parents:
         adapters: two; by custom the base spirit first.
         method: how they are merged.
         options: of the method.
-        chosen: the first coefficient of the cocktail; None if it has more than one pair.
+        chosen: the first coefficient of the cocktail; None if it has more than one pair, or one
+            that does not lie between the adapters.
     """
 
     adapters: tuple[Adapter, Adapter]
@@ -191,8 +192,7 @@ def _parents(sheet: dict[str, Any] | None, near: Sequence[Path]) -> Parents | No
     if found[0] is None or found[1] is None:
         return None
     rows = list(sheet["coefficients"].values())
-    on_line = len(rows) == 1 and abs(sum(rows[0]) - 1) < 1e-5
-    chosen = round(float(rows[0][0]), 6) if on_line else None
+    chosen = round(float(rows[0][0]), 6) if len(rows) == 1 and on_line(rows[0]) else None
     return Parents((found[0], found[1]), sheet["method"], options_of(sheet), chosen)
 
 

@@ -5,7 +5,7 @@ import * as api from "./api.js";
 import { focusChip, showChips } from "./chips.js";
 import { combobox } from "./combobox.js";
 import { byId, el } from "./dom.js";
-import { chosenOf, inWords, namesOf, showMix } from "./mix.js";
+import { asServed, chosenOf, inWords, namesOf, showMix } from "./mix.js";
 import { column, link } from "./ranking.js";
 
 const K = 10;
@@ -167,7 +167,7 @@ function columnsNow() {
   if (view.kind === "list") return [{ key: "list", at: view.at }];
   const names = namesOf(view.detail);
   const at = view.at ?? chosenOf(view.detail);
-  const words = at === null ? "as it is served" : inWords(at, names);
+  const words = at === null ? asServed(view.detail) : inWords(at, names);
   return [
     { key: "base", heading: "Base spirit", words: names[0], at: 1 },
     { key: "ingredient", heading: "Ingredient", words: names[1], at: 0 },

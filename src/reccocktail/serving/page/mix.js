@@ -5,18 +5,28 @@ import { el } from "./dom.js";
 
 /** The first coefficient of the served cocktail, among the positions; null if it is none of them. */
 export function chosenOf(detail) {
-  const first = detail.cocktail?.coefficients?.all?.[0];
+  const first = onLine(detail.cocktail);
+  if (first === null) return null;
   return detail.positions.map((p) => p[0]).find((at) => Math.abs(at - first) < 1e-5) ?? null;
 }
 
 /** Names of base spirit and ingredient (the first and second adapter). */
 export const namesOf = (detail) => (detail.cocktail?.adapters ?? []).map((a) => a.name);
 
+const percent = (share) => `${+(100 * share).toFixed(1)} %`;
+
+/** A cocktail that is no position, in words. */
+export function asServed({ cocktail }) {
+  const own = cocktail?.coefficients?.all;
+  if (!own) return "as it is served: shares differ within the model";
+  const parts = own.map((share, place) => `${percent(share)} of ${cocktail.adapters[place].name}`);
+  return `as it is served: ${parts.join(" and ")}`;
+}
+
 /** A position in words. */
 export function inWords(at, names) {
   if (at === 0) return `${names[1]} alone`;
   if (at === 1) return `${names[0]} alone`;
-  const percent = (share) => `${+(100 * share).toFixed(1)} %`;
   return `${percent(at)} ${names[0]}, ${percent(1 - at)} ${names[1]}`;
 }
 
@@ -51,7 +61,7 @@ export function showMix(box, panel, detail, at, move) {
 }
 
 const onLine = (sheet) => {
-  const own = sheet.coefficients?.all;
+  const own = sheet?.coefficients?.all;
   return own?.length === 2 && Math.abs(own[0] + own[1] - 1) < 1e-5 ? own[0] : null;
 };
 
@@ -83,7 +93,7 @@ function slider(detail, at, chosen, names, figure, move) {
 
   function tell() {
     const mark = here === chosen && chosen !== null ? " (chosen)" : "";
-    const text = here === null ? "as it is served: shares differ within the model" : inWords(here, names) + mark;
+    const text = here === null ? asServed(detail) : inWords(here, names) + mark;
     words.textContent = text;
     range.setAttribute("aria-valuetext", text);
     if (here !== null) range.value = here;
