@@ -51,7 +51,7 @@ from reccocktail.evaluation.metrics import FloatArray, mean_in_words, per_user, 
 from reccocktail.evaluation.placing import Placing
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.progress import track
-from reccocktail.ranking.additions import add, choose
+from reccocktail.ranking.additions import Beside
 from reccocktail.ranking.collaborative import vectors_of
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.prior import popularity_prior
@@ -108,8 +108,8 @@ def settings_of(domain: Domain, users: int) -> dict[str, Any]:
     def judge(name: str, both: Both, half_life: float | None, seconds: float) -> None:
         chosen, before = both
         scores = cosines(chosen, of_histories(before, recent, half_life), candidates)
-        best = choose(nothing, candidates, positive, prior, None, scores)
-        together = add(nothing, candidates, prior, None, best, scores)
+        beside = Beside(candidates, prior, collaborative=scores)
+        together = beside.add(nothing, beside.choose(nothing, positive)[0])
         found[name] = {
             "alone": ndcg(scores, positive),
             "with popularity": ndcg(together, positive),
@@ -268,9 +268,9 @@ def worth(
             first: dict[str, float] = {}
             for view, who in ((WITHOUT, False), (WITH, True)):
                 beside = replace(placing, collaborative=who)
-                weights, scores = beside.placed(scenario, of_test[table], known)
+                placed, scores = beside.placed(scenario, of_test[table], known)
                 views[view] = per_user(ranks(scores, positive_columns(rows)))
-                chosen[view] = asdict(weights)
+                chosen[view] = asdict(placed.weights)
                 first[view] = new_first(domain, rows, scores)
             name = adapter.name if adapter else NOTHING
             found[table][name] = {
@@ -289,7 +289,7 @@ def worth(
 
 def new_first(domain: Domain, rows: pl.DataFrame, scores: Sequence[FloatArray]) -> float:
     """Share of the first places that items hold which nobody has touched."""
-    new = domain.train_counts() == 0
+    new = domain.untouched()
     numbers = domain.numbers(rows, CANDIDATES)
     firsts = [items[int(row.argmax())] for items, row in zip(numbers, scores, strict=True)]
     return float(new[firsts].mean())

@@ -18,7 +18,7 @@ from reccocktail.evaluation.metrics import FloatArray, ranks
 from reccocktail.evaluation.placing import InLogits
 from reccocktail.evaluation.results import PREDICTIONS_FILE, prediction_rows
 from reccocktail.ranking import build
-from reccocktail.ranking.additions import Weights, add, choose
+from reccocktail.ranking.additions import Beside
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
@@ -143,13 +143,15 @@ class Target:
         """
         prior = popularity_prior(counts)
         test, valid = self.rows[f"test_{scenario}"], self.rows[f"valid_{scenario}"]
-        candidates = self.catalogue.candidates(valid)
+        beside_valid, beside_test = (
+            Beside(self.catalogue.candidates(rows), prior) for rows in (valid, test)
+        )
         known = scores[f"valid_{scenario}"]
-        weight = choose(known, candidates, positive_columns(valid), prior, None).prior
+        weights, _ = beside_valid.choose(known, positive_columns(valid))
         text, places = scores[f"test_{scenario}"], positive_columns(test)
-        together = add(text, self.catalogue.candidates(test), prior, None, Weights(weight))
+        together = beside_test.add(text, weights)
         found = {"rank": ranks(text, places), "rank_with_prior": ranks(together, places)}
-        return weight, {USER: test[USER], **found}
+        return weights.prior, {USER: test[USER], **found}
 
 
 def keep_cell(

@@ -20,7 +20,7 @@ from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.metrics import mean_in_words, per_user, ranks, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking import build
-from reccocktail.ranking.additions import Weights, add, choose
+from reccocktail.ranking.additions import Beside
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import Recipe
@@ -57,13 +57,13 @@ def judge(
     scores = vectors.scores(catalogue.ranker, candidates)
     prior = popularity_prior(domain.train_counts())
     choosing, judging = slice(0, None, 2), slice(1, None, 2)
-    weight = choose(scores[choosing], candidates[choosing], places[choosing], prior, None).prior
+    weights, _ = Beside(candidates[choosing], prior).choose(scores[choosing], places[choosing])
     alone = per_user(ranks(scores[judging], places[judging]))
-    mixed = add(scores[judging], candidates[judging], prior, None, Weights(weight))
+    mixed = Beside(candidates[judging], prior).add(scores[judging], weights)
     together = per_user(ranks(mixed, places[judging]))
     return {
         "steps": adapter.card.steps,
-        "weight": weight,
+        "weight": weights.prior,
         "text alone": summarise(alone),
         "with prior": summarise(together),
         "gain of the prior": paired_bootstrap(together, alone),

@@ -266,7 +266,10 @@ class Board:
             wordy = replace(placing, words=True)
             words, with_words = wordy.placed(scenario, both.test.scores, known)
             views = (both.test.scores, with_prior, with_words)
-            said = {"prior_weight": prior.prior, "weights_with_words": asdict(words)}
+            said = {
+                "prior_weight": prior.weights.prior,
+                "weights_with_words": asdict(words.weights),
+            }
             start = 0
             for table in self.of[scenario]:
                 width = self.rows[table][CANDIDATES].list.len()[0]

@@ -27,11 +27,10 @@ from reccocktail.baselines import make_baseline
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.evaluate import BACKBONE, EvaluationSettings
 from reccocktail.evaluation.metrics import FloatArray, mean_in_words, per_user, ranks, summarise
-from reccocktail.evaluation.placing import Placing, place_baseline
+from reccocktail.evaluation.placing import Placed, Placing, place_baseline
 from reccocktail.evaluation.scorer import Scorer
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking import build
-from reccocktail.ranking.additions import Weights
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.scoring import Catalogue, positive_columns
 from reccocktail.schema import SCENARIOS, USER, Scenario
@@ -73,8 +72,8 @@ def judge(
     placed: list[pl.DataFrame] = []
     weights: dict[str, dict[str, Any]] = {}
 
-    def keep(model: str, view: str, chosen: Weights, scores: Sequence[FloatArray]) -> None:
-        weights.setdefault(model, {})[view] = asdict(chosen)
+    def keep(model: str, view: str, chosen: Placed, scores: Sequence[FloatArray]) -> None:
+        weights.setdefault(model, {})[view] = asdict(chosen.weights)
         found = ranks(scores, positive_columns(test))
         placed.append(test.select(USER, pl.lit(model).alias("model"), pl.lit(view).alias("view"),
                                   pl.Series("rank", found)))  # fmt: skip

@@ -6,13 +6,20 @@ import pytest
 from reccocktail.ranking.additions import (
     COLLABORATIVE_WEIGHTS,
     WORDS_WEIGHTS,
+    Beside,
     Weights,
-    add,
-    choose,
 )
 from reccocktail.ranking.prior import WEIGHTS
 
 ITEMS, USERS = 12, 40
+
+
+def add(scores, candidates, prior, words, weights, collaborative=None):
+    return Beside(candidates, prior, words, collaborative).add(scores, weights)
+
+
+def choose(scores, candidates, positive, prior, words, collaborative=None):
+    return Beside(candidates, prior, words, collaborative).choose(scores, positive)[0]
 
 
 def rows(prior_tells=False, words_tell=False, seed=0):

@@ -100,9 +100,9 @@ def test_the_whole_catalogue_holds_the_candidates_scores(domain, asked):
     made = make_baseline("text-similarity", None)
     made.fit(domain)
     scaled = InLogits(made, valid)
-    weights, together = placing.placed("warm", scaled.scores(rows), scaled.scores(valid))
-    assert weights.prior, "nothing was added, so nothing is tested"
-    every = placing.whole("warm", lambda part: scaled.catalogue_scores(rows[part]), weights)
+    placed, together = placing.placed("warm", scaled.scores(rows), scaled.scores(valid))
+    assert placed.weights.prior, "nothing was added, so nothing is tested"
+    every = placing.whole("warm", lambda part: scaled.catalogue_scores(rows[part]), placed)
     numbers = domain.numbers(rows, "candidates")
     of_candidates = [row[items] for row, items in zip(every(slice(None)), numbers, strict=True)]
     assert np.allclose(of_candidates, together)

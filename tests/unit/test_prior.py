@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from reccocktail.ranking.additions import choose
+from reccocktail.ranking.additions import Beside
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 
 
@@ -35,7 +35,7 @@ def rows_where(prior_helps):
 
 
 def choose_weight(scores, candidates, positive, prior):
-    return choose(scores, candidates, positive, prior, None).prior
+    return Beside(candidates, prior).choose(scores, positive)[0].prior
 
 
 def test_the_weight_is_high_where_popularity_helps_and_zero_where_it_harms():

@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from reccocktail.errors import AdapterError, DataError
-from reccocktail.ranking import build
-from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, WORDS_WEIGHTS, Weights
+from reccocktail.errors import AdapterError, DataError, RunError
+from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.ranking import additions, build
+from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, WORDS_WEIGHTS, Beside, Weights
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.newcomers import Levels
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
@@ -20,6 +21,7 @@ from reccocktail.schema import EVALUATION_TABLES
 from reccocktail.serving import catalogue as module
 from reccocktail.serving.lookup import TitleLookup
 from reccocktail.serving.recommend import Recommender
+from reccocktail.storage import read_json
 from reccocktail.training.model import merged, model_sha256
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
@@ -140,12 +142,47 @@ def test_scores_are_those_of_the_evaluation(domain, learned, backbone):
     assert [found[item] for item in fresh] == pytest.approx(expected, abs=2e-2)
 
 
+def test_judged_as_served_scores_are_those_that_are_recommended(
+    domain, learned, backbone, tmp_path
+):
+    """In the weights and levels that are served, of both scenarios' candidates."""
+    settings = EvaluationSettings(users=5, as_served=True)
+    out = tmp_path / "e"
+    pair = [(learned, tmp_path / learned.name)]
+    evaluate(domain, pair, backbone, out, baselines=["popularity"], settings=settings)
+    run = read_json(out / "run.json")["models"][learned.name]
+    assert run["levels"]["warm"] == run["levels"]["cold"] and run["levels"]["warm"]["spread"] != 1
+    assert run["collaborative_weight"]["warm"] == run["collaborative_weight"]["cold"] > 0
+    recommender = Recommender(domain, learned, backbone)
+    table = pl.read_parquet(out / "predictions.parquet").filter(pl.col("model") == learned.name)
+    assert table.height == 10
+    for scenario, user, candidates, scores in table.select(
+        "scenario", "user_id", "candidates", "scores"
+    ).iter_rows():
+        rows = domain.rows(f"test_{scenario}").filter(pl.col("user_id") == user)
+        served = recommender.recommend(rows["history"][0].to_list(), 10**6)
+        score = {place.item_id: place.score for place in served}
+        assert scores == pytest.approx([score[item] for item in candidates], abs=1e-3)
+
+
+def test_what_is_not_served_is_not_judged_so(domain, learned, backbone, tmp_path):
+    settings = EvaluationSettings(users=5, as_served=True)
+    pair, out = [(learned, tmp_path / learned.name)], tmp_path / "e"
+    with pytest.raises(RunError, match="Controls are no models to be served") as refused:
+        evaluate(domain, pair, backbone, out, controls=["average"], settings=settings)
+    one_sentence(refused.value)
+    recipe = pico_recipe().model_copy(update={"ranker": "generate"})
+    with pytest.raises(RunError, match="rank by vectors") as refused:
+        evaluate(domain, [], backbone, out, settings=settings, recipe=recipe)
+    one_sentence(refused.value)
+
+
 # -- new items --------------------------------------------------------------------------------
 
 
 def test_a_title_without_interactions_can_be_first(domain, learned, backbone, monkeypatch):
     none = Weights(), Levels()
-    monkeypatch.setattr(module, "choose_levelled", lambda *_: none)  # by the model alone
+    monkeypatch.setattr(Beside, "choose", lambda *_: none)  # by the model alone
     new = [f"{one} {two}" for nouns in TASTES for one in nouns for two in nouns if one != two]
     assert not set(new) & set(domain.titles)
     recommender = Recommender(domain, learned, backbone, new)
@@ -161,7 +198,7 @@ def test_a_title_without_interactions_can_be_first(domain, learned, backbone, mo
 
 def test_a_new_title_scores_as_its_words_do(domain, plain, backbone, monkeypatch):
     """Identical in text to the best item, which is known: it takes that item's place."""
-    monkeypatch.setattr(module, "choose_levelled", lambda *_: (Weights(), Levels()))
+    monkeypatch.setattr(Beside, "choose", lambda *_: (Weights(), Levels()))
     history = domain.rows("test_warm")["history"][0].to_list()
     best = Recommender(domain, plain, backbone).recommend(history, 1)[0]
     twin = Recommender(domain, plain, backbone, [best.title, "  "])
@@ -311,8 +348,8 @@ def test_weights_are_remembered_for_what_they_were_chosen_for(domain, plain, bac
     numbers = itertools.count(1)
     monkeypatch.setattr(module, "score", lambda *_, **__: few)
     monkeypatch.setattr(
-        module,
-        "choose_levelled",
+        Beside,
+        "choose",
         lambda *_: (Weights(prior=float(next(numbers))), Levels(2.0, 1.0)),
     )
 
@@ -337,18 +374,32 @@ def test_weights_are_remembered_for_what_they_were_chosen_for(domain, plain, bac
     assert weights() == 7
 
 
+@pytest.mark.parametrize("damaged", ["", "{}", '{"weights": {"price": 1}, "levels": {}}'])
+def test_remembered_weights_that_are_damaged_are_chosen_again(
+    domain, plain, backbone, monkeypatch, tmp_path, damaged
+):
+    monkeypatch.setenv("RECCOCKTAIL_CACHE", str(tmp_path / "cache"))
+    catalogue = Catalogue.of(domain, build(backbone, plain.card.recipe))
+    first = module.weigh(backbone.model, catalogue, "a model", True)
+    (file,) = (tmp_path / "cache" / "priors").iterdir()
+    whole = file.read_text()
+    file.write_text(damaged)
+    assert module.weigh(backbone.model, catalogue, "a model", True) == first
+    assert file.read_text() == whole
+
+
 def test_weights_are_chosen_by_who_took_known_and_who_took_new_items(
     domain, plain, backbone, tmp_path, monkeypatch
 ):
     warm, cold = (domain.rows(f"valid_{scenario}") for scenario in ("warm", "cold"))
-    monkeypatch.setattr(module, "_WEIGHING_USERS", 5)
+    monkeypatch.setattr(additions, "WEIGHING_USERS", 5)
     asked = []
 
-    def choosing(scores, candidates, positive, *_):
-        asked.append([row[place] for row, place in zip(candidates, positive, strict=True)])
+    def choosing(self, scores, positive):
+        asked.append([row[place] for row, place in zip(self.candidates, positive, strict=True)])
         return Weights(), Levels()
 
-    monkeypatch.setattr(module, "choose_levelled", choosing)
+    monkeypatch.setattr(Beside, "choose", choosing)
     one = changed(domain, tmp_path / "one", valid_cold=lambda rows: rows.head(0))
     for number, of in enumerate((domain, one)):
         ranker = build(backbone, plain.card.recipe)
@@ -362,7 +413,7 @@ def test_weights_are_chosen_by_who_took_known_and_who_took_new_items(
 def test_another_reading_of_titles_is_not_confused(domain, plain, backbone, monkeypatch):
     """Same weights, other prompt settings: no vector comes from the other's cache."""
     none = Weights(), Levels()
-    monkeypatch.setattr(module, "choose_levelled", lambda *_: none)  # by the model alone
+    monkeypatch.setattr(Beside, "choose", lambda *_: none)  # by the model alone
     history = domain.rows("test_warm")["history"][0].to_list()
     Recommender(domain, plain, backbone).recommend(history)
     recipe = plain.card.recipe

@@ -65,6 +65,7 @@ def evaluate(
     prior: bool = True,
     words: bool = False,
     collaborative: bool = False,
+    as_served: bool = False,
     full_catalogue: bool = True,
     seed: Whole = 0,
     backbone: str | None = None,
@@ -86,9 +87,11 @@ def evaluate(
         scenario: warm, cold, or both if left out.
         users: at most so many users a scenario; all if left out.
         validation_users: users on which the weights of what stands beside a model are chosen.
-        prior: let popularity count, by a prior.
-        words: let the words count that titles share, as they do in recommend, batch and serve.
-        collaborative: let it count who chose what, as it does in recommend, batch and serve.
+        prior: add a popularity prior to each score.
+        words: also score candidates by the words that their titles share with the history's.
+        collaborative: also score candidates by what training users chose after the history's items.
+        as_served: rank as recommend, batch and serve do: with all three, in the weights that are
+            served, and new items brought to the level of known ones.
         full_catalogue: rank the whole catalogue too.
         seed: draws users and resamples.
         backbone: where the adapters' backbone is; without adapters, the backbone to judge alone.
@@ -136,6 +139,7 @@ def evaluate(
             collaborative=collaborative,
             full_catalogue=full_catalogue,
             seed=seed,
+            as_served=as_served,
         ),
     )
     print_metrics(metrics)

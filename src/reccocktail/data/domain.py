@@ -169,6 +169,11 @@ class Domain:
         """Training interactions of each item, shape (items,), read only; 0 for cold items."""
         return self._train_counts
 
+    def untouched(self) -> npt.NDArray[np.bool_]:
+        """Whether an item is new, shape (items,): nobody chose it in training."""
+        new: npt.NDArray[np.bool_] = self._train_counts == 0
+        return new
+
     @cached_property
     def _train_counts(self) -> npt.NDArray[np.int64]:
         found = (

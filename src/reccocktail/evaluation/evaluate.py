@@ -18,8 +18,8 @@ from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.environment import commit, hardware, peak_memory, versions
 from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls, singles
-from reccocktail.evaluation.metrics import per_user
-from reccocktail.evaluation.placing import Placing, place_baseline
+from reccocktail.evaluation.metrics import FloatArray, per_user
+from reccocktail.evaluation.placing import Placed, Placing, place_baseline
 from reccocktail.evaluation.results import prediction_ranks, prediction_rows, write_evaluation
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.evaluation.whole import WholeCatalogue
@@ -27,9 +27,10 @@ from reccocktail.mixing.measure import check_compatible
 from reccocktail.mixing.sheet import COCKTAIL_FILE, load_sheet
 from reccocktail.progress import say
 from reccocktail.ranking import build
-from reccocktail.ranking.additions import Weights
+from reccocktail.ranking.additions import weighing_rows
 from reccocktail.ranking.base import Ranker
-from reccocktail.ranking.scoring import Catalogue
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.scoring import Catalogue, RowScores
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
 from reccocktail.storage import require_dir
@@ -51,6 +52,9 @@ class EvaluationSettings:
         collaborative: let count who chose what in training (see `ranking.collaborative`).
         full_catalogue: rank the whole catalogue too, beside the candidates, where a model can.
         seed: draws users and bootstrap resamples.
+        as_served: rank as `recommend`, `batch` and `serve` do: popularity, words and who chose what
+            in the weights that are served, whatever the scenario, and new items on the level of
+            known ones; of the settings above, those that say otherwise are not looked at.
     """
 
     users: int | None = None
@@ -60,6 +64,18 @@ class EvaluationSettings:
     collaborative: bool = False
     full_catalogue: bool = True
     seed: int = 0
+    as_served: bool = False
+
+    @property
+    def parts(self) -> dict[str, bool]:
+        """What counts beside a model."""
+        asked = {"prior": self.prior, "words": self.words, "collaborative": self.collaborative}
+        return {name: self.as_served or wanted for name, wanted in asked.items()}
+
+    @property
+    def needs_whole(self) -> bool:
+        """Whether scores of the whole catalogue are made."""
+        return self.full_catalogue or self.as_served
 
     @property
     def chosen_on(self) -> int:
@@ -131,7 +147,7 @@ def evaluate(
     Raises:
         RecipeError: a number of users is out of range.
         RunError: unknown baseline or control or one that lacks what it needs, two models of one
-            name, or nobody left to score.
+            name, nobody left to score, or what is asked for as served is not what is served.
         AdapterError: adapters that do not fit the backbone or one another.
     """
     settings = settings or EvaluationSettings()
@@ -149,12 +165,22 @@ def evaluate(
             raise RunError(
                 f"Two models are named '{name}'; leave one out, or rename its adapter folder."
             )
+    if settings.as_served and controls:
+        raise RunError(
+            "Controls are no models to be served; leave --control out, or judge without "
+            "--as-served."
+        )
     pair = check_controls(controls, [a for a, _ in adapters], domain, settings.chosen_on)
     sheets = [sheet for made in adapters if (sheet := _sheet(*made)) is not None]
     recipe = adapters[0][0].card.recipe if adapters else recipe or Recipe()
     # All of them first: what is missing is said before any of them learns for minutes.
     made = [make_baseline(text, backbone) for text in baselines]
     ranker = _ranker(adapters, backbone, recipe) if backbone else None
+    if settings.as_served and ranker is not None and not isinstance(ranker, DenseRanker):
+        raise RunError(
+            "Only models that rank by vectors (ranker dense) are served over the whole catalogue; "
+            "judge these without --as-served."
+        )
     tables = _tables(domain, scenarios, sheets, settings)
     for scenario, rows in tables.valid.items():
         if "validation" in controls and not rows.height:
@@ -168,9 +194,8 @@ def evaluate(
         tables.test,
         tables.valid,
         recipe.prompt.max_history,
-        settings.prior,
-        settings.words,
-        settings.collaborative,
+        **settings.parts,
+        level=settings.as_served,
     )
     _judge_baselines(results, made, placing, settings)
     if backbone and ranker:
@@ -214,16 +239,14 @@ def _judge_baselines(
     """Fit each baseline and keep what it gives to each scenario."""
     for baseline in baselines:
         name = baseline.name
-        weights: dict[str, Weights] = {}
+        placed: dict[Scenario, Placed] = {}
         with _timed(results, name, name):
             baseline.fit(placing.domain)
-            for scenario, rows in placing.test.items():
-                weights[scenario], scores, whole = place_baseline(baseline, placing, scenario)
-                results.predictions.append(prediction_rows(name, scenario, rows, scores))
-                if settings.full_catalogue:
-                    results.whole.record(name, scenario, rows, whole)
+            for scenario in placing.test:
+                placed[scenario], scores, whole = place_baseline(baseline, placing, scenario)
+                _keep(results, name, placing, scenario, scores, whole, settings)
         results.models[name]["chosen"] = dict(baseline.chosen)
-        _record_weights(results, name, weights, settings)
+        _record_weights(results, name, placed, settings)
 
 
 def _judge_adapters(
@@ -241,7 +264,7 @@ def _judge_adapters(
                 adapter.lora if adapter else None,
                 list(scorer.test),
                 f"Evaluating {name}",
-                settings.full_catalogue,
+                settings.needs_whole,
             )
         _record(results, name, scorer, found, settings)
 
@@ -296,6 +319,7 @@ def _tables(
         for user in sheet["adaptation"]["user_ids"]
     }
     tables = _Tables()
+    served = weighing_rows(domain) if settings.as_served else None
     for scenario in scenarios:
         rows = domain.rows(f"test_{scenario}")
         rows = rows.filter(~pl.col(USER).is_in(sorted(adapted)))
@@ -303,11 +327,12 @@ def _tables(
             say(f"{domain.name} has no test_{scenario} users to score; the scenario is left out.")
             continue
         tables.test[scenario] = sample_rows(rows, settings.users or rows.height, settings.seed)
-        tables.valid[scenario] = sample_rows(
-            domain.rows(f"valid_{scenario}"),
-            settings.chosen_on,
-            settings.seed,
-        )
+        valid = domain.rows(f"valid_{scenario}")
+        if served is None:
+            valid = sample_rows(valid, settings.chosen_on, settings.seed)
+        else:
+            valid = served
+        tables.valid[scenario] = valid
     if not tables.test:
         raise RunError(
             f"{domain.name} has nobody to score in {' or '.join(scenarios)}; choose another "
@@ -324,25 +349,47 @@ def _record(
     settings: EvaluationSettings,
 ) -> None:
     """Keep what a model gave to each scenario, with the weights that its validation rows choose."""
-    weights: dict[str, Weights] = {}
+    placed: dict[Scenario, Placed] = {}
     for scenario, both in scores.items():
-        rows = scorer.test[scenario]
-        weights[scenario], together = scorer.placed(scenario, both)
-        results.predictions.append(prediction_rows(name, scenario, rows, together))
+        placed[scenario], together = scorer.placed(scenario, both)
         results.entropy.setdefault(name, {})[scenario] = float(both.test.entropy.mean())
-        if both.test.catalogue is not None:
-            whole = scorer.placing.whole(scenario, both.test.catalogue, weights[scenario])
-            results.whole.record(name, scenario, rows, whole)
-    _record_weights(results, name, weights, settings)
+        whole = both.test.catalogue
+        if whole is not None:
+            whole = scorer.placing.whole(scenario, whole, placed[scenario])
+        _keep(results, name, scorer.placing, scenario, together, whole, settings)
+    _record_weights(results, name, placed, settings)
+
+
+def _keep(
+    results: _Results,
+    name: str,
+    placing: Placing,
+    scenario: Scenario,
+    scores: list[FloatArray],
+    whole: RowScores | None,
+    settings: EvaluationSettings,
+) -> None:
+    """Keep a model's scores of a scenario's candidates and its ranks in the whole catalogue."""
+    rows = placing.test[scenario]
+    if settings.as_served:
+        assert whole is not None
+        # The level of new items is that of a user's whole catalogue, not of a few candidates.
+        scores = placing.of_candidates(scenario, whole)
+    results.predictions.append(prediction_rows(name, scenario, rows, scores))
+    if whole is not None and settings.full_catalogue:
+        results.whole.record(name, scenario, rows, whole)
 
 
 def _record_weights(
-    results: _Results, name: str, weights: Mapping[str, Weights], settings: EvaluationSettings
+    results: _Results, name: str, placed: Mapping[Scenario, Placed], settings: EvaluationSettings
 ) -> None:
-    asked = {"prior": True, "words": settings.words, "collaborative": settings.collaborative}
+    asked = settings.parts | {"prior": True}
     for part in (part for part, wanted in asked.items() if wanted):
-        of = {scenario: getattr(found, part) for scenario, found in weights.items()}
+        of = {scenario: getattr(found.weights, part) for scenario, found in placed.items()}
         results.models[name][f"{part}_weight"] = of
+    if settings.as_served:
+        levels = {scenario: asdict(found.levels) for scenario, found in placed.items()}
+        results.models[name]["levels"] = levels
 
 
 def _references(

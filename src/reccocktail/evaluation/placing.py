@@ -5,7 +5,7 @@ given.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -17,11 +17,21 @@ from reccocktail.baselines.popularity import Popularity
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray
 from reccocktail.mixing.entropy import as_matrix, fit_temperature
-from reccocktail.ranking.additions import Spaces, Weights, add, choose_levelled
-from reccocktail.ranking.newcomers import Levels, levelled
-from reccocktail.ranking.prior import popularity_prior
+from reccocktail.ranking.additions import Beside, Spaces, Weights
+from reccocktail.ranking.newcomers import AS_THEY_ARE, Levels, levelled
 from reccocktail.ranking.scoring import RowScores, positive_columns
 from reccocktail.schema import CANDIDATES, HISTORY, Scenario
+
+ROWS = 256
+"""Rows whose scores of a whole catalogue are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """How a model was placed: what counts beside it, and how far new items were moved."""
+
+    weights: Weights = field(default_factory=Weights)
+    levels: Levels = AS_THEY_ARE
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class Placing:
 
     def placed(
         self, scenario: Scenario, test: Sequence[FloatArray], valid: Sequence[FloatArray]
-    ) -> tuple[Weights, list[FloatArray]]:
+    ) -> tuple[Placed, list[FloatArray]]:
         """Test scores with what counts beside them, in the weights that validation rows choose.
 
         Args:
@@ -58,53 +68,46 @@ class Placing:
             test: logits of each test row's candidates.
             valid: of each validation row's.
         """
-        prior, weights, rows = self._prior(), Weights(), self.valid[scenario]
-        levels, new = Levels(), self.domain.train_counts() == 0
+        rows, found = self.valid[scenario], Placed()
         if rows.height:
-            weights, levels = choose_levelled(
-                valid,
-                self.domain.numbers(rows, CANDIDATES),
-                positive_columns(rows),
-                prior,
-                *self._cosines(rows, self.words, self.collaborative),
-                new if self.level else None,
-            )
-        rows = self.test[scenario]
-        words, collaborative = self._cosines(rows, weights.words > 0, weights.collaborative > 0)
-        numbers = self.domain.numbers(rows, CANDIDATES)
-        found = add(test, numbers, prior, words, weights, collaborative)
-        if self.level:
-            both = zip(found, numbers, strict=True)
-            found = [levelled(row[None], new[None, list(items)], levels)[0] for row, items in both]
-        return weights, found
+            beside = self._beside(rows, self.words, self.collaborative)
+            found = Placed(*beside.choose(valid, positive_columns(rows)))
+        weights = found.weights
+        beside = self._beside(self.test[scenario], weights.words > 0, weights.collaborative > 0)
+        return found, beside.add(test, weights, found.levels)
 
-    def whole(self, scenario: Scenario, scores: RowScores, weights: Weights) -> RowScores:
+    def whole(self, scenario: Scenario, scores: RowScores, placed: Placed) -> RowScores:
         """Logits of the whole catalogue for test rows, with what counts beside in its weights."""
-        prior = weights.prior * self._prior()
+        weights, levels = placed.weights, placed.levels
+        prior = weights.prior * self._spaces.prior if self.prior else 0.0
         spaces = self._spaces.weighed(weights)
         histories = self.domain.numbers(self.test[scenario], HISTORY) if spaces else []
+        new = self.domain.untouched()
 
         def of_rows(part: slice) -> FloatArray:
             found: FloatArray = scores(part) + prior
             for weight, space in spaces:
                 found += weight * space.catalogue(histories[part])
-            return found
+            return levelled(found, np.broadcast_to(new, found.shape), levels)
 
         return of_rows
 
-    def _prior(self) -> FloatArray:
-        """Popularity (items,), or zeros, which no weight makes count."""
-        counts = self.domain.train_counts()
-        return popularity_prior(counts if self.prior else np.zeros_like(counts))
+    def of_candidates(self, scenario: Scenario, whole: RowScores) -> list[FloatArray]:
+        """Each test row's candidates in scores of the whole catalogue."""
+        numbers, found = self.domain.numbers(self.test[scenario], CANDIDATES), []
+        for start in range(0, len(numbers), ROWS):
+            part = slice(start, start + ROWS)
+            block = whole(part)
+            found += [row[list(items)] for row, items in zip(block, numbers[part], strict=True)]
+        return found
 
-    def _cosines(
-        self, rows: pl.DataFrame, words: bool, collaborative: bool
-    ) -> tuple[list[FloatArray] | None, list[FloatArray] | None]:
-        """Scores of each row's candidates in each space that is asked for."""
-        both = self.domain.numbers(rows, HISTORY), self.domain.numbers(rows, CANDIDATES)
-        return (
-            self._spaces.words.scores(*both) if words else None,
-            self._spaces.collaborative.scores(*both) if collaborative else None,
+    def _beside(self, rows: pl.DataFrame, words: bool, collaborative: bool) -> Beside:
+        return self._spaces.beside(
+            rows,
+            prior=self.prior,
+            words=words,
+            collaborative=collaborative,
+            level=self.level,
         )
 
     @cached_property
@@ -143,22 +146,21 @@ class InLogits:
 
 def place_baseline(
     baseline: Baseline, placing: Placing, scenario: Scenario
-) -> tuple[Weights, list[FloatArray], RowScores]:
+) -> tuple[Placed, list[FloatArray], RowScores]:
     """A fitted baseline's scores of test rows, with what stands beside them.
 
     Popularity is left as it is: it would stand beside itself.
 
     Returns:
-        The weights that validation rows choose, scores of each row's candidates, and of the whole
-        catalogue.
+        What validation rows choose, scores of each row's candidates, and of the whole catalogue.
     """
     rows, valid = placing.test[scenario], placing.valid[scenario]
     if isinstance(baseline, Popularity):
-        return Weights(), baseline.scores(rows), lambda part: baseline.catalogue_scores(rows[part])
+        return Placed(), baseline.scores(rows), lambda part: baseline.catalogue_scores(rows[part])
     scaled = InLogits(baseline, valid)
-    weights, together = placing.placed(scenario, scaled.scores(rows), scaled.valid)
+    placed, together = placing.placed(scenario, scaled.scores(rows), scaled.valid)
 
     def logits(part: slice) -> FloatArray:
         return scaled.catalogue_scores(rows[part])
 
-    return weights, together, placing.whole(scenario, logits, weights)
+    return placed, together, placing.whole(scenario, logits, placed)

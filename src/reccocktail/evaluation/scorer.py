@@ -7,8 +7,7 @@ import polars as pl
 
 from reccocktail.backbone import Backbone
 from reccocktail.evaluation.metrics import FloatArray
-from reccocktail.evaluation.placing import Placing
-from reccocktail.ranking.additions import Weights
+from reccocktail.evaluation.placing import Placed, Placing
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.scoring import Catalogue, Scored, score
 from reccocktail.schema import Scenario
@@ -54,21 +53,24 @@ class Scorer:
                 self._known[identity, scenario, False] = self._known[identity, scenario, True]
         missing = [s for s in scenarios if (identity, s, whole) not in self._known]
         if missing:
-            tables = [*(self.test[s] for s in missing), *(self.valid[s] for s in missing)]
+            # Validation rows of one scenario may be those of the other too; they are read once.
+            both = [*(self.test[s] for s in missing), *(self.valid[s] for s in missing)]
+            tables = {id(rows): rows for rows in both}
             with scoring(self.backbone, lora) as model:
                 found = score(
                     model,
                     self.catalogue,
-                    tables,
+                    list(tables.values()),
                     label,
                     model_sha256=identity,
                     whole_catalogue=whole,
                 )
-            for place, scenario in enumerate(missing):
-                both = Both(found[place], found[len(missing) + place])
-                self._known[identity, scenario, whole] = both
+            of = dict(zip(tables, found, strict=True))
+            for scenario in missing:
+                pair = Both(of[id(self.test[scenario])], of[id(self.valid[scenario])])
+                self._known[identity, scenario, whole] = pair
         return {s: self._known[identity, s, whole] for s in scenarios}
 
-    def placed(self, scenario: Scenario, both: Both) -> tuple[Weights, list[FloatArray]]:
+    def placed(self, scenario: Scenario, both: Both) -> tuple[Placed, list[FloatArray]]:
         """One model's test scores with what counts beside them (see `Placing.placed`)."""
         return self.placing.placed(scenario, both.test.scores, both.valid.scores)

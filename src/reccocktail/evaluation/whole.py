@@ -10,11 +10,10 @@ import polars as pl
 
 from reccocktail.data.domain import Domain
 from reccocktail.evaluation.metrics import FloatArray, IntArray, per_user, ranks, summarise
+from reccocktail.evaluation.placing import ROWS
 from reccocktail.ranking.scoring import RowScores
 from reccocktail.schema import HISTORY, ITEM, TARGET, USER, Scenario
 
-ROWS = 256
-"""Rows whose scores are in memory at once."""
 _EXAMPLES: Mapping[Scenario, int] = {"warm": 3, "cold": 2}
 _SHOWN = 5
 
@@ -74,13 +73,14 @@ class WholeCatalogue:
     def _keep_tops(
         self, model: str, scenario: Scenario, rows: pl.DataFrame, scores: FloatArray, wanted: int
     ) -> None:
+        new = self.domain.untouched()
         for user, of_user in zip(rows[USER].head(max(wanted, 0)), scores, strict=False):
             best = np.argsort(-of_user, kind="stable")[:_SHOWN]
             best = best[np.isfinite(of_user[best])].tolist()  # a small catalogue may be all touched
             items = self.domain.items[best]
             self._tops.setdefault((scenario, user), {})[model] = [
-                {"title": title, "score": round(float(of_user[item]), 4), "new": split != "warm"}
-                for item, title, split in zip(best, items["title"], items["split"], strict=True)
+                {"title": title, "score": round(float(of_user[item]), 4), "new": bool(new[item])}
+                for item, title in zip(best, items["title"], strict=True)
             ]
 
     def examples(self, tables: Mapping[Scenario, pl.DataFrame]) -> list[dict[str, Any]]:

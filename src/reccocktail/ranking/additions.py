@@ -13,19 +13,24 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from reccocktail.data.domain import Domain
+from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.ranking.collaborative import Collaborative
 from reccocktail.ranking.lexical import Words, words_of
-from reccocktail.ranking.newcomers import Levels, levelled, measured
-from reccocktail.ranking.prior import WEIGHTS
+from reccocktail.ranking.newcomers import AS_THEY_ARE, Levels, levelled, measured
+from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.space import ItemSpace
+from reccocktail.schema import CANDIDATES, HISTORY, SCENARIOS
 
 WORDS_WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0, 40.0)
 """Logits of a whole cosine; that of states is worth 20 at the default temperature."""
 COLLABORATIVE_WEIGHTS = (0.0, 2.5, 5.0, 10.0, 20.0)
+
+WEIGHING_USERS = 64
+"""Of each scenario: `weighing_rows`."""
 
 Cosines = Sequence[NDArray[np.float64]]
 """Of each row's candidates, as `ItemSpace.scores` gives them."""
@@ -40,12 +45,26 @@ class Weights:
     collaborative: float = 0.0
 
 
+def weighing_rows(domain: Domain) -> pl.DataFrame:
+    """Validation rows on which the weights of a served model are chosen.
+
+    Of known and of new items alike, because nobody knows which a user will choose.
+    """
+    tables = [domain.rows(f"valid_{scenario}") for scenario in SCENARIOS]
+    return pl.concat([sample_rows(table, WEIGHING_USERS, seed=0) for table in tables])
+
+
 class Spaces:
-    """The spaces of a domain that can stand beside a model, made when they are asked for."""
+    """What a domain can put beside a model, made when it is asked for."""
 
     def __init__(self, domain: Domain, max_history: int) -> None:
         """Of a prepared domain; the last `max_history` items of a history are read."""
         self._domain, self._max_history = domain, max_history
+
+    @property
+    def prior(self) -> NDArray[np.float64]:
+        """Popularity prior (items,)."""
+        return popularity_prior(self._domain.train_counts())
 
     @property
     def words(self) -> Words:
@@ -66,93 +85,107 @@ class Spaces:
             found.append((weights.collaborative, self.collaborative))
         return found
 
+    def beside(
+        self,
+        rows: pl.DataFrame,
+        *,
+        prior: bool = True,
+        words: bool = True,
+        collaborative: bool = True,
+        level: bool = True,
+    ) -> "Beside":
+        """What is asked for of all that can stand beside scores of evaluation rows."""
+        histories = self._domain.numbers(rows, HISTORY)
+        candidates = self._domain.numbers(rows, CANDIDATES)
+        return Beside(
+            candidates,
+            self.prior if prior else np.zeros(len(self._domain.titles)),
+            self.words.scores(histories, candidates) if words else None,
+            self.collaborative.scores(histories, candidates) if collaborative else None,
+            self._domain.untouched() if level else None,
+        )
 
-def add(
-    scores: Sequence[NDArray[np.float64]],
-    candidates: Sequence[Sequence[int]],
-    prior: NDArray[np.float64],
-    words: Cosines | None,
-    weights: Weights,
-    collaborative: Cosines | None = None,
-) -> list[NDArray[np.float64]]:
-    """Scores of each row's candidates (item numbers) with all in their weights.
 
-    Args:
-        scores: of the model, in logits.
+@dataclass(frozen=True)
+class Beside:
+    """What can stand beside any model's scores of some rows' candidates.
+
+    Scores are logits, one array a row.
+
+    Attributes:
         candidates: item numbers of each row.
         prior: (items,) from `popularity_prior`.
         words: cosines of each row's candidates; None for none.
-        weights: of all.
         collaborative: as `words`.
+        new: (items,) whether nobody has touched an item, to bring those to the level of the others
+            (see `ranking.newcomers`); None leaves all scores as they are.
     """
-    none = [None] * len(scores)
-    shared_words, choices = (none if c is None else c for c in (words, collaborative))
-    rows = zip(scores, candidates, shared_words, choices, strict=True)
-    return [
-        _sum(row, prior[np.asarray(items)], shared, chosen, weights)
-        for row, items, shared, chosen in rows
-    ]
 
+    candidates: Sequence[Sequence[int]]
+    prior: NDArray[np.float64]
+    words: Cosines | None = None
+    collaborative: Cosines | None = None
+    new: NDArray[np.bool_] | None = None
 
-def choose(
-    scores: Sequence[NDArray[np.float64]],
-    candidates: Sequence[Sequence[int]],
-    positive: NDArray[np.int64],
-    prior: NDArray[np.float64],
-    words: Cosines | None,
-    collaborative: Cosines | None = None,
-) -> Weights:
-    """The weights with the highest NDCG@10 on validation rows; of equals, the least of all.
+    def choose(
+        self, scores: Sequence[NDArray[np.float64]], positive: NDArray[np.int64]
+    ) -> tuple[Weights, Levels]:
+        """The weights with the highest NDCG@10 on validation rows; of equals, the least of all.
 
-    Args: as `add`'s, of validation rows, and the place of each row's target.
-    """
-    return choose_levelled(scores, candidates, positive, prior, words, collaborative, None)[0]
+        Args:
+            scores: of the model.
+            positive: place of each row's target among its candidates.
 
+        Returns:
+            The weights, and the levels of new items in these weights.
+        """
+        if not len(scores):
+            return Weights(), Levels()
+        model = _block(scores, -np.inf)
+        popularity = _block([self.prior[np.asarray(row)] for row in self.candidates], 0.0)
+        words = None if self.words is None else _block(self.words, 0.0)
+        chosen = None if self.collaborative is None else _block(self.collaborative, 0.0)
+        fresh = None
+        if self.new is not None:
+            fresh = _block([self.new[np.asarray(row)] for row in self.candidates], 0.0) > 0
+        choices = itertools.product(
+            WEIGHTS,
+            (0.0,) if words is None else WORDS_WEIGHTS,
+            (0.0,) if chosen is None else COLLABORATIVE_WEIGHTS,
+        )
 
-def choose_levelled(
-    scores: Sequence[NDArray[np.float64]],
-    candidates: Sequence[Sequence[int]],
-    positive: NDArray[np.int64],
-    prior: NDArray[np.float64],
-    words: Cosines | None,
-    collaborative: Cosines | None,
-    new: NDArray[np.bool_] | None,
-) -> tuple[Weights, Levels]:
-    """`choose`, for scores in which new items are brought to the level of known ones.
+        def levels(weights: Weights) -> tuple[NDArray[np.float64], Levels]:
+            together = _sum(model, popularity, words, chosen, weights)
+            if fresh is None:
+                return together, Levels()
+            found = measured(together, fresh, positive)
+            return levelled(together, fresh, found), found
 
-    Args: as `choose`'s, and `new`, (items,) whether nobody has touched an item; None for scores as
-        they are.
+        def preferred(weights: Weights) -> tuple[float, ...]:
+            together, _ = levels(weights)
+            quality = float(per_user(ranks(together, positive))["ndcg@10"].mean())
+            return quality, -weights.collaborative, -weights.words, -weights.prior
 
-    Returns:
-        The weights, and the levels of new items in these weights.
-    """
-    if not len(scores):
-        return Weights(), Levels()
-    model = _block(scores, -np.inf)
-    popularity = _block([prior[np.asarray(row)] for row in candidates], 0.0)
-    shared = None if words is None else _block(words, 0.0)
-    chosen = None if collaborative is None else _block(collaborative, 0.0)
-    fresh = None if new is None else _block([new[np.asarray(row)] for row in candidates], 0.0) > 0
-    choices = itertools.product(
-        WEIGHTS,
-        (0.0,) if shared is None else WORDS_WEIGHTS,
-        (0.0,) if chosen is None else COLLABORATIVE_WEIGHTS,
-    )
+        best = max((Weights(*found) for found in choices), key=preferred)
+        return best, levels(best)[1]
 
-    def levels(weights: Weights) -> tuple[NDArray[np.float64], Levels]:
-        together = _sum(model, popularity, shared, chosen, weights)
-        if fresh is None:
-            return together, Levels()
-        found = measured(together, fresh, positive)
-        return levelled(together, fresh, found), found
-
-    def preferred(weights: Weights) -> tuple[float, ...]:
-        together, _ = levels(weights)
-        quality = float(per_user(ranks(together, positive))["ndcg@10"].mean())
-        return quality, -weights.collaborative, -weights.words, -weights.prior
-
-    best = max((Weights(*found) for found in choices), key=preferred)
-    return best, levels(best)[1]
+    def add(
+        self,
+        scores: Sequence[NDArray[np.float64]],
+        weights: Weights,
+        levels: Levels = AS_THEY_ARE,
+    ) -> list[NDArray[np.float64]]:
+        """A model's scores with all in their weights, and new items on their level."""
+        none = [None] * len(scores)
+        words, chosen = (none if c is None else c for c in (self.words, self.collaborative))
+        found = []
+        for row, items, shared, choices in zip(scores, self.candidates, words, chosen, strict=True):
+            numbers = np.asarray(items)
+            together = _sum(row, self.prior[numbers], shared, choices, weights)
+            if self.new is not None:
+                together = levelled(together[None], self.new[None, numbers], levels)[0]
+            found.append(together)
+        return found
 
 
 def _sum(

@@ -35,6 +35,10 @@ class Levels:
     shift: float = 0.0
 
 
+AS_THEY_ARE = Levels()
+"""Changes nothing."""
+
+
 def measured(
     scores: NDArray[np.float64], new: NDArray[np.bool_], positive: NDArray[np.int64]
 ) -> Levels:

@@ -5,20 +5,22 @@ Whoever recommends from a whole catalogue has it from here; vectors and weights 
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
-from reccocktail.data.domain import Domain, sample_rows
+from reccocktail.data.domain import Domain
+from reccocktail.errors import RunError
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.additions import (
     COLLABORATIVE_WEIGHTS,
+    WEIGHING_USERS,
     WORDS_WEIGHTS,
     Weights,
-    choose_levelled,
+    weighing_rows,
 )
 from reccocktail.ranking.base import Model, Ranker
 from reccocktail.ranking.collaborative import WAY
@@ -27,10 +29,7 @@ from reccocktail.ranking.newcomers import Levelling, Levels
 from reccocktail.ranking.prior import WEIGHTS, popularity_prior
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.ranking.space import ItemSpace
-from reccocktail.schema import SCENARIOS
 from reccocktail.storage import cache_dir, read_json, sha256_json, write_json
-
-_WEIGHING_USERS = 64  # of each scenario
 
 
 @dataclass(frozen=True)
@@ -162,8 +161,7 @@ def encode_catalogue(
         for weight, space in catalogue.spaces.weighed(weights)
     )
     vectors = with_parts(vectors, parts, [part.space.items for part in parts])
-    vectors = vectors if parts else vectors.copy()  # which are the cache's
-    known = np.concatenate([domain.train_counts() > 0, np.zeros(len(new_titles), dtype=np.bool_)])
+    known = np.concatenate([~domain.untouched(), np.zeros(len(new_titles), dtype=np.bool_)])
     levelling = Levelling.of(levels, vectors, known)
     vectors[~known] = levelling.raised(vectors[~known])
     prior = weights.prior * prior_with_new(domain, len(new_titles))
@@ -175,9 +173,7 @@ def encode_catalogue(
 def weigh(
     model: Model, catalogue: Catalogue[Ranker], identity: str, level: bool
 ) -> tuple[Weights, Levels]:
-    """Weights of what stands beside a model on a few validation users, remembered in the cache.
-
-    Of known and of new items alike, because nobody knows which a user will choose.
+    """Weights of what stands beside a model by `weighing_rows`, remembered in the cache.
 
     Args:
         model: adapted or bare backbone.
@@ -189,11 +185,10 @@ def weigh(
         The weights, and what brings new items to that level in them.
     """
     domain = catalogue.domain
-    tables = [domain.rows(f"valid_{scenario}") for scenario in SCENARIOS]
-    rows = pl.concat([sample_rows(table, _WEIGHING_USERS, seed=0) for table in tables])
+    rows = weighing_rows(domain)
     if not rows.height:
         return Weights(), Levels()
-    grids = [WEIGHTS, WORDS_WEIGHTS, COLLABORATIVE_WEIGHTS, WAY, _WEIGHING_USERS]
+    grids = [WEIGHTS, WORDS_WEIGHTS, COLLABORATIVE_WEIGHTS, WAY, WEIGHING_USERS]
     ranker = catalogue.ranker
     scores = [
         ranker.template_sha256, ranker.readout_sha256, ranker.prompt.model_dump(), ranker.settings
@@ -202,23 +197,15 @@ def weigh(
     key = sha256_json([identity, domain.sha256, which, scores, grids, level])
     file = cache_dir() / "priors" / f"{key}.json"
     if file.exists():
-        found = read_json(file)
-        return Weights(**found["weights"]), Levels(**found["levels"])
+        with suppress(RunError, KeyError, TypeError):  # what is damaged is made again
+            found = read_json(file)
+            return Weights(**found["weights"]), Levels(**found["levels"])
     (scored,) = score(
         model, catalogue, [rows], "Weighing what stands beside the model", model_sha256=identity,
         entropy=False,
     )  # fmt: skip
-    histories, candidates = catalogue.history_items(rows), catalogue.candidates(rows)
-    counts = domain.train_counts()
-    weights, levels = choose_levelled(
-        scored.scores,
-        candidates,
-        positive_columns(rows),
-        popularity_prior(counts),
-        catalogue.spaces.words.scores(histories, candidates),
-        catalogue.spaces.collaborative.scores(histories, candidates),
-        counts == 0 if level else None,
-    )
+    beside = catalogue.spaces.beside(rows, level=level)
+    weights, levels = beside.choose(scored.scores, positive_columns(rows))
     found = {"weights": asdict(weights), "levels": asdict(levels), "users": rows.height}
     write_json(file, found)
     return weights, levels

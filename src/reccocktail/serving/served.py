@@ -252,7 +252,7 @@ def encoded(
         vectors=rows.view(),
         prior=catalogue.prior.astype(np.float32),
         behind=catalogue.behind,
-        new=domain.train_counts() == 0,
+        new=domain.untouched(),
         cells=_cells(domain.items),
         categories=_by_category(domain.items, 0),
         added=pl.DataFrame(schema=ADDED_SCHEMA),
