@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from reccocktail.evaluation.evaluate import EvaluationSettings
 from reccocktail.mixing.measure import MixSettings
+from reccocktail.mixing.search import GRID
 from reccocktail.prompting.prefixes import forests
 from reccocktail.ranking.base import LARGE_PASS
 from reccocktail.ranking.dense import DenseRanker
@@ -47,11 +48,11 @@ class Level:
     least: int
 
 
-FINE, COARSE = (0.0, 0.25, 0.5, 0.75, 1.0), (0.0, 0.5, 1.0)
-# Labelled users are saved last: calibrated entropy goes astray by a temperature of few of them
-# sooner than by an entropy of few users.
+COARSE = (0.0, 0.5, 1.0)
+# Labelled users are cut last: a temperature fitted on too few of them misleads calibrated entropy
+# sooner than too few unlabelled users do.
 LEVELS = (
-    Level(FINE, 50, 50, True, least=100),
+    Level(GRID, 50, 50, True, least=100),
     Level(COARSE, 30, 50, True, least=40),
     Level(COARSE, 30, 40, False, least=40),
     Level(COARSE, 20, 30, False, least=20),

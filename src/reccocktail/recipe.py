@@ -202,7 +202,7 @@ class Recipe(_Settings):
         for name in get_args(RankerName):
             if name != self.ranker:
                 del settings[name]
-        # What was no choice once and is not made use of leaves a recipe what it was.
+        # Settings added later are left out at their default: older recipes keep their hash.
         if self.quantization is None:
             del settings["quantization"]
         if self.training.domain_shares is None:
@@ -241,19 +241,14 @@ class Recipe(_Settings):
             raise RecipeError(f"Cannot read the recipe {path}: {reason}.") from error
         if not isinstance(values, dict):
             raise RecipeError(f"The recipe {path} must be a mapping of settings.")
-        return parse(cls, values, str(path))
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            raise RecipeError(f"Setting '{name}' in {path}: {first['msg']}.") from error
 
     def save(self, path: Path) -> None:
         """Write all settings as YAML, atomically."""
         with atomic_file(path) as temporary:
             temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
-
-
-def parse(model: "type[Recipe]", values: dict[str, object], where: str) -> Recipe:
-    """Validate settings; the first mistake becomes one sentence that names the setting."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(f"Setting '{name}' in {where}: {first['msg']}.") from error

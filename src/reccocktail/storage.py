@@ -83,6 +83,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
         with writing(path, temporary):
             yield temporary
         with writing(path):
+            _open_to_others([temporary])
             os.replace(temporary, place)
     finally:
         with suppress(OSError):
@@ -113,7 +114,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
         with writing(path, temporary):
             yield temporary
         with writing(path):
-            _open_to_others(temporary)
+            _open_to_others([file for file in temporary.rglob("*") if file.is_file()])
             _move_into_place(temporary, place, old)
         shutil.rmtree(old, ignore_errors=True)
     finally:
@@ -134,15 +135,17 @@ def _require_elsewhere(path: Path) -> None:
         )
 
 
-def _open_to_others(folder: Path) -> None:
+def _open_to_others(files: Iterable[Path]) -> None:
     """Who may read any new file may read these: safetensors shuts its own to all but the owner."""
-    probe = folder / f".{uuid.uuid4().hex[:8]}"
+    shut = [file for file in files if not stat.S_IMODE(file.stat().st_mode) & 0o077]
+    if not shut:
+        return
+    probe = shut[0].with_name(f".{uuid.uuid4().hex[:8]}")
     probe.touch()
     mode = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    for file in folder.rglob("*"):
-        if file.is_file():
-            file.chmod(mode)
+    for file in shut:
+        file.chmod(mode)
 
 
 def _move_into_place(temporary: Path, path: Path, old: Path) -> None:

@@ -11,9 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fastapi.testclient import TestClient
 
 from reccocktail.errors import AdapterError, DataError, RunError
 from reccocktail.serving import answering, changing, weights
+from reccocktail.serving.app import create_app
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
 from reccocktail.serving.items import NewItem
 from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDomainError
@@ -292,6 +294,27 @@ def test_a_request_that_takes_too_long_is_given_up(here, monkeypatch):
     held.set()
     time.sleep(0.1)
     assert service.answering.recommend("tastes", Query(history)).places
+    service.close()
+
+
+def test_titles_are_compared_no_longer_than_a_request_may_take(here, monkeypatch):
+    """Each takes a while in a large catalogue, and a request may hold many."""
+    service = here.service(timeout=0.2)
+    lookup, compared = service.answering.domain("tastes").lookup, []
+    real = lookup._nearest
+    monkeypatch.setattr(
+        lookup, "_nearest", lambda title: (compared.append(title), time.sleep(0.15), real(title))[2]
+    )
+    titles = [f"{title}s" for title in here.tastes.titles[:10]]
+    with pytest.raises(TimedOutError) as error:
+        service.answering.recommend("tastes", Query([], titles))
+    one_sentence(error.value)
+    assert 0 < len(compared) < 5
+    compared.clear()
+    with TestClient(create_app(service)) as client:
+        body = {"history_titles": titles}
+        assert client.post("/v1/domains/tastes/recommend", json=body).status_code == 504
+    assert 0 < len(compared) < 5
     service.close()
 
 

@@ -187,7 +187,11 @@ def test_files_that_a_library_shut_are_as_readable_as_any_other(tmp_path: Path) 
         save_file({"a": torch.zeros(2)}, folder / "deep" / "shut.safetensors")
         (folder / "card.json").write_text("{}")
     modes = {path.stat().st_mode for path in (tmp_path / "adapter").rglob("*.*")}
+    with atomic_file(tmp_path / "alone.safetensors") as file:
+        save_file({"a": torch.zeros(2)}, file)
+    modes.add((tmp_path / "alone.safetensors").stat().st_mode)
     assert modes == {(tmp_path / "any").stat().st_mode}
+    assert names(tmp_path) == ["adapter", "alone.safetensors", "any"]
 
 
 @pytest.mark.parametrize("step", [1, 2])

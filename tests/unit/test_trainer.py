@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSettings
 from reccocktail.training import log, loop, trainer
-from reccocktail.training.adapter import Adapter
+from reccocktail.training.adapter import Adapter, Factors
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.log import read_log
 from reccocktail.training.loop import restore
@@ -349,6 +350,20 @@ def test_a_run_can_be_resumed_more_than_once(whole, domain, tmp_path, stop_after
     run([domain], mine, recipe=recipe, resume=True)
     same_bytes(out, mine)
     assert losses(mine) == losses(out)
+
+
+def test_a_finished_run_does_not_pass_another_adapter_off_as_its_own(whole, domain, tmp_path):
+    out, adapter = whole
+    mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
+    shutil.copytree(out, mine)
+    shutil.copytree(out.with_name("mine.training"), tmp_path / "mine.training")
+    assert run([domain], mine, recipe=recipe, resume=True).sha256 == adapter.sha256
+    other = {name: Factors(f.a, 2 * f.b, f.scaling) for name, f in adapter.lora.items()}
+    shutil.rmtree(mine)
+    replace(adapter, lora=other).save(mine, "")
+    with pytest.raises(RunError, match="holds another adapter") as error:
+        run([domain], mine, recipe=recipe, resume=True)
+    one_sentence(error.value)
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(whole, domain, tmp_path, stop_after):

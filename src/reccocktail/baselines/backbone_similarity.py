@@ -7,6 +7,7 @@ from torch import nn
 
 from reccocktail.baselines.base import FloatArray
 from reccocktail.baselines.similarity import HALF_LIVES, HalfLives, ItemSimilarity
+from reccocktail.prompting.encoding import plain_tokens
 
 if TYPE_CHECKING:
     from reccocktail.backbone import Backbone
@@ -39,9 +40,7 @@ class BackboneSimilarity(ItemSimilarity):
         self._backbone = backbone
 
     def _vectors(self, domain: "Domain") -> FloatArray:
-        encoded = self._backbone.tokenizer(
-            domain.titles, add_special_tokens=False, split_special_tokens=True
-        )["input_ids"]
+        encoded = plain_tokens(self._backbone.tokenizer, domain.titles)
         embeddings = cast(nn.Embedding, self._backbone.model.get_input_embeddings())
         table = embeddings.weight.detach().double().cpu().numpy()
         means = np.zeros((len(encoded), table.shape[1]))

@@ -73,8 +73,8 @@ def _raw(source: Source) -> Path:
         return folder
     # Two runs would remove each other's partial files, and download everything twice.
     lock = cache_dir() / "downloads" / f"{source.name}.lock"
-    with locked(lock, lambda: say(f"Another run fetches {source.name}; waiting.")) as waited:
-        if not (waited and _is_whole(folder, source.name, None)):
+    with locked(lock, lambda: say(f"Another run fetches {source.name}; waiting.")):
+        if not _is_whole(folder, source.name, None):  # another may have ended meanwhile
             _get(source, folder)
     return folder
 

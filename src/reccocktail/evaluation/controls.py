@@ -23,6 +23,7 @@ from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.mixing.arithmetic import MergeOptions, Method, combine, update_norm
 from reccocktail.mixing.entropy import as_matrix, fit_temperature, log_loss
+from reccocktail.mixing.search import GRID
 from reccocktail.mixing.sheet import options_of, weights_of
 from reccocktail.ranking.base import entropy_of
 from reccocktail.ranking.scoring import RowScores, Scored, positive_columns
@@ -31,7 +32,6 @@ from reccocktail.training.adapter import Adapter, Factors, Lora
 
 CONTROLS = ("average", "validation", "oracle", "random", "ensemble", "linear", "ties", "dare")
 TEST_LABELS = "oracle"
-GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Values of lambda_1 that `validation` and `oracle` choose from."""
 _MERGES: dict[str, Method] = {
     "average": "delta",

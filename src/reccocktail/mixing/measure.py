@@ -16,6 +16,7 @@ from reccocktail.mixing.arithmetic import DIFFERENTIABLE, METHODS, MergeOptions,
 from reccocktail.mixing.objectives import OBJECTIVES, Objective, Point
 from reccocktail.mixing.search import (
     GRANULARITIES,
+    GRID,
     Descent,
     Granularity,
     Groups,
@@ -65,7 +66,7 @@ class MixSettings:
     users: int = 50
     validation_users: int = 200
     transductive: bool = False
-    grid: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    grid: tuple[float, ...] = GRID
     refinements: int = 2
     dilutions: tuple[float, ...] = ()
     descent: Descent | None = None

@@ -27,6 +27,8 @@ from reccocktail.training.model import attach, base_model
 Granularity = Literal["global", "layer", "module"]
 GRANULARITIES: tuple[Granularity, ...] = ("global", "layer", "module")
 GLOBAL_GROUP = "all"
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of lambda_1: where a search looks first, what controls choose from, what a service slides to."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,14 @@ from reccocktail.prompting.template import DenseTemplate
 TokenIds = list[int]
 
 
+def plain_tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[TokenIds]:
+    """Tokens of texts, none of them special: a title is data, "<|im_end|>" inside one is text."""
+    if not texts:
+        return []
+    found = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+    return [list(ids) for ids in found["input_ids"]]
+
+
 @dataclass(frozen=True)
 class Encoded:
     """Right-padded token ids with the positions at which states are read.
@@ -45,8 +53,8 @@ class DenseEncoder:
             template.item_prefix,
             template.item_suffix,
         )
-        self._history_prefix, self._separator, self._item_prefix, self._item_suffix = (
-            self._tokens([piece])[0] for piece in pieces
+        self._history_prefix, self._separator, self._item_prefix, self._item_suffix = plain_tokens(
+            tokenizer, pieces
         )
 
     @property
@@ -59,14 +67,9 @@ class DenseEncoder:
         """Number of tokens before an item's title."""
         return len(self._item_prefix)
 
-    def _tokens(self, texts: Sequence[str]) -> list[TokenIds]:
-        # split_special_tokens: a title is data, so "<|im_end|>" inside one stays ordinary text.
-        found = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
-        return [list(ids) for ids in found["input_ids"]]
-
     def titles(self, titles: Sequence[str]) -> list[TokenIds]:
         """Token ids of each title, cut at `title_tokens`."""
-        return [ids[: self._title_tokens] for ids in self._tokens(titles)] if titles else []
+        return [ids[: self._title_tokens] for ids in plain_tokens(self._tokenizer, titles)]
 
     def item(self, title: TokenIds) -> TokenIds:
         """One item's sequence; its state is read at the last token."""

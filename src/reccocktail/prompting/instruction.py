@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from reccocktail.errors import BackboneError
-from reccocktail.prompting.encoding import TokenIds
+from reccocktail.prompting.encoding import TokenIds, plain_tokens
 from reccocktail.prompting.template import InstructionTemplate
 
 _CONTENT, _ANSWER = "THE-CONTENT-OF-THE-TURN", "THE-ANSWER-OF-THE-TURN"
@@ -108,11 +108,8 @@ class Instruction:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
     def tokens(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Tokens of texts, none of them special whatever the texts hold."""
-        if not texts:
-            return []
-        found = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
-        return [list(ids) for ids in found["input_ids"]]
+        """Tokens of texts, see `plain_tokens`."""
+        return plain_tokens(self._tokenizer, texts)
 
     def titles(self, titles: Sequence[str]) -> list[TokenIds]:
         """Token ids of each title, cut at `title_tokens`."""

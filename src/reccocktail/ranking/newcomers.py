@@ -1,8 +1,8 @@
 """New items beside known ones in one list: their scores are brought to one scale.
 
 What is new has no popularity, and who would choose it is guessed from its title. So its scores lie
-closer together than those of known items, and the best new item for a user stands behind many known
-ones that suit him less. Scores of new items are therefore spread around the user's mean score
+closer together than those of known items, and the best new item for a user ranks below many known
+ones that suit the user less. Scores of new items are therefore spread around the user's mean score
 of known items until they lie as far apart as those, and shifted until they lie as high:
 
     mean of known + spread * (score - mean of known) + shift

@@ -85,19 +85,28 @@ class Answering:
             with self._guard:
                 self._under_way -= 1
 
-    def submit(self, name: str, query: Query) -> "Future[Answer]":
+    def deadline(self) -> float:
+        """When a request that comes now must be answered, by `time.monotonic`."""
+        return time.monotonic() + self.limits.timeout
+
+    def submit(self, name: str, query: Query, deadline: float) -> "Future[Answer]":
         """Queue a request; the caller holds a place (`admitted`).
 
         Raises:
+            TimedOutError: titles took until the deadline to be compared with the catalogue.
             UnknownDomainError, DataError: see `resolve`.
             PreparingError: the mix that is asked for is not ready yet, see `Positions.at`.
             OverloadedError, ClosedError: see `Batcher.submit`.
         """
-        deadline = time.monotonic() + self.limits.timeout
         state = self.domain(name)
         if query.coefficients is not None:
             state = self.positions.at(state, query.coefficients)
-        ask = resolve(state, query)
+
+        def in_time() -> None:
+            if time.monotonic() > deadline:
+                raise TimedOutError(self.limits.timeout)
+
+        ask = resolve(state, query, in_time)
         own = query.candidates is None and query.coefficients is None
         if own and not query.history_titles:
             recent = self._recent.get(name)
@@ -113,9 +122,10 @@ class Answering:
             RecCocktailError: see `admitted` and `submit`.
         """
         with self.admitted():
-            future = self.submit(name, query)
+            deadline = self.deadline()
+            future = self.submit(name, query, deadline)
             try:
-                return future.result(self.limits.timeout)
+                return future.result(max(0.0, deadline - time.monotonic()))
             except TimeoutError as error:
                 future.cancel()
                 raise TimedOutError(self.limits.timeout) from error

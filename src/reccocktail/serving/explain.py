@@ -10,7 +10,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.ranking.explanation import Explainer, Reason
 from reccocktail.ranking.faithful import Titles
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.model import merged
+from reccocktail.training.model import scoring
 
 ScoreMany = Callable[[Sequence[Sequence[int]], Sequence[int]], NDArray[np.float64]]
 """(histories of item numbers, items) -> scores (histories, items)."""
@@ -85,5 +85,5 @@ class Writer:
 
     def reasons(self, history: Sequence[str], items: Sequence[str]) -> list[Reason]:
         """A reason for each item's title, from the history's titles."""
-        with merged(self._backbone.model, self._lora) as model:
+        with scoring(self._backbone, self._lora) as model:
             return [self.explainer.reason(model, history, item) for item in items]

@@ -176,7 +176,7 @@ class ScoreIndex:
         """Index items.
 
         Args:
-            vectors: (N, d) unit vectors.
+            vectors: (N, d) of any lengths.
             prior: (N,) weighted popularity prior.
             temperature: of the ranker.
             exact: see `Index.build`.

@@ -1,6 +1,6 @@
 """Titles typed by people, and the items that they mean."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import nsmallest
@@ -55,8 +55,14 @@ class TitleLookup:
             lookup.__dict__["_plain"] = [*self._plain, *more]
         return lookup
 
-    def match(self, typed: Sequence[str]) -> list[Match]:
+    def match(
+        self, typed: Sequence[str], in_time: Callable[[], object] = lambda: None
+    ) -> list[Match]:
         """Find each typed title: exactly, else the most similar one; blanks are left out.
+
+        Args:
+            typed: titles.
+            in_time: called before each comparison with the whole catalogue; may raise to end it.
 
         Raises:
             DataError: nothing typed, or a title that resembles none of the catalogue.
@@ -68,6 +74,7 @@ class TitleLookup:
         for title in wanted:
             place, similarity = self._exact.get(title_key(title)), 100.0
             if place is None:
+                in_time()
                 place, similarity = self._nearest(title)
                 if similarity < MATCH_FLOOR:
                     raise DataError(

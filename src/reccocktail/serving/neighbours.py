@@ -24,7 +24,7 @@ class Neighbours:
         """Build the graph of items 0, 1, ...
 
         Args:
-            vectors: (items, d) unit vectors.
+            vectors: (items, d + w) of `EncodedCatalogue`; their lengths differ.
             prior: (items,) weighted popularity prior.
             temperature: of the ranker.
 

@@ -18,6 +18,7 @@ import torch
 from reccocktail.backbone import Backbone
 from reccocktail.errors import DataError, RecCocktailError, RunError
 from reccocktail.mixing.arithmetic import METHODS, MergeOptions, combine
+from reccocktail.mixing.search import GRID
 from reccocktail.mixing.sheet import on_line, options_of
 from reccocktail.serving.batching import ClosedError
 from reccocktail.serving.logs import unexpected
@@ -25,9 +26,9 @@ from reccocktail.serving.served import Served, encoded
 from reccocktail.serving.weights import Models
 from reccocktail.training.adapter import Adapter
 
-GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_ITEMS = 20_000  # beyond, encoding a position takes a CPU many minutes
 KEPT = 16  # positions in memory
+_KNOWN = 1024  # cocktails whose parents were looked for
 
 
 class PreparingError(RunError):
@@ -45,17 +46,35 @@ class Parents:
     """What a cocktail was mixed from.
 
     Attributes:
-        adapters: two; by custom the base spirit first.
+        folders: of two adapters; by custom the base spirit first.
+        sha256: their hashes.
         method: how they are merged.
         options: of the method.
         chosen: the first coefficient of the cocktail; None if it has more than one pair, or one
             that does not lie between the adapters.
     """
 
-    adapters: tuple[Adapter, Adapter]
+    folders: tuple[Path, Path]
+    sha256: tuple[str, str]
     method: Any
     options: MergeOptions
     chosen: float | None
+
+    def adapters(self) -> list[Adapter]:
+        """Both, loaded.
+
+        Raises:
+            RunError: one is another now.
+            AdapterError: one is damaged or gone.
+        """
+        found = [Adapter.load(folder) for folder in self.folders]
+        for folder, adapter, sha256 in zip(self.folders, found, self.sha256, strict=True):
+            if adapter.sha256 != sha256:
+                raise RunError(
+                    f"{folder} is not the adapter that the cocktail was mixed from any more; "
+                    "mix the cocktail again."
+                )
+        return found
 
 
 class Positions:
@@ -83,10 +102,8 @@ class Positions:
         parents = self._parents_of(state)
         if parents is None or len(state.ids) > MOST_ITEMS:
             return []
-        firsts = {*GRID, parents.chosen} - {None}
-        return [
-            (first, round(1 - first, 6)) for first in sorted(f for f in firsts if f is not None)
-        ]
+        firsts = {*GRID} if parents.chosen is None else {*GRID, parents.chosen}
+        return [(first, round(1 - first, 6)) for first in sorted(firsts)]
 
     def at(self, state: Served, coefficients: Sequence[float]) -> Served:
         """The domain at a position; the state itself at the cocktail's own coefficients.
@@ -150,7 +167,7 @@ class Positions:
 
     def _encode(self, key: tuple[int, float], state: Served, parents: Parents) -> Served:
         first, done = key[1], 0
-        base, ingredient = parents.adapters
+        base, ingredient = parents.adapters()
         pair = torch.tensor([first, 1 - first])
         lora = combine([base.lora, ingredient.lora], pair, parents.method, parents.options)
         name = f"{first:g} {base.name} + {1 - first:g} {ingredient.name}"
@@ -179,7 +196,7 @@ class Positions:
             parents = None
         with self._lock:
             self._parents[state.serial] = parents
-            while len(self._parents) > KEPT:
+            while len(self._parents) > _KNOWN:
                 self._parents.popitem(last=False)
         return parents
 
@@ -188,16 +205,18 @@ def _parents(sheet: dict[str, Any] | None, near: Sequence[Path]) -> Parents | No
     """What a sheet says that its cocktail was mixed from, if both folders are found."""
     if sheet is None or len(sheet["adapters"]) != 2 or sheet["method"] not in METHODS:
         return None
-    found = [_find(entry["name"], entry["sha256"], near) for entry in sheet["adapters"]]
-    if found[0] is None or found[1] is None:
+    wanted = [(entry["name"], entry["sha256"]) for entry in sheet["adapters"]]
+    first, second = (_find(*entry, near) for entry in wanted)
+    if first is None or second is None:
         return None
     rows = list(sheet["coefficients"].values())
     chosen = round(float(rows[0][0]), 6) if len(rows) == 1 and on_line(rows[0]) else None
-    return Parents((found[0], found[1]), sheet["method"], options_of(sheet), chosen)
+    hashes = wanted[0][1], wanted[1][1]
+    return Parents((first, second), hashes, sheet["method"], options_of(sheet), chosen)
 
 
-def _find(name: str, sha256: str, near: Sequence[Path]) -> Adapter | None:
-    """An adapter by its folder's name and its hash, among folders and those beside them."""
+def _find(name: str, sha256: str, near: Sequence[Path]) -> Path | None:
+    """Where an adapter of this name and hash lies, among folders and those beside them."""
     if Path(name).name != name:
         return None
     beside = [folder if folder.name == name else folder.parent / name for folder in near]
@@ -207,5 +226,5 @@ def _find(name: str, sha256: str, near: Sequence[Path]) -> Adapter | None:
         except (RecCocktailError, OSError):  # whatever lies there, it is not the parent
             continue
         if adapter.sha256 == sha256:
-            return adapter
+            return folder
     return None

@@ -5,7 +5,7 @@ Every item that may be recommended is looked at, but in catalogues that have a g
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,8 +95,13 @@ class Answer:
     matches: tuple[Match, ...] = ()
 
 
-def resolve(state: Served, query: Query) -> Ask:
+def resolve(state: Served, query: Query, in_time: Callable[[], object]) -> Ask:
     """Turn ids and titles into item numbers.
+
+    Args:
+        state: the domain.
+        query: what is asked.
+        in_time: called again and again; raises once there is no time left.
 
     Raises:
         DataError: an empty or doubly given history, an unknown id, title or category.
@@ -106,7 +111,7 @@ def resolve(state: Served, query: Query) -> Ask:
     if bool(query.history) == bool(query.history_titles):
         raise DataError("Give history (item ids) or history_titles, one of the two, not empty.")
     if query.history_titles:
-        matches = tuple(state.lookup.match(query.history_titles))
+        matches = tuple(state.lookup.match(query.history_titles, in_time))
         ids = [match.item_id for match in matches]
     if query.k is not None and query.k < 1:
         raise DataError(f"k must be at least 1, not {query.k}.")
@@ -135,7 +140,7 @@ def rank(state: Served, asks: Sequence[Ask], users: NDArray[np.float32]) -> list
     Args:
         state: the domain.
         asks: requests.
-        users: (asks, d) unit vectors of their histories.
+        users: (asks, d + w) of their histories, as `Behind.users` gives them.
     """
     temperature = state.ranker.temperature
     answers: dict[int, Answer] = {}

@@ -85,8 +85,7 @@ class Recommender:
             self._reranking = Reranking(domain, adapter, backbone, new)
         self._ids = [*domain.item_ids, *(f"new:{number + 1}" for number in range(len(new)))]
         self._titles = [*domain.titles, *new]
-        counts = domain.train_counts()
-        self._new = np.concatenate([counts == 0, np.ones(len(new), dtype=np.bool_)])
+        self._new = np.concatenate([domain.untouched(), np.ones(len(new), dtype=np.bool_)])
 
     def history_of(self, user: str) -> list[str]:
         """Item ids of a user's history (see `Domain.histories`).

@@ -1,6 +1,7 @@
 """Routes of users: recommendations, rankings, and what there is."""
 
 import asyncio
+import time
 from dataclasses import asdict
 from typing import Annotated
 
@@ -30,10 +31,12 @@ def user_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
     async def ask(name: str, question: Question) -> user_schemas.AnswerOut:
         limit = service.limits.timeout
         with answering.admitted():
+            deadline = answering.deadline()
             # Off the event loop: typed titles are compared with the whole catalogue.
-            future = await run_in_threadpool(answering.submit, name, question)
+            future = await run_in_threadpool(answering.submit, name, question, deadline)
+            left = max(0.0, deadline - time.monotonic())
             try:
-                found = await asyncio.wait_for(asyncio.wrap_future(future), limit)
+                found = await asyncio.wait_for(asyncio.wrap_future(future), left)
             except TimeoutError as error:
                 raise TimedOutError(limit) from error
         return user_schemas.AnswerOut(

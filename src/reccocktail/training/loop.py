@@ -257,7 +257,7 @@ def arguments(
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_gradient_norm,
         optim="adamw_torch",
-        seed=settings.seed + rank(),  # each process drops out what it likes
+        seed=settings.seed + rank(),  # each process draws its own dropout
         train_sampling_strategy="sequential",
         remove_unused_columns=False,
         label_names=[],

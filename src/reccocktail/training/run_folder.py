@@ -16,6 +16,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 from reccocktail.errors import RunError
 from reccocktail.progress import say
 from reccocktail.storage import locked, read_json, write_json
+from reccocktail.training.adapter import Adapter
 
 FINISHED = "finished"
 _RUN_FILE = "run.json"
@@ -48,6 +49,19 @@ def hold(run_folder: Path) -> Iterator[None]:
 def write_record(run_folder: Path, record: dict[str, Any]) -> None:
     """Write what decides whether a later run may go on: `identity`, `finished` and more."""
     write_json(run_folder / _RUN_FILE, record)
+
+
+def require_written(run_folder: Path, adapter: Adapter, out: Path) -> None:
+    """Refuse an adapter that is not the one that a finished run wrote to `out`.
+
+    Raises:
+        RunError: it is another. Records of before the hash was kept say nothing.
+    """
+    if _read_record(run_folder).get("adapter_sha256", adapter.sha256) != adapter.sha256:
+        raise RunError(
+            f"{out} holds another adapter than the one that {run_folder} tells of; "
+            "delete that folder to train anew, or choose another --out."
+        )
 
 
 def starting_point(run_folder: Path, out: Path, identity: str, resume: bool) -> str | None:

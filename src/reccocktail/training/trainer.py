@@ -38,7 +38,13 @@ from reccocktail.training.loop import (
     restore,
 )
 from reccocktail.training.model import base_model, merged, new_peft_model, tensors_of
-from reccocktail.training.run_folder import FINISHED, hold, starting_point, write_record
+from reccocktail.training.run_folder import (
+    FINISHED,
+    hold,
+    require_written,
+    starting_point,
+    write_record,
+)
 from reccocktail.training.schedule import Length
 from reccocktail.training.speed import fast_layers
 from reccocktail.training.validation import Validation
@@ -116,8 +122,10 @@ def train(
         stack.enter_context(writing(run.folder, run.folder))  # by Trainer and its libraries too
         checkpoint = from_first(lambda: starting_point(run.folder, out, identity, resume))
         if checkpoint == FINISHED:
+            adapter = Adapter.load(out)
+            require_written(run.folder, adapter, out)
             say(f"{out.name}: finished before, taken as it is.")
-            return Adapter.load(out)
+            return adapter
         windows = [
             DomainWindows.build(d, ranker, frozenset(left_out.get(d.name, ()))) for d in domains
         ]
@@ -272,7 +280,7 @@ def _identity(
     """Hash of all that decides what is trained."""
     settings_card = card.model_dump(mode="json", exclude={"initial_sha256", "beside_sha256"})
     settings_card["recipe"] = card.recipe.relevant()
-    # Runs from before there was a choice stay theirs.
+    # Added only when used: runs begun before these options existed can still be resumed.
     more = [initial.sha256] if initial else []
     more += ["beside", beside.sha256] if beside else []
     products = _products(backbone)
@@ -288,7 +296,8 @@ def _products(backbone: Backbone) -> torch.dtype | None:
 def _finish(adapter: Adapter, run: _Run) -> None:
     """Write the adapter and then the record; the checkpoints are needed no more."""
     adapter.save(run.out, adapter_readme(run.out.name, adapter.card))
-    write_record(run.folder, run.record(finished=True) | {"seconds": run.length.elapsed})
+    done = {"seconds": run.length.elapsed, "adapter_sha256": adapter.sha256}
+    write_record(run.folder, run.record(finished=True) | done)
     for folder in run.folder.glob("checkpoint-*"):
         shutil.rmtree(folder)
     last = [row for row in read_log(run.folder) if "loss" in row][-1]
