@@ -7,6 +7,7 @@ from rich.table import Table
 
 from reccocktail.cli.shared import (
     LoadIn,
+    Loading,
     MaybeWhole,
     Precision,
     Tracker,
@@ -169,11 +170,7 @@ def mix(
     softmax_temperature: float | None = None,
     transductive: bool = False,
     seed: Whole = 0,
-    backbone: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    load_in: LoadIn | None = None,
-    precision: Precision = "float32",
+    loading: Loading = Loading(),  # noqa: B008
 ) -> None:
     """Merge adapters into a cocktail, with coefficients found on unlabelled users.
 
@@ -203,24 +200,16 @@ def mix(
         softmax_temperature: of the coefficients in the gradient search.
         transductive: score the adaptation users too.
         seed: draws the users, and what dare drops.
-        backbone: where the adapters' backbone is, if not where it was.
-        device: cpu, cuda or mps.
-        dtype: float32, bfloat16 or float16.
-        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
-            only.
-        precision: of products with float32 weights: bfloat16 is faster on CPUs and GPUs that
-            multiply it, and near float32; auto takes it there. Other weights keep their dtype.
+        loading: of the backbone.
     """
     from dataclasses import replace
 
-    from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
     from reccocktail.mixing.arithmetic import MergeOptions
     from reccocktail.mixing.cocktail import mix as run
     from reccocktail.mixing.measure import MixSettings, default_descent
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
-    from reccocktail.training.model import note_quantization
 
     adapters = [Adapter.load(resolve(path)) for path in adapter]
     domain = Domain.load(data)
@@ -243,14 +232,7 @@ def mix(
         transductive=transductive,
         seed=seed,
     )
-    model = load_backbone(
-        backbone or adapters[0].card.recipe.backbone,
-        device=device,
-        dtype=dtype,
-        quantization=quantization_of(load_in),
-        precision=precision,
-    )
-    note_quantization(adapters, model)
+    model = loading.load(adapters[0].card.recipe.backbone, adapters)
     run(adapters, model, domain, scenario, out, settings, coefficients)
     output.print(f"Cocktail: {out}", soft_wrap=True)
 

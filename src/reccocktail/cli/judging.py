@@ -7,14 +7,12 @@ from cyclopts import Parameter
 
 from reccocktail.baselines import BASELINES
 from reccocktail.cli.shared import (
-    LoadIn,
+    Loading,
     MaybeWhole,
-    Precision,
     Whole,
     app,
     output,
     print_metrics,
-    quantization_of,
 )
 from reccocktail.errors import RecipeError
 from reccocktail.schema import SCENARIOS, Scenario
@@ -68,13 +66,11 @@ def evaluate(
     as_served: bool = False,
     full_catalogue: bool = True,
     seed: Whole = 0,
-    backbone: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    load_in: LoadIn | None = None,
-    precision: Precision = "float32",
+    loading: Loading = Loading(),  # noqa: B008
 ) -> None:
     """Judge adapters, the bare backbone and baselines on a domain's test users.
+
+    Without adapters, --backbone is judged alone.
 
     Args:
         data: prepared folder.
@@ -94,35 +90,21 @@ def evaluate(
             served, and new items brought to the level of known ones.
         full_catalogue: rank the whole catalogue too.
         seed: draws users and resamples.
-        backbone: where the adapters' backbone is; without adapters, the backbone to judge alone.
-        device: cpu, cuda or mps.
-        dtype: float32, bfloat16 or float16.
-        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
-            only.
-        precision: of products with float32 weights: bfloat16 is faster on CPUs and GPUs that
-            multiply it, and near float32; auto takes it there. Other weights keep their dtype.
+        loading: of the backbone.
     """
-    from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
     from reccocktail.evaluation.evaluate import EvaluationSettings
     from reccocktail.evaluation.evaluate import evaluate as run
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
-    from reccocktail.training.model import note_quantization
 
     domain = Domain.load(data)
     folders = [resolve(path) for path in adapter or ()]
     adapters = [(Adapter.load(folder), folder) for folder in folders]
-    if not adapters and not baseline and not backbone:
+    if not adapters and not baseline and not loading.backbone:
         raise RecipeError("Nothing to evaluate; give --adapter, --baseline or --backbone.")
-    name = backbone or (adapters[0][0].card.recipe.backbone if adapters else None)
-    rounded = quantization_of(load_in)
-    model = None
-    if name:
-        model = load_backbone(
-            name, device=device, dtype=dtype, quantization=rounded, precision=precision
-        )
-        note_quantization([loaded for loaded, _ in adapters], model)
+    name = loading.backbone or (adapters[0][0].card.recipe.backbone if adapters else None)
+    model = loading.load(name, [loaded for loaded, _ in adapters]) if name else None
     metrics = run(
         domain,
         adapters,

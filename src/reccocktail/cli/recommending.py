@@ -1,6 +1,7 @@
 """Use adapters: one user, many users, a service."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,15 +10,14 @@ from rich.table import Table
 from rich.text import Text as Letters
 
 from reccocktail.cli.shared import (
-    LoadIn,
+    Loading,
     MaybeWhole,
-    Precision,
+    Place,
     Text,
     Texts,
     Whole,
     app,
     output,
-    quantization_of,
 )
 from reccocktail.errors import RecipeError
 
@@ -36,11 +36,7 @@ def recommend(
     retriever: Path | None = None,
     explain: Annotated[bool, Parameter(negative=())] = False,
     json: Annotated[bool, Parameter(negative=())] = False,
-    backbone: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    load_in: LoadIn | None = None,
-    precision: Precision = "float32",
+    loading: Loading = Loading(),  # noqa: B008
 ) -> None:
     """Recommend from the whole catalogue to a user, or to titles typed by hand.
 
@@ -60,22 +56,14 @@ def recommend(
         explain: say what each score rests on, and, with an adapter of ranker generate, give a
             reason in words.
         json: print one JSON object in place of a table.
-        backbone: where the adapter's backbone is, if not where it was.
-        device: cpu, cuda or mps.
-        dtype: float32, bfloat16 or float16.
-        load_in: 4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA
-            only.
-        precision: of products with float32 weights: bfloat16 is faster on CPUs and GPUs that
-            multiply it, and near float32; auto takes it there. Other weights keep their dtype.
+        loading: of the backbone.
     """
-    from reccocktail.backbone import load_backbone
     from reccocktail.data.domain import Domain
     from reccocktail.progress import say
     from reccocktail.serving.answer import as_json, explanation_lines
     from reccocktail.serving.recommend import Recommender
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
-    from reccocktail.training.model import note_quantization
 
     if (user is None) == (history is None):
         raise RecipeError("Give --user or --history, one of the two.")
@@ -86,14 +74,7 @@ def recommend(
             "give another adapter, or leave --ranker out."
         )
     domain = Domain.load(data)
-    model = load_backbone(
-        backbone or loaded.card.recipe.backbone,
-        device=device,
-        dtype=dtype,
-        quantization=quantization_of(load_in),
-        precision=precision,
-    )
-    note_quantization([loaded], model)
+    model = loading.load(loaded.card.recipe.backbone, [loaded])
     finder = Adapter.load(resolve(retriever)) if retriever else None
     recommender = Recommender(domain, loaded, model, new_item or (), finder)
     matches = [] if history is None else recommender.match(recommender.split(history))
@@ -133,10 +114,7 @@ def batch(
     chunk: Whole = 4096,
     address: str | None = None,
     workers: MaybeWhole = None,
-    backbone: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    precision: Precision = "float32",
+    place: Place = Place(),  # noqa: B008
 ) -> None:
     """Recommend to every user of a table; the same command goes on where it stopped.
 
@@ -151,11 +129,7 @@ def batch(
         chunk: users an output file.
         address: of a Ray cluster; RAY_ADDRESS or a Ray of this machine if left out.
         workers: processes of Ray; one a GPU, or one a machine, if left out.
-        backbone: where the adapter's backbone is, if not where it was.
-        device: cpu, cuda or mps.
-        dtype: float32, bfloat16 or float16.
-        precision: of products with float32 weights: bfloat16 is faster on CPUs and GPUs that
-            multiply it, and near float32; auto takes it there. Other weights keep their dtype.
+        place: of the backbone.
     """
     from reccocktail.serving.batch import Job
     from reccocktail.serving.batch import batch as run
@@ -168,10 +142,7 @@ def batch(
         out=out.absolute(),
         k=k,
         chunk=chunk,
-        backbone=backbone,
-        device=device,
-        dtype=dtype,
-        precision=precision,
+        **asdict(place),
     )
     done = run(job, engine, address=address, workers=workers)
     output.print(f"{done['users']:,} users in {done['chunks']:,} files: {out}", soft_wrap=True)
@@ -190,10 +161,7 @@ def serve(
     queue: Whole = 256,
     batch: Whole = 32,
     timeout: float = 10.0,
-    backbone: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    precision: Precision = "float32",
+    place: Place = Place(),  # noqa: B008
 ) -> None:
     """Serve recommendations over HTTP, for any number of domains.
 
@@ -211,14 +179,9 @@ def serve(
         queue: requests under way at most; more are answered 429.
         batch: requests that share a pass of the model.
         timeout: seconds a request may take.
-        backbone: where the adapters' backbone is, if not where it was.
-        device: cpu, cuda or mps.
-        dtype: float32, bfloat16 or float16.
-        precision: of products with float32 weights: bfloat16 is faster on CPUs and GPUs that
-            multiply it, and near float32; auto takes it there. Other weights keep their dtype.
+        place: of the backbone.
     """
     from reccocktail import spirits
-    from reccocktail.backbone import load_backbone
     from reccocktail.recipe import Recipe
     from reccocktail.serving.keys import Keys, read_key
     from reccocktail.serving.limits import Limits
@@ -245,6 +208,5 @@ def serve(
         limits=Limits(queue=queue, batch=batch, timeout=timeout),
     )
     first = Adapter.first_of(adapter for _, adapter in domains.values())
-    name = backbone or (first.card.recipe.backbone if first else Recipe().backbone)
-    model = load_backbone(name, device=device, dtype=dtype, precision=precision)
+    model = place.load(first.card.recipe.backbone if first else Recipe().backbone)
     run(model, domains, settings)

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import cyclopts
 from rich.console import Console
 
 from reccocktail import __version__
+
+if TYPE_CHECKING:  # they load torch, which a command that needs none should not wait for
+    from reccocktail.backbone import Backbone
+    from reccocktail.training.adapter import Adapter
 
 
 def _whole(_: Any, tokens: Sequence[cyclopts.Token]) -> int:
@@ -30,6 +35,72 @@ Texts = Annotated[list[str] | None, cyclopts.Parameter(allow_leading_hyphen=True
 LoadIn = Literal["4bit"]
 Precision = Literal["float32", "bfloat16", "auto"]
 Tracker = Literal["mlflow", "wandb"]
+
+
+@cyclopts.Parameter(name="*")
+@dataclass(frozen=True)
+class Place:
+    """Where the backbone of given adapters is, and how it computes."""
+
+    backbone: Annotated[
+        str | None, cyclopts.Parameter(help="where the adapters' backbone is, if not where it was.")
+    ] = None
+    device: Annotated[str | None, cyclopts.Parameter(help="cpu, cuda or mps.")] = None
+    dtype: Annotated[str | None, cyclopts.Parameter(help="float32, bfloat16 or float16.")] = None
+    precision: Annotated[
+        Precision,
+        cyclopts.Parameter(
+            help="of products with float32 weights: bfloat16 is faster on CPUs and GPUs that "
+            "multiply it, and near float32; auto takes it there. Other weights keep their dtype."
+        ),
+    ] = "float32"
+
+    def load(self, usual: str, adapters: "Sequence[Adapter]" = ()) -> "Backbone":
+        """The backbone, that of the recipe if no other place was given.
+
+        Args:
+            usual: where it was when the adapters were made.
+            adapters: which are used on it; those that were made on otherwise rounded weights are
+                said.
+
+        Raises:
+            BackboneError: see `load_backbone`.
+        """
+        from reccocktail.backbone import load_backbone
+        from reccocktail.training.model import note_quantization
+
+        model = load_backbone(
+            self.backbone or usual,
+            device=self.device,
+            dtype=self.dtype,
+            quantization=self._quantization,
+            precision=self.precision,
+        )
+        note_quantization(adapters, model)
+        return model
+
+    @property
+    def _quantization(self) -> Literal["nf4"] | None:
+        return None
+
+
+@cyclopts.Parameter(name="*")
+@dataclass(frozen=True)
+class Loading(Place):
+    """The same, perhaps with rounded weights."""
+
+    load_in: Annotated[
+        LoadIn | None,
+        cyclopts.Parameter(
+            help="4bit takes the backbone's weights rounded to NF4, on which QLoRA trains; CUDA "
+            "only."
+        ),
+    ] = None
+
+    @property
+    def _quantization(self) -> Literal["nf4"] | None:
+        return quantization_of(self.load_in)
+
 
 app = cyclopts.App(
     name="reccocktail",
