@@ -376,6 +376,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             write_result(args.out, result | machine(torch.device("cpu")))
         return
     adapters = [Adapter.load(resolve(path)) for path in args.adapter]
+    if len({adapter.name for adapter in adapters}) < len(adapters):
+        raise RunError("Two adapters have one name; rename a folder.")
     backbone = asked_backbone(args, adapters[0].card.recipe)
     files = {file: sha256_file(file) for file in args.interactions}
     targets: dict[str, Any] = {}

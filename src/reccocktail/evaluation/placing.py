@@ -88,6 +88,8 @@ class Placing:
             found: FloatArray = scores(part) + prior
             for weight, space in spaces:
                 found += weight * space.catalogue(histories[part])
+            if levels == AS_THEY_ARE:
+                return found
             return levelled(found, np.broadcast_to(new, found.shape), levels)
 
         return of_rows
