@@ -31,7 +31,7 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.serving.schemas import usable_name
-from reccocktail.storage import read_json, sha256_file, write_json
+from reccocktail.storage import read_json, require_unmarked, sha256_file, write_json
 from reccocktail.training.adapter import Adapter
 
 PACE = "pace.json"
@@ -95,6 +95,7 @@ def quickstart(
 
     Raises:
         RecipeError: too few minutes.
+        RunError: `out` is a folder of another kind, or holds a run of other settings.
         DataError: no such domain, or a folder without its two tables.
         FetchError: a download failed.
     """
@@ -102,6 +103,7 @@ def quickstart(
         raise RecipeError(
             f"The quickstart needs at least 2 minutes, not {minutes:g}; raise --minutes."
         )
+    require_unmarked(out, "a quickstart")
     spirit = spirits.default(root)
     known = TARGETS.get(domain)
     share = share or (SHARE_WITH_SPIRIT if spirit else SHARE_WITHOUT)

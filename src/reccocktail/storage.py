@@ -186,6 +186,22 @@ def require_dir(path: Path) -> None:
                 tempfile.TemporaryFile(dir=folder).close()
 
 
+def require_unmarked(path: Path, what: str) -> None:
+    """Refuse, before any work, a folder that is of another kind, to put files beside others in it.
+
+    Args:
+        path: the folder.
+        what: what is written there, such as "an evaluation", for the message.
+
+    Raises:
+        RunError: it is an adapter, a prepared folder or a batch's output, or as for `require_dir`.
+    """
+    require_dir(path)
+    for mark in ("adapter.json", "adapter_config.json", "manifest.json"):
+        if (path / mark).exists():
+            raise RunError(f"{path} holds {mark}, which is not {what}'s; choose another folder.")
+
+
 def require_replaceable(
     path: Path,
     what: str,

@@ -328,6 +328,9 @@ def edit_config(folder, **values):
         ({"lora_alpha": 0}, "lora_alpha"),
         ({"lora_alpha": float("inf")}, "lora_alpha"),
         ({"alpha_pattern": ["x"]}, "damaged"),
+        ({"rank_pattern": ["x"]}, "damaged"),
+        ({"r": 3}, "the rank 3 and its tensors have"),
+        ({"r": None}, "the rank None"),
     ],
 )
 def test_other_kinds_of_adapters_are_refused(saved, values, names):

@@ -15,7 +15,7 @@ from reccocktail.mixing.arithmetic import (
     update_cosine,
     update_norm,
 )
-from reccocktail.training.adapter import Factors
+from reccocktail.training.adapter import Factors, lora_sha256
 
 SHAPES = {"q": (6, 5), "v": (4, 5), "up": (7, 3)}  # module -> outputs, inputs
 
@@ -347,6 +347,21 @@ def test_coefficients_of_the_wrong_number(weights):
         combine(adapters, weights)
     with pytest.raises(AdapterError, match="2 adapters need 2 coefficients"):
         combine(adapters, dict.fromkeys(SHAPES, weights))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_coefficients_that_are_no_numbers(bad):
+    adapters = [make_lora(0, 2, 16.0), make_lora(1, 2, 16.0)]
+    with pytest.raises(AdapterError, match="must be finite"):
+        combine(adapters, torch.tensor([0.5, bad]))
+
+
+@pytest.mark.parametrize("method", ["delta", "factor"])
+def test_coefficients_may_be_plain_numbers(method):
+    adapters = [make_lora(0, 2, 16.0), make_lora(1, 2, 16.0)]
+    wanted = lora_sha256(combine(adapters, torch.tensor([0.3, 0.7]), method))
+    for weights in ([0.3, 0.7], (0.3, 0.7), dict.fromkeys(SHAPES, (0.3, 0.7))):
+        assert lora_sha256(combine(adapters, weights, method)) == wanted
 
 
 def test_an_unknown_method():

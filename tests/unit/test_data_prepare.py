@@ -50,6 +50,24 @@ def run(folder: Path, out="out", **settings):
     )
 
 
+def test_a_user_who_touched_nearly_everything_is_left_out_and_the_others_stay(tmp_path, capsys):
+    events = raw_tables(tmp_path)
+    usual = run(tmp_path)
+    bot = pl.DataFrame({"item_id": [f"i{n:02d}" for n in range(38)], "timestamp": range(38)})
+    bot = bot.select(pl.lit("bot").alias("user_id"), "item_id", pl.col("timestamp").cast(pl.Int64))
+    pl.concat([events, bot]).write_parquet(tmp_path / "interactions.parquet")
+    domain = run(tmp_path, out="with-bot")
+    skipped = domain.manifest["skipped"]
+    assert skipped["test_warm: fewer than 9 items never touched"] == 1
+    assert "1 of " in capsys.readouterr().err
+    for table in EVALUATION_TABLES:
+        rows = domain.rows(table)
+        assert "bot" not in rows["user_id"] and rows["candidates"].list.len().unique().item() == 10
+    assert "bot" in domain.train()["user_id"]
+    assert not any("never touched" in reason for reason in usual.manifest["skipped"])
+    check_promises(domain, pl.concat([events, bot]), 9)
+
+
 def check_promises(domain: Domain, events: pl.DataFrame, negatives: int):
     touched = {u: set(i) for u, i in events.group_by("user_id").agg("item_id").iter_rows()}
     moment = {}

@@ -96,6 +96,34 @@ def figures(ranks):
     return found
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("run.json", "precious"),
+        ("metrics.json", '{"mine": 1}'),
+        ("adapter.json", "{}"),
+        ("manifest.json", "{}"),
+    ],
+)
+def test_somebody_elses_folder_is_not_written_to(domain, tmp_path, file, text):
+    out = tmp_path / "own"
+    out.mkdir()
+    (out / file).write_text(text)
+    with pytest.raises(RunError, match="choose another folder") as refused:
+        evaluate(domain, [], None, out, baselines=["popularity"], settings=SMALL)
+    one_sentence(refused.value)
+    assert [path.name for path in out.iterdir()] == [file]
+    assert (out / file).read_text() == text
+
+
+def test_an_evaluation_may_be_made_again(domain, tmp_path):
+    out = tmp_path / "e"
+    for _ in range(2):
+        evaluate(domain, [], None, out, baselines=["popularity"], settings=SMALL)
+    (out / "metrics.json").unlink()  # one that was stopped
+    evaluate(domain, [], None, out, baselines=["popularity"], settings=SMALL)
+
+
 # -- the folder -------------------------------------------------------------------------------
 
 

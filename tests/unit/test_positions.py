@@ -87,7 +87,7 @@ def test_a_position_is_merged_with_the_cocktails_options(client, service, here, 
 
 def test_other_coefficients_are_refused(client, service):
     assert "choose of [0, 1]" in ask(client, [0.1, 0.9]).json()["detail"]
-    assert "choose of none" in ask(client, [0, 1], "tastes").json()["detail"]
+    assert "leave them out" in ask(client, [0, 1], "tastes").json()["detail"]
     assert ask(client, [0.5]).status_code == ask(client, [2, -1]).status_code == 422
     with pytest.raises(DataError):
         service.answering.positions.at(service.answering.domain("mixed"), (0.5, 0.6))

@@ -195,6 +195,14 @@ def test_too_few_minutes_are_refused_before_any_download(offline, tmp_path, minu
     assert offline == [] and not (tmp_path / "quickstart").exists()
 
 
+def test_a_folder_of_another_kind_is_refused_before_any_download(offline, tmp_path):
+    (tmp_path / "adapter.json").write_text("{}")
+    with pytest.raises(RunError, match="which is not a quickstart's") as refused:
+        start(tmp_path)
+    one_sentence(refused.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["adapter.json"]
+
+
 def test_more_minutes_buy_longer_training_and_more_users(offline, tmp_path, monkeypatch):
     plans = []
     monkeypatch.setattr(quickstart, "run_pipeline", lambda *a: plans.append(a[4]) or {})

@@ -278,6 +278,17 @@ def test_one_shared_word_does_not_decide(typed, title):
     assert lookup.match([typed])[0].title == title
 
 
+def test_of_titles_that_read_alike_the_one_that_is_spelled_so_is_meant():
+    lookup = TitleLookup("teas", ["a", "b"], ["dup tea", "Dup Tea"])
+    assert [lookup.match([typed])[0].item_id for typed in ("dup tea", "Dup Tea", "DUP TEA")] == [
+        "a", "b", "a"
+    ]  # fmt: skip
+    longer = lookup.extended(["a", "b", "c", "d"], ["dup tea", "Dup Tea", "DUP TEA", "Dup Tea"])
+    assert [longer.match([typed])[0].item_id for typed in ("DUP TEA", "Dup Tea", "DUP tea")] == [
+        "c", "b", "a"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "titles"),
     [

@@ -280,6 +280,17 @@ def test_same_run_same_bytes(run: Path, page: str, tmp_path: Path) -> None:
     assert again == page
 
 
+def test_what_is_no_page_is_not_written_over(run: Path, tmp_path: Path) -> None:
+    table = tmp_path / "items.csv"
+    table.write_text("item_id,title\n1,Tea\n")
+    with pytest.raises(RunError, match="is no page") as refused:
+        report([run], table)
+    one_sentence(refused.value)
+    assert table.read_text() == "item_id,title\n1,Tea\n"
+    page = report([run], tmp_path / "r.html")
+    assert report([run], page) == page  # a page may be made again
+
+
 def test_several_runs_and_a_run_without_cocktails(run: Path, tmp_path: Path) -> None:
     plain = make_run(tmp_path / "plain", sizes={"cold": 40}, seed=1)
     facts = json.loads((plain / "run.json").read_text())

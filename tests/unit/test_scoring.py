@@ -1,16 +1,18 @@
 import os
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from reccocktail.data.domain import sample_rows
 from reccocktail.ranking import kept
 from reccocktail.ranking.dense import DenseRanker
-from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns
+from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode, positive_columns, score
 from reccocktail.recipe import DenseSettings, PromptSettings
 from reccocktail.training.validation import Validation
 from tests.domains import taste_domain
+from tests.helpers import changed
 from tests.pico import pico_backbone
 
 
@@ -57,6 +59,38 @@ def test_vectors_score_as_the_ranker_does(catalogue, rows, backbone):
         wanted = catalogue.ranker.scores(backbone.model, batch)
     np.testing.assert_allclose(found, wanted.numpy(), atol=1e-4)
     assert found.dtype == np.float64
+
+
+def test_items_of_one_title_tie_to_the_last_digit(catalogue, rows, backbone, monkeypatch, tmp_path):
+    """A product's rounding depends on the column, so a coin would decide between them."""
+    half = len(catalogue.tokens) // 2
+
+    def repeated(items):
+        titles = items["title"].to_list()
+        return items.with_columns(pl.Series("title", [*titles[:-half], *titles[:half]]))
+
+    domain = changed(catalogue.domain, tmp_path / "twins", items=repeated)
+    twins = Catalogue.of(domain, catalogue.ranker)
+    exact, random = DenseRanker.logits, np.random.default_rng(0)
+
+    def rounding(self, users, items):
+        found = exact(self, users, items)
+        return found + torch.from_numpy(random.uniform(0, 1e-6, found.shape)).float()
+
+    monkeypatch.setattr(DenseRanker, "logits", rounding)
+    (scored,) = score(backbone.model, twins, [rows], "Test", whole_catalogue=True)
+    whole = scored.catalogue(slice(0, None))
+    size = len(domain.titles)
+    assert np.array_equal(whole[:, size - half :], whole[:, :half])
+    assert len(np.unique(whole[0])) == size - half
+    pairs = 0
+    for numbers, found in zip(twins.candidates(rows), scored.scores, strict=True):
+        of = {}
+        for number, value in zip(numbers, found, strict=True):
+            of.setdefault(domain.titles[number], set()).add(value)
+        pairs += len(numbers) - len(of)
+        assert all(len(values) == 1 for values in of.values())
+    assert pairs > 5
 
 
 def test_rows_of_different_lengths_are_scored(catalogue, rows, backbone):

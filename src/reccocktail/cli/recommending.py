@@ -45,7 +45,7 @@ def recommend(
     Args:
         adapter: adapter folder, or the name of a shipped base spirit.
         data: prepared folder.
-        user: a user id of the domain.
+        user: a user id of the domain; read is what came before the held-out test item.
         history: titles, oldest first, separated by ";"; each is matched to the most similar item.
         k: how many items.
         new_item: title of an item that is not in the catalogue yet; may be given more than once.

@@ -46,6 +46,17 @@ class Touched:
         return np.repeat(np.arange(len(user)), size), self.keys[index] % self.items
 
 
+def enough_left(user: Ints, allowed: Mask, touched: Touched, negatives: int) -> Mask:
+    """Whether each row's user has never touched at least `negatives` of the allowed items."""
+    return _left(user, allowed, touched) >= negatives
+
+
+def _left(user: Ints, allowed: Mask, touched: Touched) -> Ints:
+    row, item = touched.of(user)
+    found: Ints = allowed.sum() - np.bincount(row[allowed[item]], minlength=len(user))
+    return found
+
+
 def draw_candidates(
     user: Ints,
     target: Ints,
@@ -75,9 +86,7 @@ def draw_candidates(
     if not len(user):
         return np.zeros((0, negatives + 1), dtype=np.int64)
     pool = np.flatnonzero(allowed).astype(np.int64)
-    row, item = touched.of(user)
-    free = len(pool) - np.bincount(row[allowed[item]], minlength=len(user))
-    left = int(free.min())
+    left = int(_left(user, allowed, touched).min())
     if left < negatives:
         fewer = f"use --negatives {left} or fewer, or " if left > 0 else ""
         raise DataError(
@@ -141,8 +150,7 @@ def cold_candidates(
     target = rows[TARGET].replace_strict(domain.index, return_dtype=pl.Int64).to_numpy()
     touched = Touched(*_touched(domain, rows, interactions), len(domain.item_ids))
     allowed = (domain.items[SPLIT] == "test_cold").to_numpy()
-    row, item = touched.of(user)
-    left = allowed.sum() - np.bincount(row[allowed[item]], minlength=rows.height)
+    left = _left(user, allowed, touched)
     if not left.min():
         raise DataError(
             f"{domain.name} has a user without a cold item to rank the target against; prepare it "

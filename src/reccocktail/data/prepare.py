@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from reccocktail.data.candidates import Touched, draw_candidates
+from reccocktail.data.candidates import Touched, draw_candidates, enough_left
 from reccocktail.data.columns import as_interactions, as_items, has_column
 from reccocktail.data.domain import FORMAT, MANIFEST, TABLES, Domain
-from reccocktail.data.filtering import Log
+from reccocktail.data.filtering import Log, Mask
 from reccocktail.data.ingest import encode, keep_usable, require_times, touched_pairs
 from reccocktail.data.splitting import (
     TEST_COLD,
@@ -25,6 +25,7 @@ from reccocktail.data.splitting import (
 )
 from reccocktail.data.tables import read_table
 from reccocktail.errors import DataError
+from reccocktail.progress import say
 from reccocktail.schema import (
     CANDIDATES,
     EVALUATION_TABLES,
@@ -160,6 +161,7 @@ def prepare(
     )
     title_counts["duplicate titles kept"] = kept.height - kept[TITLE].n_unique()
     touched = touched_pairs(raw, user_of, item_of)
+    _leave_out_heavy(parts, touched, negatives)
     with atomic_dir(out) as folder:
         _write(folder, parts, raw.users.gather(user_of), kept, touched, negatives, seed)
         manifest = {
@@ -290,11 +292,28 @@ def _candidates(
 ) -> NDArray[np.int64]:
     """Item numbers (rows, negatives + 1) of an evaluation table's candidates."""
     rows = split.tables[table]
-    # A test item is part of no validation row, not even as a negative.
-    allowed = (
-        split.kind != TEST_COLD if table.startswith("valid") else np.full(len(split.kind), True)
-    )
-    return draw_candidates(rows.user, rows.target, allowed, touched, negatives, rng)
+    return draw_candidates(rows.user, rows.target, _allowed(split, table), touched, negatives, rng)
+
+
+def _allowed(split: Split, table: str) -> Mask:
+    """Which items may be negatives: a test item is part of no validation row, not even so."""
+    every = np.full(len(split.kind), True)
+    return split.kind != TEST_COLD if table.startswith("valid") else every
+
+
+def _leave_out_heavy(parts: Split, touched: Touched, negatives: int) -> None:
+    """Leave out rows of users who touched nearly all items, unless they are all there are."""
+    for table in EVALUATION_TABLES:
+        rows = parts.tables[table]
+        enough = enough_left(rows.user, _allowed(parts, table), touched, negatives)
+        if enough.any() and not enough.all():
+            parts.tables[table] = rows.take(enough)
+            few = int((~enough).sum())
+            parts.skipped[f"{table}: fewer than {negatives} items never touched"] = few
+            say(
+                f"{table}: {few:,} of {len(rows):,} users are left out, who touched all but fewer "
+                f"than {negatives} items; a smaller --negatives keeps them."
+            )
 
 
 def _with_candidates(

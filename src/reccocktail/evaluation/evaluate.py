@@ -20,7 +20,12 @@ from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation.controls import TEST_LABELS, Controls, check_controls, singles
 from reccocktail.evaluation.metrics import FloatArray, per_user
 from reccocktail.evaluation.placing import Placed, Placing, place_baseline
-from reccocktail.evaluation.results import prediction_ranks, prediction_rows, write_evaluation
+from reccocktail.evaluation.results import (
+    prediction_ranks,
+    prediction_rows,
+    require_evaluation_dir,
+    write_evaluation,
+)
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.evaluation.whole import WholeCatalogue
 from reccocktail.mixing.measure import check_compatible
@@ -33,7 +38,6 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, RowScores
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
-from reccocktail.storage import require_dir
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import ranker_of
 
@@ -152,7 +156,7 @@ def evaluate(
     """
     settings = settings or EvaluationSettings()
     settings.check()
-    require_dir(out)
+    require_evaluation_dir(out)
     started = time.monotonic()
     names = [
         *(baseline_name(text) for text in baselines),

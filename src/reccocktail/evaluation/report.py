@@ -54,10 +54,12 @@ def report(runs: list[Path], out: Path) -> Path:
         `out`.
 
     Raises:
-        RunError: no run was given, or a run's files are missing or damaged.
+        RunError: no run was given, a run's files are missing or damaged, or `out` is a file that is
+            no page.
     """
     if not runs:
         raise RunError("A report needs at least one run; give an evaluation folder.")
+    _require_page(out)
     numbers = itertools.count(1)
     sections = [_section(folder, numbers) for folder in runs]
     try:
@@ -70,6 +72,15 @@ def report(runs: list[Path], out: Path) -> Path:
     with atomic_file(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out
+
+
+def _require_page(out: Path) -> None:
+    """Refuse to write over what is no HTML: a table, by a slip of the hand."""
+    if out.is_file():
+        with out.open("rb") as stream:
+            start = stream.read(200).lstrip().lower()
+        if start and not start.startswith((b"<!doctype html", b"<html")):
+            raise RunError(f"{out} is no page and would be replaced; choose another file.")
 
 
 def page_environment() -> jinja2.Environment:

@@ -22,7 +22,7 @@ from reccocktail.evaluation.metrics import (
 )
 from reccocktail.evaluation.significance import holm, paired_bootstrap
 from reccocktail.schema import CANDIDATES, TARGET, USER
-from reccocktail.storage import atomic_file, read_json, write_json
+from reccocktail.storage import atomic_file, read_json, require_unmarked, write_json
 
 PREDICTIONS_FILE = "predictions.parquet"
 METRICS_FILE = "metrics.json"
@@ -130,6 +130,27 @@ def write_evaluation(
     write_json(out / RUN_FILE, dict(run))
     write_json(out / METRICS_FILE, metrics)
     return metrics
+
+
+def require_evaluation_dir(out: Path) -> None:
+    """Refuse a folder to write, before any work: what is somebody else's is not written over.
+
+    Raises:
+        RunError: `out` is an adapter or a prepared folder, holds other files of the names that an
+            evaluation's have, or the file system refuses it.
+    """
+    require_unmarked(out, "an evaluation")
+    for name, key in ((METRICS_FILE, "paired"), (RUN_FILE, "models")):
+        if (out / name).exists():
+            try:
+                found = read_json(out / name)
+            except RunError:
+                found = None
+            if not isinstance(found, dict) or key not in found:
+                raise RunError(
+                    f"{out / name} is not an evaluation's and would be replaced; choose another "
+                    "folder."
+                )
 
 
 def check_predictions(predictions: pl.DataFrame) -> pl.DataFrame:

@@ -61,6 +61,10 @@ class MergeOptions:
             raise AdapterError(f"The rank of a merge must be 1 or more, not {self.rank}.")
 
 
+Coefficients = Tensor | Sequence[float] | Mapping[str, Tensor | Sequence[float]]
+"""Of `combine`: one number an adapter, or so many for each module."""
+
+
 class Merged(NamedTuple):
     """A merged LoRA, and the share of the squared norm lost in compressing it, in [0, 1]."""
 
@@ -70,7 +74,7 @@ class Merged(NamedTuple):
 
 def combine(
     adapters: Sequence[Lora],
-    coefficients: Tensor | Mapping[str, Tensor],
+    coefficients: Coefficients,
     method: Method = "delta",
     options: MergeOptions | None = None,
 ) -> dict[str, Factors]:
@@ -81,8 +85,8 @@ def combine(
 
     Args:
         adapters: N >= 1 LoRAs on the same backbone.
-        coefficients: (N,), or one (N,) for each module; gradients flow through them for the methods
-            in `DIFFERENTIABLE`.
+        coefficients: (N,), or one (N,) for each module; gradients flow through tensors for the
+            methods in `DIFFERENTIABLE`.
         method: see above.
         options: see `MergeOptions`.
 
@@ -91,15 +95,15 @@ def combine(
         (`svd` gives it back in function): there is nothing to be merged.
 
     Raises:
-        AdapterError: no adapters, an unknown method, coefficients that are missing or of the wrong
-            length, shapes that do not fit together, or options out of range.
+        AdapterError: no adapters, an unknown method, coefficients that are missing, not finite or
+            of the wrong length, shapes that do not fit together, or options out of range.
     """
     return merge(adapters, coefficients, method, options).lora
 
 
 def merge(
     adapters: Sequence[Lora],
-    coefficients: Tensor | Mapping[str, Tensor],
+    coefficients: Coefficients,
     method: Method = "delta",
     options: MergeOptions | None = None,
 ) -> Merged:
@@ -114,14 +118,17 @@ def merge(
     sizes: list[Tensor] = []  # of l_i s_i B_i A_i: (adapters of the module,) squared norms
     lost = total = 0.0
     for module in sorted({name for lora in adapters for name in lora}):
-        weights = coefficients if isinstance(coefficients, Tensor) else coefficients.get(module)
-        if weights is None:
+        given = coefficients.get(module) if isinstance(coefficients, Mapping) else coefficients
+        if given is None:
             raise AdapterError(f"There are no coefficients for the module '{module}'.")
+        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
         if weights.shape != (len(adapters),):
             raise AdapterError(
                 f"{len(adapters)} adapters need {len(adapters)} coefficients, "
                 f"not {tuple(weights.shape)}."
             )
+        if not torch.isfinite(weights).all():
+            raise AdapterError(f"Coefficients must be finite, not {weights.tolist()}.")
         present = [
             (lora[module], weight)
             for lora, weight in zip(adapters, weights, strict=True)

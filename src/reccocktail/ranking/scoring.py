@@ -49,6 +49,13 @@ class Catalogue(Generic[AnyRanker]):
         """What can stand beside a model's scores."""
         return Spaces(self.domain, self.ranker.prompt.max_history)
 
+    @cached_property
+    def twins(self) -> NDArray[np.int64]:
+        """The first item (items,) whose title is the same in tokens; most are their own."""
+        first: dict[tuple[int, ...], int] = {}
+        found = [first.setdefault(tuple(ids), item) for item, ids in enumerate(self.tokens)]
+        return np.array(found, dtype=np.int64)
+
     def histories(self, rows: pl.DataFrame) -> list[list[TokenIds]]:
         """Title tokens of each row's history."""
         return [[self.tokens[item] for item in row] for row in self.history_items(rows)]
@@ -77,10 +84,15 @@ class Vectors:
     def scores(
         self, ranker: DenseRanker, candidates: Sequence[Sequence[int]]
     ) -> list[NDArray[np.float64]]:
-        """Scores of each row's candidates (item numbers), in their order."""
-        found = []
+        """Scores of each row's candidates (item numbers), in their order.
+
+        Items of one title tie: a product's last digits depend on its place.
+        """
+        found, twins = [], self.items.twins
         for user, row in zip(self.users, candidates, strict=True):
-            found.append(ranker.logits(user[None], self.items.of(row)).double().numpy()[0])
+            scores = ranker.logits(user[None], self.items.of(row)).double().numpy()[0]
+            _, first, back = np.unique(twins[list(row)], return_index=True, return_inverse=True)
+            found.append(scores[first][back] if len(first) < len(row) else scores)
         return found
 
 
@@ -106,6 +118,11 @@ class ItemVectors:
             if stored := kept.read(self._file):
                 self._vectors = stored["vectors"]
                 self._column = {item: row for row, item in enumerate(stored["items"].tolist())}
+
+    @property
+    def twins(self) -> NDArray[np.int64]:
+        """See `Catalogue.twins`."""
+        return self._catalogue.twins
 
     def missing(self, items: Iterable[int]) -> list[int]:
         """The items that have no vector yet, in ascending order, each once."""
@@ -242,8 +259,11 @@ def _from_vectors(
     def of_rows(part: slice) -> NDArray[np.float64]:
         if not every:
             every.append(vectors.items.all())
-        return ranker.logits(vectors.users[part], every[0]).double().numpy()
+        found: NDArray[np.float64] = ranker.logits(vectors.users[part], every[0]).double().numpy()
+        return found if distinct else found[:, twins]
 
+    twins = catalogue.twins
+    distinct = bool((twins == np.arange(len(twins))).all())
     return Scored(
         scores,
         entropy_of(torch.from_numpy(np.stack(scores))) if scores else torch.empty(0),

@@ -37,6 +37,10 @@ class TitleLookup:
         return {title_key(title): place for place, title in reversed(list(enumerate(self.titles)))}
 
     @cached_property
+    def _spelled(self) -> dict[str, int]:
+        return {title: place for place, title in reversed(list(enumerate(self.titles)))}
+
+    @cached_property
     def _plain(self) -> list[str]:
         return [utils.default_process(title) for title in self.titles]
 
@@ -50,6 +54,9 @@ class TitleLookup:
             for place in range(known, len(titles)):
                 exact.setdefault(title_key(titles[place]), place)
             lookup.__dict__["_exact"] = exact
+        if "_spelled" in self.__dict__:
+            spelled = {titles[place]: place for place in reversed(range(known, len(titles)))}
+            lookup.__dict__["_spelled"] = spelled | self._spelled
         if "_plain" in self.__dict__:
             more = [utils.default_process(title) for title in titles[known:]]
             lookup.__dict__["_plain"] = [*self._plain, *more]
@@ -58,7 +65,7 @@ class TitleLookup:
     def match(
         self, typed: Sequence[str], in_time: Callable[[], object] = lambda: None
     ) -> list[Match]:
-        """Find each typed title: exactly, else the most similar one; blanks are left out.
+        """Find each typed title, blanks left out: as it is spelled, as it is read, or the nearest.
 
         Args:
             typed: titles.
@@ -72,7 +79,8 @@ class TitleLookup:
             raise DataError("The history is empty; give at least one title, separated by ';'.")
         matches = []
         for title in wanted:
-            place, similarity = self._exact.get(title_key(title)), 100.0
+            place = self._spelled.get(title, self._exact.get(title_key(title)))
+            similarity = 100.0
             if place is None:
                 in_time()
                 place, similarity = self._nearest(title)

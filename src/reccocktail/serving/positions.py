@@ -116,8 +116,9 @@ class Positions:
         """
         asked, there = tuple(coefficients), self.of(state)
         if asked not in there:
-            known = ", ".join(f"[{a:g}, {b:g}]" for a, b in there) or "none"
-            raise DataError(f"{state.name} is not mixed at these coefficients; choose of {known}.")
+            known = ", ".join(f"[{a:g}, {b:g}]" for a, b in there)
+            way_out = f"choose of {known}" if there else "it has no other mix, so leave them out"
+            raise DataError(f"{state.name} is not mixed at these coefficients; {way_out}.")
         parents = self._parents_of(state)
         assert parents is not None
         if asked[0] == parents.chosen:

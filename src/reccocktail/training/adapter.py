@@ -292,8 +292,8 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
                 f"The tensor '{name}' in {path} is not finite; train the adapter again."
             )
         halves.setdefault(match["module"], {})[match["factor"]] = tensor.float()
-    patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict):
+    patterns, ranks = (config.get(f"{kind}_pattern") or {} for kind in ("alpha", "rank"))
+    if not isinstance(patterns, dict) or not isinstance(ranks, dict):
         raise AdapterError(f"{path / CONFIG_FILE} is damaged; copy or train the adapter again.")
     lora: dict[str, Factors] = {}
     for module in sorted(halves):
@@ -304,6 +304,12 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
                 f"The factors of '{module}' in {path} do not fit; copy or train the adapter again."
             )
         rank = pair["A"].shape[0]
+        stated = _pattern(ranks, module, config.get("r"))
+        if stated != rank:
+            raise AdapterError(
+                f"{path / CONFIG_FILE} gives '{module}' the rank {stated} and its tensors have "
+                f"{rank}; copy or train the adapter again."
+            )
         alpha = _pattern(patterns, module, config.get("lora_alpha"))
         if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
             raise AdapterError(

@@ -71,8 +71,9 @@ class DomainWindows:
                 owner.append(len(known) - 1)
         if not windows:
             raise RunError(
-                f"Domain '{domain.name}' has no training history of two items; "
-                "prepare it with more data."
+                f"Domain '{domain.name}' has no training history of two items"
+                f"{' but of items that are left out' if exclude else ''}; "
+                f"{'leave less out' if exclude else 'prepare it with more data'}."
             )
         counts = np.maximum(domain.train_counts(), 1)
         log_q = torch.from_numpy(np.log(counts / counts.sum())).float()
