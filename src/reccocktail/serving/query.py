@@ -95,7 +95,7 @@ class Answer:
     matches: tuple[Match, ...] = ()
 
 
-def resolve(state: Served, query: Query, in_time: Callable[[], object]) -> Ask:
+def resolve(state: Served, query: Query, in_time: Callable[[], object] = lambda: None) -> Ask:
     """Turn ids and titles into item numbers.
 
     Args:
