@@ -25,10 +25,11 @@ from provenance import environment, write_result
 from reccocktail.backbone import Backbone
 from reccocktail.baselines import make_baseline
 from reccocktail.data.domain import Domain, sample_rows
-from reccocktail.evaluation.evaluate import BACKBONE, EvaluationSettings
+from reccocktail.evaluation.evaluate import BACKBONE
 from reccocktail.evaluation.metrics import FloatArray, mean_in_words, per_user, ranks, summarise
 from reccocktail.evaluation.placing import Placed, Placing, place_baseline
 from reccocktail.evaluation.scorer import Scorer
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker

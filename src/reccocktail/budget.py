@@ -6,7 +6,7 @@ All of its numbers stand here.
 import math
 from dataclasses import dataclass
 
-from reccocktail.evaluation.evaluate import EvaluationSettings
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.mixing.search import GRID
 from reccocktail.prompting.prefixes import forests

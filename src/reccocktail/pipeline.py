@@ -14,8 +14,9 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.overlap import overlapping_items
 from reccocktail.errors import RunError
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.report import report
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings, check_compatible
 from reccocktail.mixing.sheet import load_sheet

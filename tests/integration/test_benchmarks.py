@@ -20,7 +20,8 @@ from transformers import AutoModelForCausalLM
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.arithmetic import combine
 from reccocktail.ranking.collaborative import WAY
 from reccocktail.ranking.dense import DenseRanker

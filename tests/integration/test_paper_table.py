@@ -16,9 +16,10 @@ from reccocktail.data.domain import Domain
 from reccocktail.data.prepare import prepare
 from reccocktail.errors import RunError
 from reccocktail.evaluation.controls import CONTROLS
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.results import prediction_ranks
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import merged, ranker_of

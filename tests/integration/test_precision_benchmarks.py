@@ -10,7 +10,8 @@ import pytest
 from reccocktail.backbone import load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from tests.adapters import pico_recipe

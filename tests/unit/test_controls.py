@@ -16,9 +16,10 @@ from reccocktail.evaluation.controls import (
     check_controls,
     random_like,
 )
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.results import metrics_table, terminal_table
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.arithmetic import MergeOptions, combine, update_norm
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings

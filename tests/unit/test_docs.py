@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 
 from reccocktail import errors, schema
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.metrics import METRICS
 from reccocktail.evaluation.results import PREDICTION_SCHEMA
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.training.adapter import Adapter, Card

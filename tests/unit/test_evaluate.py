@@ -12,7 +12,8 @@ import pytest
 from reccocktail.data.prepare import prepare
 from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation import scorer, whole
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, WORDS_WEIGHTS

@@ -7,8 +7,8 @@ import pytest
 
 from reccocktail import pipeline
 from reccocktail.errors import AdapterError, RunError
-from reccocktail.evaluation.evaluate import EvaluationSettings
 from reccocktail.evaluation.results import read_metrics
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, run_pipeline
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from reccocktail.baselines import make_baseline
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.placing import InLogits, Placing
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.ranking.prior import popularity_prior
 from reccocktail.ranking.scoring import positive_columns
 from tests.domains import taste_domain

@@ -13,7 +13,8 @@ from reccocktail import cli
 from reccocktail.backbone import load_backbone
 from reccocktail.cli import shared
 from reccocktail.errors import BackboneError, RunError
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.pipeline import Plan, _State

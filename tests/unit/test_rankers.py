@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from reccocktail.errors import AdapterError, DataError, RecipeError
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
 from reccocktail.mixing.search import Descent

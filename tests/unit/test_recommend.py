@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 
 from reccocktail.errors import AdapterError, DataError, RunError
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.ranking import additions, build
 from reccocktail.ranking.additions import COLLABORATIVE_WEIGHTS, WORDS_WEIGHTS, Beside, Weights
 from reccocktail.ranking.dense import DenseRanker

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from reccocktail import spirits
 from reccocktail.errors import AdapterError, DataError, RunError
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.pipeline import familiar
 from reccocktail.ranking import readout as readouts
 from reccocktail.recipe import Recipe

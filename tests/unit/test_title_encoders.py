@@ -13,8 +13,9 @@ from reccocktail.baselines import BASELINES, baseline_name, make_baseline
 from reccocktail.baselines.backbone_similarity import BackboneSimilarity, whitened
 from reccocktail.baselines.sentence_encoder import SentenceEncoder
 from reccocktail.errors import RunError
-from reccocktail.evaluation.evaluate import EvaluationSettings, evaluate
+from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.metrics import ranks
+from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.ranking.scoring import positive_columns
 from tests.domains import taste_domain, taste_of
 from tests.helpers import one_sentence

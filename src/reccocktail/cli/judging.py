@@ -93,8 +93,8 @@ def evaluate(
         loading: of the backbone.
     """
     from reccocktail.data.domain import Domain
-    from reccocktail.evaluation.evaluate import EvaluationSettings
     from reccocktail.evaluation.evaluate import evaluate as run
+    from reccocktail.evaluation.settings import EvaluationSettings
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
 
