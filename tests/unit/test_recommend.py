@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from reccocktail.errors import AdapterError, DataError, RunError
+from reccocktail.errors import AdapterError, DataError, RecipeError, RunError
 from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.ranking import additions, build
@@ -169,6 +169,9 @@ def test_judged_as_served_scores_are_those_that_are_recommended(
 def test_what_is_not_served_is_not_judged_so(domain, learned, backbone, tmp_path):
     settings = EvaluationSettings(users=5, as_served=True)
     pair, out = [(learned, tmp_path / learned.name)], tmp_path / "e"
+    with pytest.raises(RecipeError, match="Popularity is part") as refused:
+        evaluate(domain, pair, backbone, out, settings=replace(settings, prior=False))
+    one_sentence(refused.value)
     with pytest.raises(RunError, match="Controls are no models to be served") as refused:
         evaluate(domain, pair, backbone, out, controls=["average"], settings=settings)
     one_sentence(refused.value)

@@ -95,7 +95,7 @@ def evaluate(
         The content of metrics.json.
 
     Raises:
-        RecipeError: a number of users is out of range.
+        RecipeError: see `EvaluationSettings.check`.
         RunError: unknown baseline or control or one that lacks what it needs, two models of one
             name, nobody left to score, or what is asked for as served is not what is served.
         AdapterError: adapters that do not fit the backbone or one another.

@@ -19,7 +19,8 @@ class EvaluationSettings:
         seed: draws users and bootstrap resamples.
         as_served: rank as `recommend`, `batch` and `serve` do: popularity, words and who chose what
             in the weights that are served, whatever the scenario, and new items on the level of
-            known ones; of the settings above, those that say otherwise are not looked at.
+            known ones; of the settings above `words`, `collaborative` and `validation_users` are
+            not looked at.
     """
 
     users: int | None = None
@@ -49,11 +50,15 @@ class EvaluationSettings:
         return self.validation_users if weighs else 0
 
     def check(self) -> None:
-        """Refuse numbers of users that no drawing can give.
+        """Refuse numbers of users that no drawing can give, and what is not served.
 
         Raises:
-            RecipeError: a number is out of range.
+            RecipeError: a number is out of range, or the prior is off in `as_served`.
         """
+        if self.as_served and not self.prior:
+            raise RecipeError(
+                "Popularity is part of what is served; leave --no-prior out, or --as-served."
+            )
         if self.users is not None and self.users < 1:
             raise RecipeError(f"At least one user must be scored, not {self.users}; raise --users.")
         if min(self.validation_users, self.seed) < 0:
