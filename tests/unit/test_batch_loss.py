@@ -73,8 +73,9 @@ def test_the_temperature_is_that_of_all_labelled_users(pair, backbone, domain, n
     assert abs(np.log(few / temperature)) > 0.05
 
 
-def test_divergence_compares_the_users_of_the_batch(pair, backbone, domain):
-    mixer = mixer_of(pair, backbone, domain, "divergence")
+@pytest.mark.parametrize("objective", ["divergence", "distillation"])
+def test_adapters_are_compared_on_the_users_of_the_batch(pair, backbone, domain, objective):
+    mixer = mixer_of(pair, backbone, domain, objective)
     with merged(backbone.model, pair[0].lora):
         own = scores_of(mixer, mixer.unlabelled)
         loss = BatchLoss(mixer, [own])

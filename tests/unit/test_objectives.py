@@ -11,9 +11,9 @@ from torch.func import functional_call
 
 from reccocktail.mixing.arithmetic import MergeOptions, update_norm
 from reccocktail.mixing.cocktail import mix
-from reccocktail.mixing.entropy import jensen_shannon
+from reccocktail.mixing.entropy import distillation, jensen_shannon
 from reccocktail.mixing.measure import Mixer, MixSettings, default_descent
-from reccocktail.mixing.objectives import OBJECTIVES
+from reccocktail.mixing.objectives import OBJECTIVES, apart
 from reccocktail.mixing.search import Descent
 from tests.adapters import pico_recipe, random_adapter
 from tests.domains import taste_domain
@@ -73,13 +73,36 @@ def test_divergence_is_jensen_and_shannons():
     assert float(jensen_shannon(*far)) == pytest.approx(math.log(2))
 
 
+def test_distillation_is_what_a_mix_lacks_of_its_teacher():
+    rng = np.random.default_rng(1)
+    one, other = rng.normal(size=(2, 7, 5)) * 3
+    p, q = softmax(one), softmax(other)
+    by_hand = (q * np.log(q / p)).sum(axis=-1).mean()
+    tensors = torch.from_numpy(one), torch.from_numpy(other)
+    assert float(distillation(*tensors)) == pytest.approx(by_hand, abs=1e-12)
+    assert float(distillation(tensors[1], tensors[0])) != pytest.approx(by_hand, abs=1e-3)
+    assert float(distillation(tensors[0], tensors[0])) == pytest.approx(0, abs=1e-12)
+
+
+def test_two_teachers_are_distilled_into_their_average():
+    """Of all predictions the average of both adapters' lacks least of them."""
+    rng = np.random.default_rng(2)
+    teachers = torch.from_numpy(rng.normal(size=(2, 6, 5)))
+    average = torch.softmax(teachers, dim=-1).mean(dim=0).log()
+    least = float(apart("distillation", average, list(teachers)))
+    for other in (*teachers, teachers.mean(dim=0), average * 1.2, average * 0.8):
+        assert float(apart("distillation", other, list(teachers))) > least + 1e-4
+
+
 def test_points_hold_every_objective(backbone, domain, pair):
     mixer = Mixer(pair, backbone, domain, "warm", replace(SMALL, objective="divergence"))
     first, middle, last = (mixer.pair(value) for value in (1.0, 0.4, 0.0))
     p, own = softmax(middle.scores.numpy()), [softmax(x.scores.numpy()) for x in (first, last)]
     assert middle.value("entropy") == pytest.approx(entropy(p).mean(), rel=1e-5)
-    apart = [(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2).mean() for q in own]
-    assert middle.value("divergence") == pytest.approx(np.mean(apart), rel=1e-6)
+    shared = [(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2).mean() for q in own]
+    assert middle.value("divergence") == pytest.approx(np.mean(shared), rel=1e-6)
+    lacking = [(q * np.log(q / p)).sum(axis=-1).mean() for q in own]
+    assert middle.value("distillation") == pytest.approx(np.mean(lacking), rel=1e-6)
     assert middle.value("information") == -middle.information
     assert middle.value("validation") == middle.log_loss
     between = first.temperature**0.4 * last.temperature**0.6
@@ -98,6 +121,7 @@ def test_the_line_search_minimises_what_is_asked(backbone, domain, pair, tmp_pat
         "calibrated": ("calibrated_entropy", 1),
         "adapter-calibrated": ("adapter_calibrated_entropy", 1),
         "divergence": ("divergence", 1),
+        "distillation": ("distillation", 1),
         "information": ("mutual_information", -1),
         "validation": ("log_loss", 1),
     }[objective]
@@ -107,8 +131,11 @@ def test_the_line_search_minimises_what_is_asked(backbone, domain, pair, tmp_pat
         assert sheet["coefficients"]["all"] == best["coefficients"]
 
 
-def test_divergence_descends_by_layer(backbone, domain, pair, tmp_path):
-    settings = replace(SMALL, objective="divergence", granularity="layer", descent=Descent(8, 0.3))
+@pytest.mark.parametrize("objective", ["divergence", "distillation"])
+def test_what_compares_with_the_adapters_descends_by_layer(
+    backbone, domain, pair, tmp_path, objective
+):
+    settings = replace(SMALL, objective=objective, granularity="layer", descent=Descent(8, 0.3))
     mix(pair, backbone, domain, "warm", tmp_path / "out", settings)
     sheet = sheet_of(tmp_path / "out")
     assert set(sheet["coefficients"]) == {"0", "1"} and len(sheet["descent"]) == 8

@@ -155,7 +155,13 @@ def mix(
     method: Literal["delta", "factor", "svd", "linear", "ties", "dare"] = "delta",
     granularity: Literal["global", "layer", "module"] = "global",
     objective: Literal[
-        "entropy", "calibrated", "adapter-calibrated", "divergence", "information", "validation"
+        "entropy",
+        "calibrated",
+        "adapter-calibrated",
+        "divergence",
+        "distillation",
+        "information",
+        "validation",
     ] = "entropy",
     search: Literal["auto", "published"] = "auto",
     users: Whole = 50,
@@ -184,8 +190,8 @@ def mix(
             linear (PEFT's), ties and dare are baselines.
         granularity: one set of coefficients, one a layer, or one a module.
         objective: the paper's entropy, entropy at a temperature calibrated for the mix or for each
-            adapter, divergence from both adapters, mutual information of users and items, or
-            labelled validation.
+            adapter, divergence from both adapters, distillation of both, mutual information of
+            users and items, or labelled validation.
         search: auto, or the published algorithm: a softmax pair a module, Adam on entropy.
         users: unlabelled users to adapt to; they are not scored later.
         validation_users: labelled validation users of the curve.

@@ -6,8 +6,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from reccocktail.mixing.entropy import fit_temperature, jensen_shannon
+from reccocktail.mixing.entropy import fit_temperature
 from reccocktail.mixing.measure import Mixer
+from reccocktail.mixing.objectives import apart
 from reccocktail.mixing.search import FunctionalModel
 from reccocktail.ranking.base import Batch, entropy_of
 from reccocktail.ranking.scoring import positive_columns
@@ -25,7 +26,8 @@ class BatchLoss:
 
         Args:
             mixer: checked adapters and drawn users.
-            alone: scores of each adapter alone, (unlabelled users, candidates); for `divergence`.
+            alone: scores of each adapter alone, (unlabelled users, candidates), for the objectives
+                that compare with them.
         """
         self._mixer, self._alone = mixer, alone
         self._positive = torch.from_numpy(positive_columns(mixer.labelled))
@@ -48,8 +50,7 @@ class BatchLoss:
             return mixer.ranker.entropy(model, batch).mean()
         scores = mixer.ranker.scores(model, batch)
         rows = self._rows(mixer.unlabelled, number)
-        parts = [jensen_shannon(scores, own[rows].to(scores)) for own in self._alone]
-        return torch.stack(parts).mean()
+        return apart(objective, scores, [own[rows].to(scores) for own in self._alone])
 
     def _log_loss(self, model: FunctionalModel, number: int) -> Tensor:
         scores, rows, temperature = self._labelled(model, number)

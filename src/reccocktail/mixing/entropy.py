@@ -62,6 +62,17 @@ def jensen_shannon(scores: Tensor, others: Tensor) -> Tensor:
     return ((p.exp() * (p - middle) + q.exp() * (q - middle)).sum(dim=-1) / 2).mean()
 
 
+def distillation(scores: Tensor, taught: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence KL(q || p), a scalar in nats.
+
+    p is each user's softmax over `scores`, q that over `taught`, both (users, candidates) in the
+    same order: what p still lacks of a teacher's prediction (Hinton et al. 2015; MergeRec, arXiv
+    2601.01753, merges recommenders by it).
+    """
+    log_p, log_q = (torch.log_softmax(s.double(), dim=-1) for s in (scores, taught))
+    return (log_q.exp() * (log_q - log_p)).sum(dim=-1).mean()
+
+
 def mutual_information(scores: Tensor) -> float:
     """Entropy of the average prediction less the average entropy, in nats.
 

@@ -9,6 +9,7 @@ and T the temperature that fits labelled validation users best.
 | `calibrated` | mean_u H(p_u at T), T fitted to this mix |
 | `adapter-calibrated` | the same at T = prod_i T_i^(l_i), T_i fitted to adapter i alone |
 | `divergence` | mean over adapters i and users u of JS(p_u, q_iu) |
+| `distillation` | the same of KL(q_iu, p_u): least where p_u is nearest to mean_i q_iu |
 | `information` | -(H(mean_u p_u) - mean_u H(p_u)), answers being the same items for all users |
 | `validation` | log loss of labelled validation users at T |
 
@@ -28,6 +29,7 @@ from torch import Tensor
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.mixing.entropy import (
     as_matrix,
+    distillation,
     fit_temperature,
     jensen_shannon,
     log_loss,
@@ -37,9 +39,29 @@ from reccocktail.mixing.entropy import (
 from reccocktail.ranking.scoring import Scored
 
 Objective = Literal[
-    "entropy", "calibrated", "adapter-calibrated", "divergence", "information", "validation"
+    "entropy",
+    "calibrated",
+    "adapter-calibrated",
+    "divergence",
+    "distillation",
+    "information",
+    "validation",
 ]
 _METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
+
+
+_APART: Mapping[Objective, Callable[[Tensor, Tensor], Tensor]] = {
+    "divergence": jensen_shannon,
+    "distillation": distillation,
+}
+
+
+def apart(objective: Objective, scores: Tensor, alone: Sequence[Tensor]) -> Tensor:
+    """How far a mix is from its adapters by `divergence` or `distillation`, a scalar in nats.
+
+    All scores are (users, candidates) in the same order, those of each adapter in `alone`.
+    """
+    return torch.stack([_APART[objective](scores, own) for own in alone]).mean()
 
 
 @dataclass
@@ -54,6 +76,7 @@ class Point:
         certainty: entropy over the candidates, nats; `entropy` itself, unless the ranker looks at
             tokens.
         divergence: from the adapters alone, nats; None until `relate` was called.
+        distillation: of the adapters alone into the mix, nats; None until then.
         scores: (unlabelled users, candidates).
     """
 
@@ -68,6 +91,7 @@ class Point:
     log_loss: float | None = None
     per_user: dict[str, Any] = field(default_factory=dict)
     divergence: float | None = None
+    distillation: float | None = None
     adapter_calibrated_entropy: float | None = None
     scores: Tensor | None = field(default=None, repr=False)
 
@@ -110,11 +134,9 @@ class Point:
     def relate(self, alone: Sequence["Point"]) -> None:
         """Compare with the unmixed adapters, measured on the same users."""
         assert self.scores is not None
-        self.divergence = float(
-            torch.stack(
-                [jensen_shannon(self.scores, p.scores) for p in alone if p.scores is not None]
-            ).mean()
-        )
+        others = [p.scores for p in alone if p.scores is not None]
+        self.divergence = float(apart("divergence", self.scores, others))
+        self.distillation = float(apart("distillation", self.scores, others))
         temperatures = [p.temperature for p in alone if p.temperature is not None]
         if self.coefficients is not None and len(temperatures) == len(self.coefficients):
             logs = sum(
@@ -146,6 +168,7 @@ class Point:
             "temperature": self.temperature,
             "mutual_information": self.information,
             "divergence": self.divergence,
+            "distillation": self.distillation,
             "log_loss": self.log_loss,
             "validation": self.validation,
         }
@@ -178,6 +201,7 @@ OBJECTIVES: Mapping[Objective, Rule] = {
         lambda point: point.adapter_calibrated_entropy, labels=True, alone=True, gradient=False
     ),
     "divergence": Rule(lambda point: point.divergence, alone=True),
+    "distillation": Rule(lambda point: point.distillation, alone=True),
     "information": Rule(lambda point: -point.information, gradient=False),
     "validation": Rule(lambda point: point.log_loss, labels=True, scale=True),
 }
