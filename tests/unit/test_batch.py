@@ -142,6 +142,25 @@ def test_users_of_training_alone_have_a_history_too(job, tmp_path):
     assert rows["user_id"].to_list() == ids and rows["history"].list.len().min() >= 1
 
 
+def test_the_latest_choices_are_read_where_a_shop_asks_for_them(job, tmp_path):
+    domain = module.Domain.load(job.data)
+    batch(replace(job, latest=True))
+    tests = domain.rows("test_warm")
+    bought = dict(zip(tests["user_id"], tests["target"], strict=True))
+    pairs = table(job.out).select("user_id", "items").rows()
+    assert not any(bought[user] in items for user, items in pairs)
+    batch(replace(job, out=tmp_path / "without"))
+    assert any(
+        bought[user] in items for user, items in table(tmp_path / "without")[:, :2].iter_rows()
+    )
+    with pytest.raises(RunError, match="latest"):
+        batch(job)
+    own = pl.DataFrame({"user_id": ["a"], "history": [domain.item_ids[:2]]})
+    own.write_parquet(tmp_path / "own.parquet")
+    with pytest.raises(DataError, match="--latest"):
+        batch(replace(job, users=tmp_path / "own.parquet", out=tmp_path / "own", latest=True))
+
+
 def test_float_ids_are_those_that_prepare_wrote(job, tmp_path):
     """A column of whole numbers with gaps reaches Parquet as floats."""
     domain = module.Domain.load(job.data)

@@ -147,6 +147,11 @@ def test_recommend_to_a_user_and_to_titles(home, call):
     user = pl.read_parquet(home / "shop" / "test_warm.parquet")["user_id"][0]
     code, out, _ = call(f"recommend --adapter cocktail_warm --data shop --user {user} -k 4")
     assert code == 0 and len(re.findall(r"│ i\d+ ", out)) == 4
+    ask = f"recommend --adapter cocktail_warm --data shop --user {user} -k 1000 --json"
+    held, latest = (json.loads(call(f"{ask}{more}")[1]) for more in ("", " --latest"))
+    bought = pl.read_parquet(home / "shop" / "test_warm.parquet")["target"][0]
+    shown = [{place["item_id"] for place in found["recommendations"]} for found in (held, latest)]
+    assert bought in shown[0] and bought not in shown[1]
     typed = ["--history", "red apple; gren bread", "--new-item", "bright [milk]", "-k", "1000"]
     code, out, _ = call(["recommend", "--adapter", "ingredient", "--data", "shop", *typed])
     assert code == 0
@@ -401,6 +406,7 @@ def test_unknown_people_titles_and_empty_histories(refused):
     assert "--user" in refused(recommend)
     assert "--history" in refused([*recommend, "--user", "u1", "--history", "red apple"])
     assert "-k" in refused([*recommend, "--history", "red apple", "-k", "0"])
+    assert "--latest" in refused([*recommend, "--history", "red apple", "--latest"])
 
 
 def test_damaged_adapters(refused, home, tmp_path):

@@ -67,6 +67,35 @@ def test_a_users_history_is_all_that_comes_before_a_test_item(which, request):
         assert valid - test - train, "nobody has validation rows alone"
 
 
+@pytest.mark.parametrize("which", ["domain", "by_time"])
+def test_latest_histories_are_all_choices_in_their_order(which, request):
+    """Against the interactions that the domain was prepared from."""
+    domain = request.getfixturevalue(which)
+    log = pl.read_parquet(next(domain.path.parent.rglob("interactions.parquet")))
+    log = log.with_columns(pl.col("user_id", "item_id").cast(pl.String))
+    if "timestamp" in log.columns:
+        log = log.sort("timestamp", maintain_order=True)
+    known = log.join(domain.touched, on=["user_id", "item_id"], how="semi", maintain_order="left")
+    wanted = dict(known.group_by("user_id").agg("item_id").rows())
+    found = domain.latest_histories()
+    early, late = (set(domain.rows(f"{part}_cold")["target"]) for part in ("valid", "test"))
+
+    def told_apart(history):
+        """Items with the warm ones before them: of cold ones no more is known, and less of those
+        of validation, whose rows hide the last warm item."""
+        before = np.cumsum([item not in early | late for item in history]).tolist()
+        return sorted(
+            (min(n, before[-1] - 1) if item in early else n, item in early | late, item)
+            for n, item in zip(before, history, strict=True)
+        )
+
+    assert found.height == len(wanted)
+    for user, history in found.rows():
+        assert told_apart(history) == told_apart(wanted[user])
+    if which == "domain":
+        assert any(history[-1] not in late and set(history) & late for history in wanted.values())
+
+
 def test_touched_are_all_items_of_all_tables(domain):
     expected = {
         (row["user_id"], item)

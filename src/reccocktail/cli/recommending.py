@@ -29,6 +29,7 @@ def recommend(
     data: Path,
     user: Text = None,
     history: Text = None,
+    latest: Annotated[bool, Parameter(negative=())] = False,
     k: Annotated[Whole, Parameter(name=["-k", "--k"])] = 10,
     new_item: Texts = None,
     ranker: Literal["dense", "generate", "choice"] | None = None,
@@ -46,6 +47,7 @@ def recommend(
         adapter: adapter folder, or the name of a shipped base spirit.
         data: prepared folder.
         user: a user id of the domain; read is what came before the held-out test item.
+        latest: read the held-out items of the user too: what a shop wants, and no experiment.
         history: titles, oldest first, separated by ";"; each is matched to the most similar item.
         k: how many items.
         new_item: title of an item that is not in the catalogue yet; may be given more than once.
@@ -67,6 +69,8 @@ def recommend(
 
     if (user is None) == (history is None):
         raise RecipeError("Give --user or --history, one of the two.")
+    if latest and user is None:
+        raise RecipeError("--latest is for --user; a --history is read as it is given.")
     loaded = Adapter.load(resolve(adapter))
     if ranker and ranker != loaded.card.recipe.ranker:
         raise RecipeError(
@@ -78,7 +82,7 @@ def recommend(
     finder = Adapter.load(resolve(retriever)) if retriever else None
     recommender = Recommender(domain, loaded, model, new_item or (), finder)
     matches = [] if history is None else recommender.match(recommender.split(history))
-    items = [match.item_id for match in matches] or recommender.history_of(str(user))
+    items = [match.item_id for match in matches] or recommender.history_of(str(user), latest)
     if not json:
         for match in matches:
             output.print(f"{match.typed} -> {match.title} ({match.similarity:.0f} %)")
@@ -112,6 +116,7 @@ def batch(
     k: Annotated[Whole, Parameter(name=["-k", "--k"])] = 10,
     engine: Literal["local", "ray"] = "local",
     chunk: Whole = 4096,
+    latest: Annotated[bool, Parameter(negative=())] = False,
     address: str | None = None,
     workers: MaybeWhole = None,
     place: Place = Place(),  # noqa: B008
@@ -127,6 +132,8 @@ def batch(
         k: items a user.
         engine: this process, or Ray Data.
         chunk: users an output file.
+        latest: read the held-out items of the users too, where the table has no histories: what a
+            shop wants, and no experiment.
         address: of a Ray cluster; RAY_ADDRESS or a Ray of this machine if left out.
         workers: processes of Ray; one a GPU, or one a machine, if left out.
         place: of the backbone.
@@ -142,6 +149,7 @@ def batch(
         out=out.absolute(),
         k=k,
         chunk=chunk,
+        latest=latest,
         **asdict(place),
     )
     done = run(job, engine, address=address, workers=workers)

@@ -146,14 +146,35 @@ class Domain:
         for; of users without one the longest of validation history with its target, and training.
         """
         tests = [self.rows(f"test_{s}").select(USER, HISTORY) for s in ("warm", "cold")]
-        others = [
-            self.rows(f"valid_{s}").select(USER, pl.concat_list(HISTORY, TARGET).alias(HISTORY))
-            for s in SCENARIOS
-        ]
+        others = [_with_target(self.rows(f"valid_{s}")) for s in SCENARIOS]
         longest = pl.col(HISTORY).get(pl.col(HISTORY).list.len().arg_max())
         rest = pl.concat([*others, self.train().select(USER, HISTORY)])
         rest = rest.group_by(USER, maintain_order=True).agg(longest)
         return pl.concat([*tests, rest]).unique(USER, keep="first", maintain_order=True)
+
+    def latest_histories(self) -> pl.DataFrame:
+        """Each user once with all that the tables say the user chose, (user_id, history).
+
+        In the order of choice, held-out items among it: for those who are recommended to, never for
+        an experiment. Of cold items each user's last of either kind is known, `prepare` keeps no
+        other; that of validation stands before the last warm item at the latest, and before that
+        of the test where no warm item lies between these two.
+        """
+        cold = [self.rows(f"{part}_cold") for part in ("valid", "test")]
+        warm = [_with_target(self.rows(f"{part}_warm")) for part in ("valid", "test")]
+        every = [*(t.select(USER, HISTORY) for t in (self.train(), *cold)), *warm]
+        # A history is a beginning of its user's warm items: the longest is all of them, and the
+        # length of a cold item's history says how many of them came before it.
+        longest = pl.col(HISTORY).get(pl.col(HISTORY).list.len().arg_max())
+        known = pl.concat(every).group_by(USER, maintain_order=True).agg(longest)
+        place = pl.int_range(1, pl.len() + 1).over(USER)
+        placed = [known.explode(HISTORY).select(USER, HISTORY, place.alias("after"))]
+        for rows in cold:
+            after = pl.col(HISTORY).list.len().cast(pl.Int64).alias("after")
+            placed.append(rows.select(USER, pl.col(TARGET).alias(HISTORY), after))
+        together = pl.concat(placed).sort("after", maintain_order=True)
+        found = together.group_by(USER).agg(HISTORY)
+        return known.select(USER).join(found, on=USER, how="left", maintain_order="left")
 
     @cached_property
     def touched(self) -> pl.DataFrame:
@@ -199,6 +220,11 @@ def _read(file: Path) -> pl.DataFrame:
         raise DataError(
             f"{file} cannot be read; make it with `reccocktail data prepare` again."
         ) from error
+
+
+def _with_target(rows: pl.DataFrame) -> pl.DataFrame:
+    """(user_id, history) of evaluation rows, the target last in the history."""
+    return rows.select(USER, pl.concat_list(HISTORY, TARGET).alias(HISTORY))
 
 
 def sample_rows(rows: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:

@@ -45,6 +45,7 @@ class Job:
         out: folder of the output.
         k: items a user.
         chunk: users a file.
+        latest: see `UserTable`.
         backbone: name of the adapter's backbone.
         device: see `load_backbone`.
         dtype: see `load_backbone`.
@@ -57,6 +58,7 @@ class Job:
     out: Path
     k: int = 10
     chunk: int = CHUNK
+    latest: bool = False
     backbone: str | None = None
     device: str | None = None
     dtype: str | None = None
@@ -99,7 +101,7 @@ class ChunkWriter:
         backbone = load_backbone(name, device=job.device, dtype=job.dtype, precision=job.precision)
         check_compatible([adapter], backbone)
         self._job, self._domain = job, Domain.load(job.data)
-        self._users = UserTable(job.users, self._domain)
+        self._users = UserTable(job.users, self._domain, job.latest)
         self._retrieval = Retrieval(self._domain, adapter, backbone, ())
 
     def write(self, number: int, tick: Callable[[int], object] = int) -> int:
@@ -163,7 +165,7 @@ def batch(
             raise RecipeError(f"{flag} must be at least 1, not {value}.")
     job = _settled(job)
     adapter, domain = _adapter(job), Domain.load(job.data)
-    users = UserTable(job.users, domain)
+    users = UserTable(job.users, domain, job.latest)
     settings = _settings(job, adapter, domain)
     chunks = -(-users.height // job.chunk)
     manifest = {"format": FORMAT, "settings": settings, "users": users.height, "chunks": chunks}
@@ -227,6 +229,7 @@ def _settings(job: Job, adapter: Adapter, domain: Domain) -> dict[str, Any]:
         "adapter": sha256_json([adapter.sha256, adapter.card.model_dump(mode="json")]),
         "k": job.k,
         "chunk": job.chunk,
+        "latest": job.latest,
         "dtype": job.dtype,
         "precision": job.precision,
     }
@@ -255,7 +258,7 @@ def _former(out: Path) -> dict[str, Any] | None:
 
 
 def _require_same(former: dict[str, Any], now: dict[str, Any], out: Path) -> None:
-    former = {"precision": "float32", **former}  # before there was another
+    former = {"precision": "float32", "latest": False, **former}  # before there were others
     if former.get("dtype") is None:  # left to each run's device once
         former["dtype"] = now["dtype"]
     changed = [name for name, value in now.items() if former.get(name) != value]

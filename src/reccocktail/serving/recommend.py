@@ -87,13 +87,14 @@ class Recommender:
         self._titles = [*domain.titles, *new]
         self._new = np.concatenate([domain.untouched(), np.ones(len(new), dtype=np.bool_)])
 
-    def history_of(self, user: str) -> list[str]:
-        """Item ids of a user's history (see `Domain.histories`).
+    def history_of(self, user: str, latest: bool = False) -> list[str]:
+        """Item ids of a user's history (see `Domain.histories`, or `latest_histories`).
 
         Raises:
             DataError: the domain has no such user.
         """
-        found = self._domain.histories().filter(pl.col(USER) == user)
+        every = self._domain.latest_histories() if latest else self._domain.histories()
+        found = every.filter(pl.col(USER) == user)
         if found.height:
             return list(found[HISTORY][0])
         raise DataError(

@@ -19,7 +19,7 @@ _LIST = pl.List(pl.String())
 class UserTable:
     """Rows `user_id`, `history` by number, read a slice at a time where the file is Parquet."""
 
-    def __init__(self, path: Path, domain: Domain) -> None:
+    def __init__(self, path: Path, domain: Domain, latest: bool = False) -> None:
         """Open a table; nothing is checked but its columns.
 
         Args:
@@ -28,11 +28,13 @@ class UserTable:
                 array, or ids between semicolons.
             domain: whose users have their own histories where the table has none: all that comes
                 before the held-out test item.
+            latest: the domain's histories with the held-out items in them.
 
         Raises:
-            DataError: the file cannot be read, or has no user column.
+            DataError: the file cannot be read, or has no user column, or has histories of its own
+                where the domain's latest are asked for.
         """
-        self._path, self._domain = path, domain
+        self._path, self._domain, self._latest = path, domain, latest
         parquet = path.is_file() and path.suffix.lower() == ".parquet"
         try:
             self._rows = pl.scan_parquet(path, glob=False) if parquet else read_table(path).lazy()
@@ -49,6 +51,10 @@ class UserTable:
             )
         self._user = user
         self._has_history = HISTORY in head.columns
+        if self._has_history and latest:
+            raise DataError(
+                f"{path.name} has histories of its own, and whole ones; leave --latest out."
+            )
         if self._has_history and head.schema[HISTORY] != pl.String:
             if not isinstance(head.schema[HISTORY], pl.List):
                 raise DataError(
@@ -103,7 +109,8 @@ class UserTable:
     def _histories(self) -> pl.DataFrame:
         """The domain's own histories, (user_id, history), each user once."""
         if self._own is None:
-            self._own = self._domain.histories()
+            domain = self._domain
+            self._own = domain.latest_histories() if self._latest else domain.histories()
         return self._own
 
     def _text(self, column: pl.Expr, ids: pl.Series) -> pl.Expr:
