@@ -140,6 +140,12 @@ class TrainingSettings(_Settings):
     bank: int = Field(
         0, ge=0, description="Vectors of items seen lately, a domain, kept as further negatives."
     )
+    hard_negatives: int = Field(
+        0,
+        ge=0,
+        description="Items with titles alike each target's that its batch of the dense ranker has "
+        "as further negatives.",
+    )
     domain_temperature: float = Field(
         0.5,
         ge=0,
@@ -209,6 +215,8 @@ class Recipe(_Settings):
             del settings["training"]["domain_shares"]
         if self.ranker == "generate" and self.generate.forms == "one":
             del settings["generate"]["forms"]
+        if self.ranker != "dense" or not self.training.hard_negatives:
+            del settings["training"]["hard_negatives"]
         if self.ranker == "dense":
             del settings["prompt"]["cutoff"]
             del settings["training"]["prompts_per_batch"]

@@ -89,6 +89,7 @@ class Ranker(Protocol):
         log_q: Tensor,
         *,
         pool: Sequence[int] = (),
+        negatives: Sequence[int] = (),
         rng: np.random.Generator | None = None,
     ) -> Batch:
         """A batch for `loss`.
@@ -99,6 +100,7 @@ class Ranker(Protocol):
             titles: token ids of every item of the domain.
             log_q: (items,) log sampling probability of each item of the domain.
             pool: items that may be drawn as negatives.
+            negatives: items that are further negatives where histories are packed.
             rng: draws them.
         """
         ...

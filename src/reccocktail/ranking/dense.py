@@ -110,6 +110,7 @@ class DenseRanker:
         log_q: Tensor,
         *,
         pool: Sequence[int] = (),
+        negatives: Sequence[int] = (),
         rng: np.random.Generator | None = None,
     ) -> Batch:
         """Turn packed histories into one training batch.
@@ -121,6 +122,7 @@ class DenseRanker:
             titles: token ids of every item of the domain.
             log_q: (items,) log sampling probability of each item of the domain.
             pool: not used; the batch's own targets are the negatives.
+            negatives: items that are negatives beside them.
             rng: not used; nothing is drawn.
 
         Returns:
@@ -128,7 +130,7 @@ class DenseRanker:
             item_ids (U, T'), item_positions (U, 1), known (B, U), log_q (U,), items (U,; item
             numbers), touched (B, longest; `known` as item numbers, padded with -1).
         """
-        unique = sorted({item for window in windows for item in window[1:]})
+        unique = sorted({item for window in windows for item in window[1:]}.union(negatives))
         column = {item: index for index, item in enumerate(unique)}
         histories = self.encoder.histories_batch(
             [[titles[item] for item in window[:-1]] for window in windows], every=True

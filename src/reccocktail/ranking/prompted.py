@@ -75,6 +75,7 @@ class PromptRanker(ABC):
         log_q: Tensor,
         *,
         pool: Sequence[int] = (),
+        negatives: Sequence[int] = (),
         rng: np.random.Generator | None = None,
     ) -> Batch:
         """One prompt a window: its last item among negatives that the user never touched.
@@ -85,6 +86,7 @@ class PromptRanker(ABC):
             titles: token ids of every item of the domain.
             log_q: not used; negatives are drawn evenly, as they are for the evaluation.
             pool: items that may be negatives.
+            negatives: not used; each prompt draws its own.
             rng: draws negatives and order.
 
         Returns:

@@ -16,6 +16,7 @@ from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.base import Batch, Ranker
 from reccocktail.recipe import TrainingSettings
 from reccocktail.schema import HISTORY
+from reccocktail.training.negatives import SimilarItems
 from reccocktail.training.shares import share_of
 
 _DRAWS = 1024  # domains drawn at a time
@@ -42,12 +43,19 @@ class DomainWindows:
     packed: bool = True
     pool: list[int] = field(default_factory=list)
     """Items that some user met in training: what may be drawn as a negative, ascending."""
+    similar: SimilarItems | None = None
+    hard_negatives: int = 0
+    """How many of them each target brings into its batch."""
     epochs: list[list[int]] = field(default_factory=list)
     """Batches (lists of window numbers) drawn so far, epoch after epoch."""
 
     @classmethod
     def build(
-        cls, domain: Domain, ranker: Ranker, exclude: frozenset[str] = frozenset()
+        cls,
+        domain: Domain,
+        ranker: Ranker,
+        exclude: frozenset[str] = frozenset(),
+        hard_negatives: int = 0,
     ) -> "DomainWindows":
         """Cut training histories, from their end, into windows of `max_history` + 1 items.
 
@@ -58,6 +66,8 @@ class DomainWindows:
             domain: a prepared domain.
             ranker: gives the tokens and the window length.
             exclude: item ids to drop from histories (overlap with a target domain).
+            hard_negatives: items alike each target that its batch has as negatives; of packed
+                histories.
         """
         width = ranker.prompt.max_history
         windows: list[list[int]] = []
@@ -79,20 +89,39 @@ class DomainWindows:
         log_q = torch.from_numpy(np.log(counts / counts.sum())).float()
         titles = ranker.titles(domain.titles)
         pool = sorted(set[int]().union(*known))
+        similar = None
+        if hard_negatives and ranker.packed:
+            similar = SimilarItems.of(domain, pool, width)
         return cls(
-            domain.name, titles, log_q, windows, owner, known, packed=ranker.packed, pool=pool
+            domain.name,
+            titles,
+            log_q,
+            windows,
+            owner,
+            known,
+            packed=ranker.packed,
+            pool=pool,
+            similar=similar,
+            hard_negatives=hard_negatives,
         )
 
     def training_batch(
         self, ranker: Ranker, numbers: Sequence[int], rng: np.random.Generator | None = None
     ) -> Batch:
         """The training batch of some windows, by number; `rng` draws what has to be drawn."""
+        windows = [self.windows[number] for number in numbers]
+        negatives: list[int] = []
+        if self.similar is not None:
+            targets = sorted({item for window in windows for item in window[1:]})
+            rng = rng if rng is not None else np.random.default_rng(0)
+            negatives = self.similar.draw(targets, self.hard_negatives, rng)
         return ranker.training_batch(
-            [self.windows[number] for number in numbers],
+            windows,
             [self.known[self.owner[number]] for number in numbers],
             self.titles,
             self.log_q,
             pool=self.pool,
+            negatives=negatives,
             rng=rng,
         )
 

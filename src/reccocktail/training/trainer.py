@@ -126,8 +126,10 @@ def train(
             require_written(run.folder, adapter, out)
             say(f"{out.name}: finished before, taken as it is.")
             return adapter
+        hard = recipe.training.hard_negatives
         windows = [
-            DomainWindows.build(d, ranker, frozenset(left_out.get(d.name, ()))) for d in domains
+            DomainWindows.build(d, ranker, frozenset(left_out.get(d.name, ())), hard)
+            for d in domains
         ]
         lora, steps, interrupt = _fit(run, domains, windows, backbone, ranker, checkpoint)
         done = {
