@@ -404,17 +404,7 @@ def test_convert_writes_tables_in_time_order(tmp_path):
     assert pl.read_parquet(folders[2] / "items.parquet").columns == [ITEM, TITLE, CATEGORIES]
 
 
-def test_any_two_tables(tmp_path):
-    put(tmp_path / "interactions.csv", ["visitor_id,sku,ts", "1,a,3"])
-    put(tmp_path / "items.jsonl", [json.dumps({"sku": "a", "name": "A"})])
-    events, items = read_source(tmp_path, "table")[""]
-    assert events.rows() == [("1", "a", 3)]
-    assert items.rows() == [("a", "A")]
-
-
-@pytest.mark.parametrize(
-    "kind", ["movielens", "amazon", "steam", "recbole", "table", "complete_journey"]
-)
+@pytest.mark.parametrize("kind", ["movielens", "amazon", "steam", "recbole", "complete_journey"])
 def test_a_folder_without_the_files_is_named(tmp_path, kind):
     with pytest.raises(DataError, match=r"holds no|cannot be read"):
         read_source(tmp_path, kind)

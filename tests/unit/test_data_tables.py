@@ -50,6 +50,13 @@ def test_every_format_gives_the_same_tables(tmp_path, name):
     assert as_items(table, name).select(ITEM, TITLE).rows() == [(row[1], row[3]) for row in ROWS]
 
 
+def test_common_names_of_columns_are_known():
+    events = as_interactions(pl.DataFrame({"visitor_id": ["1"], "SKU": ["a"], "ts": [3]}), "x")
+    assert events.select(USER, ITEM, TIME).rows() == [("1", "a", 3)]
+    items = as_items(pl.DataFrame({"id": ["a"], "Product Name": ["A"]}), "y")
+    assert items.select(ITEM, TITLE).rows() == [("a", "A")]
+
+
 def test_atomic_files_know_no_quotes(tmp_path):
     path = tmp_path / "a.item"
     path.write_text('item_id:token\tmovie_title:token\n1\t"Crocodile" Dundee\n2\t"Open\n')

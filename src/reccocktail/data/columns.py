@@ -210,7 +210,6 @@ def as_items(
     *,
     item_column: str | None = None,
     title_column: str | None = None,
-    categories_column: str | None = None,
 ) -> pl.DataFrame:
     """Bring a table of items into our form.
 
@@ -227,7 +226,7 @@ def as_items(
         _as_text(frame[item], where).alias(ITEM),
         _as_text(frame[title], where).alias(TITLE),
     ]
-    categories = find_column(frame, CATEGORIES, categories_column, where, items=True)
+    categories = find_column(frame, CATEGORIES, None, where, items=True)
     if categories not in (None, title, item):
         columns.append(_as_text(frame[categories], where).alias(CATEGORIES))
     return validate(pl.DataFrame(columns), "items", where, {ITEM: item})

@@ -14,7 +14,7 @@ STEAM = "https://cseweb.ucsd.edu/~wckang"
 GROUPLENS_TERMS = "GroupLens: research use, no redistribution, no commercial use without permission"
 AMAZON_TERMS = "Amazon reviews (McAuley et al.): research use, no redistribution"
 
-Format = Literal["recbole", "complete_journey", "movielens", "amazon", "steam"]
+Format = Literal["movielens", "amazon", "steam", "recbole", "complete_journey"]
 
 
 @dataclass(frozen=True)

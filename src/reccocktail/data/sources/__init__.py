@@ -2,24 +2,23 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import polars as pl
 
 from reccocktail.data.columns import in_time_order
-from reccocktail.data.sources import amazon, complete_journey, movielens, recbole, steam, table
+from reccocktail.data.registry import Format
+from reccocktail.data.sources import amazon, complete_journey, movielens, recbole, steam
 from reccocktail.errors import DataError
 from reccocktail.storage import atomic_file
 
-Kind = Literal["movielens", "amazon", "steam", "recbole", "complete_journey", "table"]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[str, ...] = get_args(Format)
 
 _SINGLE: dict[str, Callable[[Path], tuple[pl.DataFrame, pl.DataFrame]]] = {
     "movielens": movielens.read_folder,
     "amazon": amazon.read_folder,
     "steam": steam.read_folder,
     "recbole": recbole.read_folder,
-    "table": table.read_folder,
 }
 
 
