@@ -1,17 +1,20 @@
 """What studies of a target share: whom they judge, recipes, kept cocktails."""
 
+import argparse
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 
 from cells import require_alike
 from costs import PeakMemory
+from provenance import machine, write_result
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import RunError
@@ -48,6 +51,31 @@ def judged_rows(
         valid = domain.rows(f"valid_{scenario}")
         tables[f"valid_{scenario}"] = sample_rows(valid, validation_users, seed=0)
     return scenarios, tables
+
+
+def study_without_model(
+    doc: str | None,
+    study: Callable[[Sequence[Domain], int], dict[str, Any]],
+    arguments: Sequence[str] | None,
+) -> None:
+    """A whole program: `study` looks at so many validation users of some domains, without a model.
+
+    What it gives is written with the data's hashes and the machine, if `--out` is given.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, action="append", required=True)
+    parser.add_argument("--users", type=int, default=500, help="at most so many a table")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args(arguments)
+    if args.users < 3:
+        raise RunError("--users must be at least 3; raise it.")
+    domains = [Domain.load(path) for path in args.data]
+    result = study(domains, args.users)
+    if args.out:
+        data = {domain.name: domain.sha256 for domain in domains}
+        write_result(args.out, result | {"data": data} | machine(torch.device("cpu")))
 
 
 def without_validation(recipe: Recipe, seed: int) -> Recipe:

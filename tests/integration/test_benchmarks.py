@@ -789,27 +789,10 @@ def test_learning_joins_trials_that_several_programs_ran(
 def test_who_chose_what_is_worth_its_difference(
     folder: Path, backbone: Backbone, tmp_path: Path, benchmark: Any
 ) -> None:
-    program = benchmark("collaborative")
-    data = ["--data", str(folder / "tastes")]
-    program.main([*data, "--users", "20", "--out", str(tmp_path / "settings.json")])
-    found = json.loads((tmp_path / "settings.json").read_text())
-    assert found["domains"]["tastes"]["users"] == 20
-    together = [way["with popularity"] for way in found["means"].values()]
-    assert len(together) == 73 and together == sorted(together, reverse=True)
-    # The one in use is among them, and what stood there before.
-    assert {program.name_of(*WAY), program.PURE} <= set(found["means"])
-    levels = tmp_path / "levels.json"
-    program.main([*data, "--levels", "--users", "20", "--out", str(levels)])
-    found = json.loads(levels.read_text())
-    for scenario, means in found["means"].items():
-        of = found["domains"]["tastes"][scenario]
-        assert means == {view: of[view]["ndcg@10"] for view in ("as they are", "levelled")}
-        gap = of["gain"]["ndcg@10"]["difference"]
-        assert means["levelled"] - means["as they are"] == pytest.approx(gap, abs=1e-9)
-        assert of["levelled"]["n"] == 10
-    out = tmp_path / "worth.json"
+    program, out = benchmark("collaborative"), tmp_path / "worth.json"
     saved_adapter(tmp_path / "mixed", backbone, benchmark)
-    model = ["--adapter", str(tmp_path / "mixed"), "--backbone", str(folder / "backbone")]
+    data = ["--data", str(folder / "tastes"), "--backbone", str(folder / "backbone")]
+    model = ["--adapter", str(tmp_path / "mixed")]
     program.main([*data, *model, "--users", "12", "--validation-users", "12", "--out", str(out)])
     tables = json.loads(out.read_text())["targets"]["tastes"]["tables"]
     assert set(tables) == set(program.TABLES)
@@ -829,6 +812,36 @@ def test_who_chose_what_is_worth_its_difference(
         for view, gap in models["mixed"]["over"]["no model"].items():
             apart = models["mixed"][view]["ndcg@10"] - models["no model"][view]["ndcg@10"]
             assert gap["ndcg@10"]["difference"] == pytest.approx(apart, abs=1e-9)
+
+
+def test_ways_to_read_who_chose_what_are_compared(
+    folder: Path, tmp_path: Path, benchmark: Any
+) -> None:
+    program, out = benchmark("collaborative_settings"), tmp_path / "settings.json"
+    data = ["--data", str(folder / "tastes")]
+    program.main([*data, "--users", "20", "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert found["domains"]["tastes"]["users"] == 20 and set(found["data"]) == {"tastes"}
+    together = [way["with popularity"] for way in found["means"].values()]
+    assert len(together) == 73 and together == sorted(together, reverse=True)
+    # The one in use is among them, and what stood there before.
+    assert {program.name_of(*WAY), program.PURE} <= set(found["means"])
+    with pytest.raises(RunError, match="--users"):
+        program.main([*data, "--users", "2"])
+
+
+def test_levelling_new_items_is_worth_its_difference(
+    folder: Path, tmp_path: Path, benchmark: Any
+) -> None:
+    data, out = ["--data", str(folder / "tastes")], tmp_path / "levels.json"
+    benchmark("newcomers").main([*data, "--users", "20", "--out", str(out)])
+    found = json.loads(out.read_text())
+    for scenario, means in found["means"].items():
+        of = found["domains"]["tastes"][scenario]
+        assert means == {view: of[view]["ndcg@10"] for view in ("as they are", "levelled")}
+        gap = of["gain"]["ndcg@10"]["difference"]
+        assert means["levelled"] - means["as they are"] == pytest.approx(gap, abs=1e-9)
+        assert of["levelled"]["n"] == 10
 
 
 def test_popularity_compares_equal_steps(folder: Path, tmp_path: Path, benchmark: Any) -> None:
