@@ -356,11 +356,11 @@ def test_the_curve_is_drawn_with_its_chosen_point(visit, page, here, service):
         service.answering.domain("films"),
     )
     points = sheet.cocktail["curve"]
-    expect(curve.locator("circle.dot.entropy")).to_have_count(len(points))
+    expect(curve.locator("circle.dot.objective")).to_have_count(len(points))
     expect(curve.locator("circle.dot.quality")).to_have_count(len(points))
     chosen = curve.locator("circle.chosen")
     expect(chosen).to_have_count(1)
-    lowest = curve.locator("circle.dot.entropy").evaluate_all(
+    lowest = curve.locator("circle.dot.objective").evaluate_all(
         "all => Math.max(...all.map(one => Number(one.getAttribute('cy'))))"
     )
     assert float(chosen.get_attribute("cy")) == lowest  # entropy chose it, and y points downwards
@@ -377,6 +377,24 @@ def test_the_curve_is_drawn_with_its_chosen_point(visit, page, here, service):
         )
     expect(page.locator("tr.chosen th")).to_contain_text("(chosen)")
     expect(page.locator("#mix")).to_contain_text(sheet.cocktail["agreement"])
+
+
+def test_the_curve_is_that_of_the_objective(visit, page, here, service):
+    """Not of plain entropy, which another objective's choice may lie at the top of."""
+    parents = [Adapter.load(here.adapters[name]) for name in ("one", "two")]
+    folder, settings = here.root / "calibrated", MixSettings(users=10, objective="calibrated")
+    mix(parents, here.backbone, here.tastes, "warm", folder, settings)
+    service.changing.plug("calibrated", here.tastes.path, folder)
+    show(visit, *known(here), domain="calibrated")
+    curve = page.get_by_role("img", name="Calibrated entropy and validation")
+    heights = curve.locator("circle.dot.objective").evaluate_all(
+        "all => all.map(one => Number(one.getAttribute('cy')))"
+    )
+    assert float(curve.locator("circle.chosen").get_attribute("cy")) == max(heights)
+    page.get_by_text("The curve as a table").click()
+    points = service.answering.domain("calibrated").cocktail["curve"]
+    for row, point in zip(page.locator("tbody tr").all(), points, strict=True):
+        expect(row.locator("td").first).to_have_text(f"{point['calibrated_entropy']:.4f}")
 
 
 def test_a_cocktail_of_whole_adapters_is_no_place_on_the_slider(visit, page, here, service):

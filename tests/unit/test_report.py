@@ -28,6 +28,7 @@ from reccocktail.evaluation.report import (
     verdict_sentence,
 )
 from reccocktail.evaluation.results import PREDICTION_SCHEMA, write_evaluation
+from reccocktail.mixing.objectives import OBJECTIVES, Objective
 from reccocktail.storage import write_json
 from tests.helpers import one_sentence
 
@@ -353,6 +354,24 @@ def test_a_cocktail_off_the_line_is_not_marked_on_it(pair: list[float]) -> None:
     assert len(marked) == 1 and "chosen" in marked[0].get_text()
     cocktail["coefficients"] = {"all": pair}
     assert not any(axis.texts for axis in curve_figure(cocktail).axes)
+
+
+@pytest.mark.parametrize("objective", ["divergence", "distillation", "information", "validation"])
+def test_what_was_minimised_is_drawn_beside_the_entropies(objective: Objective) -> None:
+    cocktail = _cocktail(np.random.default_rng(0), 60) | {"objective": objective}
+    sign = -1 if objective == "information" else 1
+    for place, point in enumerate(cocktail["curve"]):
+        point[OBJECTIVES[objective].curve] = sign * (0.5 + (place - 3) ** 2)
+    upper = curve_figure(cocktail).axes[0]
+    lines = {line.get_label(): line.get_ydata() for line in upper.lines}
+    (label,) = (name for name in lines if name.startswith(objective))
+    least = sign * cocktail["curve"][3][OBJECTIVES[objective].curve]
+    where = cocktail["curve"][3]["coefficients"][0]
+    assert label.endswith(f"lowest {least:.3f} at {where:.2f}") and lines[label].min() == 0
+    assert objective in upper.get_title(loc="left")
+    cocktail["curve"][0][OBJECTIVES[objective].curve] = None  # of before it was measured
+    shown = curve_figure(cocktail).axes[0].lines
+    assert not any(line.get_label().startswith(objective) for line in shown)
 
 
 def test_many_coefficients_and_three_adapters(tmp_path: Path) -> None:

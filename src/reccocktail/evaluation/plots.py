@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from reccocktail.errors import RunError
+from reccocktail.mixing.objectives import OBJECTIVES
 from reccocktail.mixing.sheet import on_line
 from reccocktail.storage import atomic_file
 
@@ -94,7 +95,8 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
     """Entropy (above) and validation quality (below) against lambda_1, the chosen point marked.
 
     Entropies are drawn as nats above each curve's own minimum, so that the plain and the
-    calibrated one share an axis; the minima stand in the legend. Diluted mixes are not drawn, nor
+    calibrated one share an axis, and with them whatever else was minimised; the minima stand in
+    the legend. Diluted mixes are not drawn, nor
     is a cocktail marked that does not lie on the line.
 
     Args:
@@ -112,16 +114,23 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
     with rc_context(STYLE):
         figure = new_figure(4.3, 3.5)
         upper, lower = figure.subplots(2, 1, sharex=True)
-        for key, label, colour, style in (
-            ("entropy", "plain", MUTED, (0, (4, 2))),
-            ("calibrated_entropy", "calibrated", COOL, "-"),
-        ):
+        title = "Entropy of the mix"
+        drawn: dict[str, tuple[str, str, Any]] = {
+            "entropy": ("plain", MUTED, (0, (4, 2))),
+            "calibrated_entropy": ("calibrated", COOL, "-"),
+        }
+        for objective, rule in OBJECTIVES.items():
+            if objective == cocktail.get("objective") and rule.curve not in drawn:
+                drawn[rule.curve] = (objective, INK, ":")
+                title += f" and {objective}"
+        for key, (label, colour, style) in drawn.items():
             if any(point.get(key) is None for point in points):
                 continue
             y = np.array([point[key] for point in points], dtype=np.float64)
+            y = -y if key == OBJECTIVES["information"].curve else y
             label = f"{label}: lowest {y.min():.3f} at {x[y.argmin()]:.2f}"
             upper.plot(x, y - y.min(), "o", ls=style, ms=3, lw=1.3, color=colour, label=label)
-        upper.set_title("Entropy of the mix, nats above each curve's lowest point")
+        upper.set_title(f"{title}, nats above each curve's lowest point")
         # Below the axes, where it can hide no curve.
         upper.legend(
             fontsize=7,

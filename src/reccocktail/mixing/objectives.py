@@ -180,6 +180,7 @@ class Rule:
 
     Attributes:
         of: a measured mix -> what is minimised, None where it was not measured.
+        curve: its name in the curve of `cocktail.json`, where `information` is not negative.
         labels: needs labelled validation users.
         alone: needs the adapters measured alone.
         gradient: can be followed by gradients on a few users at a time.
@@ -188,6 +189,7 @@ class Rule:
     """
 
     of: Callable[[Point], float | None]
+    curve: str
     labels: bool = False
     alone: bool = False
     gradient: bool = True
@@ -195,13 +197,19 @@ class Rule:
 
 
 OBJECTIVES: Mapping[Objective, Rule] = {
-    "entropy": Rule(lambda point: point.entropy),
-    "calibrated": Rule(lambda point: point.calibrated_entropy, labels=True, scale=True),
-    "adapter-calibrated": Rule(
-        lambda point: point.adapter_calibrated_entropy, labels=True, alone=True, gradient=False
+    "entropy": Rule(lambda point: point.entropy, "entropy"),
+    "calibrated": Rule(
+        lambda point: point.calibrated_entropy, "calibrated_entropy", labels=True, scale=True
     ),
-    "divergence": Rule(lambda point: point.divergence, alone=True),
-    "distillation": Rule(lambda point: point.distillation, alone=True),
-    "information": Rule(lambda point: -point.information, gradient=False),
-    "validation": Rule(lambda point: point.log_loss, labels=True, scale=True),
+    "adapter-calibrated": Rule(
+        lambda point: point.adapter_calibrated_entropy,
+        "adapter_calibrated_entropy",
+        labels=True,
+        alone=True,
+        gradient=False,
+    ),
+    "divergence": Rule(lambda point: point.divergence, "divergence", alone=True),
+    "distillation": Rule(lambda point: point.distillation, "distillation", alone=True),
+    "information": Rule(lambda point: -point.information, "mutual_information", gradient=False),
+    "validation": Rule(lambda point: point.log_loss, "log_loss", labels=True, scale=True),
 }
