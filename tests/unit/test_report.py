@@ -347,6 +347,17 @@ def test_diluted_mixes_are_listed_and_not_drawn(tmp_path: Path) -> None:
     assert "0.250, 0.250 0.0010" in text
 
 
+def test_coefficients_that_were_given_were_chosen_by_nothing(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "e", sizes={"warm": 40})
+    cocktail = _cocktail(np.random.default_rng(0), 60)
+    pages = []
+    for objective in ("distillation", "fixed"):
+        write_json(folder / "cocktails.json", [cocktail | {"objective": objective}])
+        pages.append(parse(report([folder], tmp_path / "r.html").read_text(encoding="utf-8")).text)
+    assert "by distilling its adapters, without labels" in pages[0] and "It looked at" in pages[0]
+    assert not any(text in pages[1] for text in ("chosen in", "chosen by", "It looked at"))
+
+
 @pytest.mark.parametrize("pair", [[1.0, 1.0], [0.25, 0.25]])
 def test_a_cocktail_off_the_line_is_not_marked_on_it(pair: list[float]) -> None:
     cocktail = _cocktail(np.random.default_rng(0), 60)
