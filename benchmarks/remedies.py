@@ -69,7 +69,8 @@ def compare(grid: Grid) -> dict[str, Any]:
 
     layers = [c for c in cells if c.space == "per-layer"]
     measured = [space for space in SPACES[:3] if any(c.space == space for c in cells)]
-    for space in (*measured, EVERYWHERE):
+    together = [EVERYWHERE] if len({c.space for c in cells}) > 1 else []
+    for space in (*measured, *together):
         inside = [c for c in cells if space == EVERYWHERE or c.space == space]
         if space == "norm-matched":
             inside += ends  # a lone adapter has its own norm
