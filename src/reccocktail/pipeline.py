@@ -13,7 +13,7 @@ from typing import Any
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.overlap import overlapping_items
-from reccocktail.errors import RunError
+from reccocktail.errors import DataError, RunError
 from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.report import report
 from reccocktail.evaluation.settings import EvaluationSettings
@@ -83,6 +83,9 @@ def run_pipeline(
         DataError: the target has nobody to score.
         AdapterError: the base spirit is damaged, or was made on another backbone.
     """
+    scenarios = [s for s in SCENARIOS if _has_users(target, s)]
+    if not scenarios:
+        raise DataError(f"{target.name} has nobody to mix for and to score; prepare more data.")
     notes = []
     if isinstance(base, Path):
         finished = replace(Adapter.load(base), name=BASE)
@@ -107,7 +110,6 @@ def run_pipeline(
             resume=True,
         )
     pair = [spirit[0], ingredient]
-    scenarios = [s for s in SCENARIOS if _has_users(target, s)]
     for scenario in scenarios:
         folder = out / f"cocktail_{scenario}"
         if not _made_of(folder, pair):

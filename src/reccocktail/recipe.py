@@ -202,6 +202,15 @@ class Recipe(_Settings):
     choice: ChoiceSettings = ChoiceSettings()
     training: TrainingSettings = TrainingSettings()
 
+    @model_validator(mode="after")
+    def _correction_is_for_what_frequency_draws(self) -> Self:
+        if self.training.hard_negatives and self.dense.sampling_correction:
+            raise ValueError(
+                "training.hard_negatives are not drawn by frequency; leave "
+                "dense.sampling_correction at 0 with them"
+            )
+        return self
+
     def relevant(self) -> dict[str, Any]:
         """The settings that the recipe's ranker reads: what an adapter depends on."""
         settings = self.model_dump(mode="json")

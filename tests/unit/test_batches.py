@@ -108,6 +108,14 @@ def test_a_lone_last_target_is_not_lost(ranker):
     assert min(len(b) for b in built.epochs) >= 2
 
 
+def test_prompts_are_never_more_than_asked(ranker):
+    """Memory is what their number is for; the last step of an epoch has fewer."""
+    built = plain_windows([[n, n + 20] for n in range(11)], ranker)
+    built.packed = False
+    built.batch(0, targets=8, seed=0)
+    assert sorted(map(len, built.epochs)) == [3, 8]
+
+
 def test_a_domain_of_one_target_still_gives_batches(ranker):
     built = plain_windows([[0, 1]], ranker)
     assert built.batch(0, targets=8, seed=0) == [0]

@@ -486,6 +486,15 @@ def test_adapters_that_do_not_fit_are_refused(backbone, domain, pair, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("coefficients", [None, (0.5, 0.5)])
+def test_a_cocktail_is_no_part_of_another(backbone, domain, pair, tmp_path, coefficients):
+    """Whom it adapted to would be scored."""
+    mixed = with_card(pair[1], role="cocktail")
+    with pytest.raises(AdapterError, match="is a cocktail") as error:
+        mix([pair[0], mixed], backbone, domain, "warm", tmp_path / "out", SMALL, coefficients)
+    assert pair[1].name in one_sentence(error.value) and not (tmp_path / "out").exists()
+
+
 def test_a_temperature_that_is_left_open_is_the_one_that_is_named(backbone, pair):
     """The shipped base spirit's recipe names it; the default recipe of an ingredient does not."""
     named = pico_recipe().model_copy(update={"dense": DenseSettings(temperature=0.05)})
@@ -512,6 +521,7 @@ def test_a_temperature_that_is_left_open_is_the_one_that_is_named(backbone, pair
         ({"dilutions": (0.5,), "objective": "validation", "granularity": "layer"}, "diluted"),
         ({"dilutions": (1.0,), "objective": "validation"}, "between 0 and 1"),
         ({"dilutions": (0.0,), "objective": "calibrated"}, "between 0 and 1"),
+        ({"dilutions": (0.5,), "objective": "calibrated", "method": "ties"}, "relative"),
         ({"options": MergeOptions(density=0)}, "density"),
         ({"descent": Descent(steps=0)}, "at least one step"),
         ({"descent": Descent(learning_rate=float("nan"))}, "learning rate"),

@@ -68,6 +68,28 @@ def test_a_user_who_touched_nearly_everything_is_left_out_and_the_others_stay(tm
     check_promises(domain, pl.concat([events, bot]), 9)
 
 
+def test_a_test_item_that_only_a_heavy_users_validation_knew_is_left_out(tmp_path):
+    """Z's last item is known by a validation row alone, of a user who touched nearly everything."""
+    rng = np.random.default_rng(0)
+    rows = [(f"u{u}", f"i{i:02d}", t) for u in range(20) for t, i in enumerate(rng.permutation(9))]
+    heavy = [*range(9, 36), 39, 38]
+    rows += [("heavy", f"i{item:02d}", time) for time, item in enumerate(heavy)]
+    rows += [("z", f"i{item:02d}", time) for time, item in enumerate((0, 1, 2, 39))]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    events.write_parquet(tmp_path / "interactions.parquet")
+    items = [f"i{n:02d}" for n in range(40)]
+    titles = pl.DataFrame({"item_id": items, "title": [f"Thing {item}" for item in items]})
+    titles.write_parquet(tmp_path / "items.parquet")
+    domain = run(tmp_path, min_count=1, cold_fraction=0.0, negatives=15)
+    assert "heavy" not in domain.rows("valid_warm")["user_id"]
+    known = set(domain.train()["history"].explode()) | set(domain.rows("valid_warm")["target"])
+    known |= set(domain.rows("valid_warm")["history"].explode())
+    assert set(domain.rows("test_warm")["target"]) <= known
+    assert "z" not in domain.rows("test_warm")["user_id"]
+    reason = "test_warm: target in no training or validation row"
+    assert domain.manifest["skipped"][reason] >= 1
+
+
 def check_promises(domain: Domain, events: pl.DataFrame, negatives: int):
     touched = {u: set(i) for u, i in events.group_by("user_id").agg("item_id").iter_rows()}
     moment = {}

@@ -22,6 +22,9 @@ def domain(tmp_path_factory):
     return taste_domain(tmp_path_factory.mktemp("domains"))
 
 
+DIFFERENT = [[number] for number in range(120)]
+
+
 def clustered(clusters=4, each=30):
     """Unit vectors (clusters * each, clusters) near the axes, cluster by cluster."""
     rng = np.random.default_rng(0)
@@ -31,7 +34,7 @@ def clustered(clusters=4, each=30):
 
 
 def test_the_nearest_are_drawn_and_no_target():
-    similar = SimilarItems(clustered(), range(120))
+    similar = SimilarItems(clustered(), range(120), DIFFERENT)
     targets = [0, 1, 2, 95]
     found = similar.draw(targets, 3, np.random.default_rng(0))
     assert found == sorted(set(found)) and not set(found) & set(targets)
@@ -44,18 +47,35 @@ def test_the_nearest_are_drawn_and_no_target():
 
 def test_they_are_of_the_twenty_nearest():
     vectors = clustered()
-    similar = SimilarItems(vectors, range(120))
+    similar = SimilarItems(vectors, range(120), DIFFERENT)
     nearest = set(np.argsort(-(vectors @ vectors[40]))[1:21].tolist())
     drawn = {i for seed in range(60) for i in similar.draw([40], 2, np.random.default_rng(seed))}
     assert drawn == nearest
 
 
 def test_none_but_the_pool_is_drawn_and_a_small_one_is_no_error():
-    similar = SimilarItems(clustered(), [0, 5, 7, 64])
+    similar = SimilarItems(clustered(), [0, 5, 7, 64], DIFFERENT)
     assert similar.draw([5], 2, np.random.default_rng(1)) != []
     assert similar.draw([5], 9, np.random.default_rng(1)) == [0, 7, 64]
     assert similar.draw([0, 5, 7, 64], 2, np.random.default_rng(1)) == []
     assert similar.draw([9], 9, np.random.default_rng(1)) == [0, 5, 7, 64]
+
+
+def test_a_title_that_a_target_has_too_is_no_negative():
+    titles = [[number // 2] for number in range(120)]
+    similar = SimilarItems(clustered(), range(120), titles)
+    drawn = {i for seed in range(40) for i in similar.draw([0, 7], 3, np.random.default_rng(seed))}
+    assert drawn and not drawn & {0, 1, 6, 7}
+
+
+def test_what_has_nothing_in_common_is_no_negative():
+    vectors = np.zeros((60, 3), dtype=np.float32)
+    vectors[:20, 0] = vectors[20:22, 1] = 1
+    similar = SimilarItems(vectors, range(60), DIFFERENT[:60])
+    assert similar.draw([40], 5, np.random.default_rng(0)) == []
+    assert similar.draw([20, 50], 5, np.random.default_rng(0)) == [21]
+    empty = SimilarItems(np.zeros((60, 0), dtype=np.float32), range(60), DIFFERENT[:60])
+    assert empty.draw([3], 5, np.random.default_rng(0)) == []
 
 
 def test_a_batch_has_them_beside_its_targets(domain, ranker):
@@ -87,6 +107,13 @@ def test_a_run_draws_the_same_again(domain, ranker):
         return {number: batches[number]["items"].tolist() for number in order}
 
     assert items([0, 1, 2, 3]) == items([3, 1, 0, 2])
+
+
+def test_they_go_with_no_correction_of_sampling():
+    with pytest.raises(ValueError, match="sampling_correction"):
+        Recipe.model_validate(
+            {"dense": {"sampling_correction": 1}, "training": {"hard_negatives": 1}}
+        )
 
 
 def test_without_them_a_recipe_is_what_it_was():

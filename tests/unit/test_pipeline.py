@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from reccocktail import pipeline
-from reccocktail.errors import AdapterError, RunError
+from reccocktail.errors import AdapterError, DataError, RunError
 from reccocktail.evaluation.results import read_metrics
 from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.measure import MixSettings
@@ -292,6 +292,17 @@ def test_notes_survive_an_interruption(run):
     run()
     assert read_json(file)["notes"] == whole["notes"] == []
     assert "mix warm" in read_json(file)["seconds"]
+
+
+def test_a_target_without_users_is_refused_before_any_work(
+    target, sources, backbone, tmp_path, no_work
+):
+    bare = changed(
+        target, tmp_path / "bare", **dict.fromkeys(("test_warm", "test_cold"), lambda r: r.head(1))
+    )
+    with pytest.raises(DataError, match="nobody"):
+        run_pipeline(sources, bare, backbone, pico_recipe(), PLAN, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_scenario_without_users_is_left_out(run, target, sources, backbone, tmp_path):

@@ -266,8 +266,10 @@ def test_each_name_gives_its_ranker(backbone):
 
 def test_settings_of_the_dense_ranker_are_refused(backbone):
     deep = recipe_for("choice").model_copy(update={"dense": DenseSettings(depth=1)})
-    banked = recipe_for("generate", bank=8)
-    for recipe, what in ((deep, "dense.depth"), (banked, "training.bank")):
+    asked = {"dense.depth": deep}
+    for name, value in {"bank": 8, "hard_negatives": 1, "domains_per_step": 2}.items():
+        asked[f"training.{name}"] = recipe_for("generate", **{name: value})
+    for what, recipe in asked.items():
         with pytest.raises(RecipeError, match=f"'{what}' is for the dense ranker only") as error:
             build(backbone, recipe)
         one_sentence(error.value)

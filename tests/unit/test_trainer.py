@@ -585,6 +585,17 @@ def test_a_finished_run_is_taken_as_it_is(whole, domain, monkeypatch):
     assert again.sha256 == adapter.sha256
 
 
+def test_another_version_of_the_package_takes_it_too(whole, domain, monkeypatch):
+    out, adapter = whole
+    monkeypatch.setattr(DenseRanker, "loss", None)
+    card = trainer._card
+    monkeypatch.setattr(
+        trainer, "_card", lambda *a: card(*a).model_copy(update={"version": "99.0"})
+    )
+    again = run([domain], out, recipe=recipe_with(**EVERY_STEP), resume=True)
+    assert again.sha256 == adapter.sha256
+
+
 def test_a_finished_run_whose_adapter_is_gone_is_made_again(whole, domain, tmp_path):
     out, _ = whole
     mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
@@ -775,6 +786,33 @@ def test_a_start_from_elsewhere_is_refused(base, domain, tmp_path):
     recipe = recipe_with().model_copy(update={"prompt": PromptSettings(max_history=5)})
     with pytest.raises(AdapterError, match="prompt settings"):
         run([domain], tmp_path / "mine", recipe=recipe, initial=base)
+
+
+@pytest.mark.parametrize("use", ["initial", "beside"])
+def test_a_cocktail_is_no_start(base, domain, tmp_path, use):
+    mixed = replace(base, card=base.card.model_copy(update={"role": "cocktail"}))
+    with pytest.raises(AdapterError, match="is a cocktail") as error:
+        run([domain], tmp_path / "mine", **{use: mixed})
+    one_sentence(error.value)
+    assert not (tmp_path / "mine").exists()
+
+
+def test_a_training_that_diverges_ends_with_a_sentence(domain, tmp_path, monkeypatch):
+    """And without an adapter; what was kept before the loss left the numbers stays."""
+    own, steps = DenseRanker.loss, []
+
+    def loss(self, model, batch):
+        steps.append(None)
+        return own(self, model, batch) * (float("nan") if len(steps) == 5 else 1.0)
+
+    monkeypatch.setattr(DenseRanker, "loss", loss)
+    recipe = recipe_with(**EVERY_STEP)
+    with pytest.raises(RunError, match="step 5 is no number") as error:
+        run([domain], tmp_path / "mine", recipe=recipe)
+    one_sentence(error.value)
+    assert not (tmp_path / "mine").exists()
+    kept = [folder.name for folder in (tmp_path / "mine.training").glob("checkpoint-*")]
+    assert kept and "checkpoint-5" not in kept
 
 
 # -- minutes ----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from reccocktail.data.splitting import (
     Rows,
     Split,
     choose_cold,
+    drop_unknown_targets,
     global_time,
     leave_one_out,
     prefix_index,
@@ -156,12 +157,13 @@ def prepare(
     log, user_of, item_of = keep_usable(raw, min_rating, min_count, counts)
     parts = settings.parts(log, len(user_of), len(item_of), seed)
     _require_rows(parts, split)
+    touched = touched_pairs(raw, user_of, item_of)
+    _leave_out_heavy(parts, touched, negatives)
+    _require_rows(parts, split)
     kept = raw.items[item_of].with_columns(
         pl.Series(SPLIT, np.array(ITEM_SPLITS)[parts.kind].tolist(), dtype=pl.String)
     )
     title_counts["duplicate titles kept"] = kept.height - kept[TITLE].n_unique()
-    touched = touched_pairs(raw, user_of, item_of)
-    _leave_out_heavy(parts, touched, negatives)
     with atomic_dir(out) as folder:
         _write(folder, parts, raw.users.gather(user_of), kept, touched, negatives, seed)
         manifest = {
@@ -314,6 +316,7 @@ def _leave_out_heavy(parts: Split, touched: Touched, negatives: int) -> None:
                 f"{table}: {few:,} of {len(rows):,} users are left out, who touched all but fewer "
                 f"than {negatives} items; a smaller --negatives keeps them."
             )
+    drop_unknown_targets(parts)
 
 
 def _with_candidates(

@@ -190,12 +190,24 @@ def _finish(
         usable = tables[name].length >= 1
         skipped[f"{name}: empty history"] = int(np.sum(~usable))
         tables[name] = tables[name].take(usable)
-    seen = _seen(warm_item, offset, len(kind), [train, tables["valid_warm"], tables["valid_cold"]])
+    split = Split(kind, warm_item, offset, train, tables, skipped)
+    drop_unknown_targets(split)
+    return split
+
+
+def drop_unknown_targets(split: Split) -> None:
+    """Leave out warm test rows whose target is in no training or validation row, and count them.
+
+    To be called again whenever validation rows were left out.
+    """
+    tables, skipped = split.tables, split.skipped
+    teaching = [split.train, tables["valid_warm"], tables["valid_cold"]]
+    seen = _seen(split.warm_item, split.offset, len(split.kind), teaching)
     seen[tables["valid_warm"].target] = True
     known = seen[tables["test_warm"].target]
-    skipped["test_warm: target in no training or validation row"] = int(np.sum(~known))
+    reason = "test_warm: target in no training or validation row"
+    skipped[reason] = skipped.get(reason, 0) + int(np.sum(~known))
     tables["test_warm"] = tables["test_warm"].take(known)
-    return Split(kind, warm_item, offset, train, tables, skipped)
 
 
 def _seen(warm_item: Ints, offset: Ints, items: int, tables: list[Rows]) -> Mask:

@@ -49,9 +49,10 @@ def mix(
 
     Raises:
         AdapterError, DataError: see `Mixer`, and `require_adapter_dir` for `out`, which may not
-            hold a trained adapter either.
+            hold a trained adapter either; or an adapter is a cocktail itself.
     """
     started = time.monotonic()
+    _refuse_cocktails(adapters)
     if coefficients is None:
         _note_trained_beside(adapters)
     require_adapter_dir(out)
@@ -81,6 +82,16 @@ def mix(
     cocktail.save(out, adapter_readme(out.name, cocktail.card, body), {COCKTAIL_FILE: sheet})
     say(f"{out.name}: {words} in {time.monotonic() - started:.0f} s. {sheet['agreement']}")
     return cocktail
+
+
+def _refuse_cocktails(adapters: Sequence[Adapter]) -> None:
+    """A cocktail has looked at test users, whom the new one's sheet would not name."""
+    for adapter in adapters:
+        if adapter.card.role == "cocktail":
+            raise AdapterError(
+                f"'{adapter.name}' is a cocktail, whose users nobody would leave out any more; mix "
+                "the adapters that it was mixed from, three or more if need be."
+            )
 
 
 def _note_trained_beside(adapters: Sequence[Adapter]) -> None:

@@ -280,6 +280,11 @@ def _check_settings(adapters: Sequence[Adapter], settings: MixSettings, searched
                 f"Objective '{settings.objective}' takes the larger update for the better one, so "
                 f"it cannot choose how far to dilute; use one of {known}."
             )
+        if settings.method == "ties" and not settings.options.norm_matched:
+            raise AdapterError(
+                "Method 'ties' knows relative coefficients only, so its mixes cannot be diluted; "
+                "leave --dilute out, or use another method."
+            )
         if not all(0 < share < 1 for share in settings.dilutions):
             raise AdapterError("A dilution lies between 0 and 1; change --dilute.")
     settings.options.check()

@@ -22,7 +22,12 @@ def build(backbone: Backbone, recipe: Recipe) -> Ranker:
     if recipe.ranker == "dense":
         readout = load_readout(recipe.dense.readout, backbone.fingerprint)
         return DenseRanker(tokenizer, recipe.prompt, recipe.dense, readout)
-    dense_only = {"dense.depth": recipe.dense.depth, "training.bank": recipe.training.bank}
+    dense_only = {
+        "dense.depth": recipe.dense.depth,
+        "training.bank": recipe.training.bank,
+        "training.hard_negatives": recipe.training.hard_negatives,
+        "training.domains_per_step": recipe.training.domains_per_step > 1,
+    }
     for name, asked in dense_only.items():
         if asked:
             raise RecipeError(

@@ -91,7 +91,7 @@ class DomainWindows:
         pool = sorted(set[int]().union(*known))
         similar = None
         if hard_negatives and ranker.packed:
-            similar = SimilarItems.of(domain, pool, width)
+            similar = SimilarItems.of(domain, pool, titles, width)
         return cls(
             domain.name,
             titles,
@@ -147,7 +147,7 @@ class DomainWindows:
                 if size >= targets:
                     batches.append(current)
                     current, size = [], 0
-            if size >= max(2, targets / 2) or not batches:
+            if size >= max(2, targets / 2) or not batches or (current and not self.packed):
                 batches.append(current)
             else:  # a few targets, perhaps of one user alone, have hardly a negative beside them
                 batches[-1].extend(current)

@@ -1,5 +1,6 @@
 """The loop itself: `transformers.Trainer` with our loss, clock, schedule and checkpoints."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -195,7 +196,16 @@ class RunCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Write a step's loss to the run's log."""
+        """Write a step's loss to the run's log.
+
+        Raises:
+            RunError: it is no number.
+        """
+        if logs and not math.isfinite(float(logs.get("loss", 0.0))):
+            raise RunError(
+                f"The loss of step {state.global_step} is no number: the training has diverged; "
+                "lower training.learning_rate and train anew."
+            )
         if self._log is not None and logs and "loss" in logs:
             names: tuple[str, ...] = ("loss", "learning_rate", "grad_norm")
             kept = {name: float(logs[name]) for name in names if name in logs}
@@ -262,6 +272,7 @@ def arguments(
         remove_unused_columns=False,
         label_names=[],
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is no number must be seen
         save_strategy="no",
         save_total_limit=2,
         report_to=list(report_to),

@@ -50,6 +50,8 @@ from reccocktail.training.speed import fast_layers
 from reccocktail.training.validation import Validation
 
 _UNBOUNDED = 10**7  # steps of a run whose end the clock decides
+_TRAINS_LIKE = "0.1.0"
+"""The first version whose trainings are those of this one: what it began can be gone on with."""
 
 
 def train(
@@ -281,7 +283,7 @@ def _identity(
 ) -> str:
     """Hash of all that decides what is trained."""
     settings_card = card.model_dump(mode="json", exclude={"initial_sha256", "beside_sha256"})
-    settings_card["recipe"] = card.recipe.relevant()
+    settings_card |= {"recipe": card.recipe.relevant(), "version": _TRAINS_LIKE}
     # Added only when used: runs begun before these options existed can still be resumed.
     more = [initial.sha256] if initial else []
     more += ["beside", beside.sha256] if beside else []
@@ -316,7 +318,12 @@ def _take_off(peft_model: PeftModel, backbone: Backbone) -> None:
 
 
 def _check_other(other: Adapter, card: Card) -> None:
-    """Refuse to build on an adapter that learned to read other prompts."""
+    """Refuse to build on a cocktail, or on an adapter that learned to read other prompts."""
+    if other.card.role == "cocktail":
+        raise AdapterError(
+            f"'{other.name}' is a cocktail and has looked at test users, whom nobody would leave "
+            "out any more; train from the base spirit or an ingredient."
+        )
     card.backbone.require_match(other.card.backbone, other.name)
     theirs = other.card.reading()
     for what, ours in card.reading().items():
