@@ -234,6 +234,8 @@ def test_the_run_says_how(done, domain, backbone):
     kinds = {name: model["kind"] for name, model in run["models"].items()}
     assert kinds["base_spirit"] == "base" and kinds["ingredient"] == "ingredient"
     assert kinds["backbone"] == "backbone" and kinds["cocktail_cold"] == "cocktail"
+    assert all(len(run["models"][name]["sha256"]) == 64 for name in ("ingredient", "cocktail_cold"))
+    assert "steps" in run["models"]["ingredient"] and "steps" not in run["models"]["backbone"]
     assert all(model["seconds"] >= 0 for model in run["models"].values())
     assert run["peak_memory_bytes"] > 1e7 and run["seconds"]["evaluate"] > 0
     assert {"torch", "transformers", "peft", "reccocktail", "python"} <= set(run["versions"])

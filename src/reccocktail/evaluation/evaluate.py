@@ -216,6 +216,8 @@ def _judge_adapters(
                 f"Evaluating {name}",
                 settings.needs_whole,
             )
+        if adapter:
+            results.models[name] |= {"sha256": adapter.sha256, "steps": adapter.card.steps}
         _record(results, name, scorer, found, settings)
 
 
