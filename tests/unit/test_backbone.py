@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from reccocktail import backbone as backbone_module
 from reccocktail.backbone import Backbone, choose_device, choose_dtype, load_backbone
 from reccocktail.errors import AdapterError, BackboneError, RunError
 from reccocktail.fingerprint import Fingerprint, cached_sha256, hash_weights, weight_files
@@ -101,10 +102,23 @@ def test_hardware_decides_on_device_and_dtype(monkeypatch: pytest.MonkeyPatch) -
     assert choose_device().type == "cpu"
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "warp"])
+@pytest.mark.parametrize("device", ["cuda:99", "warp", "meta"])
 def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(BackboneError, match=device):
         choose_device(device)
+
+
+@pytest.mark.parametrize("name", ["folder/model.bin", "folder/M.GGUF"])
+def test_a_local_file_is_not_looked_for_on_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backbone_module, "_download", lambda *_: pytest.fail("asked the hub"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(BackboneError) as caught:
+        load_backbone(name, device="cpu")
+    assert name.rpartition("/")[2] in str(caught.value)
 
 
 def test_a_missing_pad_token_is_filled_in(tmp_path: Path) -> None:

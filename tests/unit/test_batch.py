@@ -161,6 +161,35 @@ def test_the_latest_choices_are_read_where_a_shop_asks_for_them(job, tmp_path):
         batch(replace(job, users=tmp_path / "own.parquet", out=tmp_path / "own", latest=True))
 
 
+def test_more_than_there_are_is_all_there_are(job):
+    batch(replace(job, k=10**12))
+    domain = module.Domain.load(job.data)
+    known = dict(domain.histories().rows())
+    for user, items in table(job.out).select("user_id", "items").rows():
+        assert set(items) == set(domain.item_ids) - set(known[user])
+
+
+def test_a_prepared_folder_is_no_former_batch(job):
+    with pytest.raises(RunError, match="other files than a batch's"):
+        batch(replace(job, out=job.data))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"user_id": [["u1"]]},
+        {"user_id": [b"\xff\xfe"]},
+        {"user_id": ["u1"], "history": [[["i1"]]]},
+        {"user_id": ["u1"], "history": [[b"\xff"]]},
+    ],
+)
+def test_ids_that_are_none_are_one_sentence(job, tmp_path, columns):
+    pl.DataFrame(columns).write_parquet(tmp_path / "odd.parquet")
+    with pytest.raises(DataError) as error:
+        batch(replace(job, users=tmp_path / "odd.parquet"))
+    one_sentence(error.value)
+
+
 def test_float_ids_are_those_that_prepare_wrote(job, tmp_path):
     """A column of whole numbers with gaps reaches Parquet as floats."""
     domain = module.Domain.load(job.data)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
-from reccocktail import cli, spirits
+from reccocktail import cli, launcher, spirits
 from reccocktail.cli import main, shared
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.loop import AdapterTrainer
@@ -407,6 +407,17 @@ def test_unknown_people_titles_and_empty_histories(refused):
     assert "--history" in refused([*recommend, "--user", "u1", "--history", "red apple"])
     assert "-k" in refused([*recommend, "--history", "red apple", "-k", "0"])
     assert "--latest" in refused([*recommend, "--history", "red apple", "--latest"])
+
+
+def test_a_path_that_the_system_refuses_is_one_sentence(refused):
+    for flags in (f"--adapter {'a' * 300} --data shop", f"--adapter base --data {'d' * 300}"):
+        assert "check the path" in refused(f"recommend {flags} --user u1")
+
+
+def test_what_no_launcher_set_is_no_launcher(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "all")
+    monkeypatch.setenv("RANK", "first")
+    assert launcher.processes() == 1 and launcher.is_first()
 
 
 def test_damaged_adapters(refused, home, tmp_path):

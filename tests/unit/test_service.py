@@ -762,6 +762,53 @@ def test_many_mixes_outlive_a_restart(here, tmp_path):
     again.close()
 
 
+def test_mixes_stay_where_their_folder_is(here, tmp_path):
+    """However the state folder is spelled, and when it was moved."""
+    state = tmp_path / "state"
+    with_a_mix(here, state, here.small.path, here.adapters["one"])
+    (tmp_path / "link").symlink_to(state)
+    moved = tmp_path / "elsewhere" / "state"
+    for place in (tmp_path / "sub" / ".." / "state", tmp_path / "link", moved):
+        if place == moved:
+            moved.parent.mkdir()
+            state.rename(moved)
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        service = Service(here.backbone, state=place)
+        service.changing.restore(lambda name, error: pytest.fail(str(error)))
+        assert service.answering.domain("shop").adapter.name == "mix-0001"
+        service.changing.plug("shop", here.small.path / ".." / "small", here.adapters["one"])
+        assert service.answering.domain("shop").adapter.name == "mix-0001"
+        service.close()
+    service = Service(here.backbone, state=moved)
+    service.changing.restore(lambda name, error: pytest.fail(str(error)))
+    assert service.changing.revert("shop").adapter.name == "one"
+    service.close()
+
+
+def test_mixes_of_another_adapter_are_dropped_with_a_word(here, tmp_path, caplog):
+    with_a_mix(here, tmp_path / "state", here.small.path, here.adapters["one"])
+    service = Service(here.backbone, state=tmp_path / "state")
+    service.changing.plug("shop", here.small.path, here.adapters["three"])
+    assert service.answering.domain("shop").adapter.name == "three"
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "its mixes (1) are dropped" in one_sentence(said)
+    service.close()
+
+
+def test_what_is_built_when_the_service_closes_leaves_no_trace(here, tmp_path, monkeypatch):
+    service = here.service(tmp_path / "state")
+    build = changing.build
+
+    def closing(*arguments):
+        service.close()
+        return build(*arguments)
+
+    monkeypatch.setattr(changing, "build", closing)
+    with pytest.raises(ClosedError):
+        service.changing.plug("late", here.small.path, here.adapters["two"])
+    assert not (tmp_path / "state" / "domains" / "late").exists()
+
+
 def with_a_mix(here, state, data, adapter):
     """The state folder of a service that added an item to `shop` and mixed it once."""
     service = Service(here.backbone, state=state)

@@ -60,6 +60,9 @@ def test_what_was_acknowledged_outlives_a_kill_at_any_moment(here, tmp_path):
 def test_domains_on_the_command_line():
     found = parse_domains(["a=x/y:z", "b=C:/d:smollm2-135m/dense"])
     assert found == {"a": (Path("x/y"), "z"), "b": (Path("C:/d"), "smollm2-135m/dense")}
+    windows = parse_domains([r"shop=C:\data\shop:C:\cocktail", r"a=C:\d:own"])
+    assert windows["shop"] == (Path(r"C:\data\shop"), r"C:\cocktail")
+    assert windows["a"] == (Path(r"C:\d"), "own")
     for bad in (["a"], ["a=b"], ["=b:c"], ["a=:c"], ["a=b:"], ["a=b:c", "a=d:e"]):
         with pytest.raises(RecipeError) as error:
             parse_domains(bad)

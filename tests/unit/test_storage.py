@@ -381,6 +381,13 @@ def check(folder: Path) -> None:
     require_replaceable(folder, "a study", "mark.json", OURS, FILES, DataError)
 
 
+def test_a_file_in_a_folder_of_its_own_is_not_ours(tmp_path: Path) -> None:
+    write_json(tmp_path / "out" / "mark.json", {"format": 1, "outputs": {}})
+    write_json(tmp_path / "out" / "notes" / "mine.json", {})
+    with pytest.raises(DataError, match=r"notes/mine.json"):
+        require_replaceable(tmp_path / "out", "a study", "mark.json", OURS, ("*.json",), DataError)
+
+
 @pytest.mark.parametrize("mark", [None, {"format": 1}, [1], {"format": 1, "outputs": {}}])
 @pytest.mark.parametrize("files", [(), ("a.parquet",), ("a.parquet", "part/x.json")])
 def test_only_a_folder_of_ours_with_our_files_may_be_replaced(

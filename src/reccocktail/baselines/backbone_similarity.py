@@ -42,7 +42,7 @@ class BackboneSimilarity(ItemSimilarity):
     def _vectors(self, domain: "Domain") -> FloatArray:
         encoded = plain_tokens(self._backbone.tokenizer, domain.titles)
         embeddings = cast(nn.Embedding, self._backbone.model.get_input_embeddings())
-        table = embeddings.weight.detach().double().cpu().numpy()
+        table = embeddings.weight.detach().cpu().double().numpy()
         means = np.zeros((len(encoded), table.shape[1]))
         for row, ids in enumerate(encoded):
             if ids:

@@ -1,5 +1,6 @@
 """The command line: one command, one typed function; no algorithm lives here."""
 
+import io
 import os
 import signal
 import sys
@@ -25,6 +26,9 @@ BAD_INPUT, INTERRUPTED = 2, 130
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; what the user can mend ends with one sentence and exit code 2."""
     words = sys.argv[1:] if arguments is None else arguments
+    for stream in (sys.stdout, sys.stderr):  # a file's code page on Windows lacks most letters
+        if isinstance(stream, io.TextIOWrapper) and not stream.isatty():
+            stream.reconfigure(encoding="utf-8")
     try:
         with _ending_as_interrupted(words):
             _run(words)
@@ -44,6 +48,11 @@ def _run(words: list[str]) -> None:
     except (RecCocktailError, cyclopts.CycloptsError) as error:
         who = "reccocktail" if is_first() else f"reccocktail (process {rank()})"
         _tell(f"{who}: {error}")
+        sys.exit(BAD_INPUT)
+    except OSError as error:  # of a path that no command could look at
+        if not isinstance(error.filename, str | os.PathLike):
+            raise
+        _tell(f"reccocktail: {error.filename} cannot be used ({error.strerror}); check the path.")
         sys.exit(BAD_INPUT)
 
 

@@ -181,7 +181,8 @@ def serve(
         state: folder for what changes at run time: items, domains, mixes. Without it nothing can
             be changed.
         root: folder below which domains and adapters named in requests may lie.
-        api_key_file: file with the key that every request must bring; or RECCOCKTAIL_API_KEY.
+        api_key_file: file with the key that every request under /v1 must bring; or
+            RECCOCKTAIL_API_KEY.
         admin_key_file: file with the key that changes need; or RECCOCKTAIL_ADMIN_KEY. Without
             a key, changes are off.
         queue: requests under way at most; more are answered 429.

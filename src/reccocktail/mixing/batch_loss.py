@@ -65,10 +65,10 @@ class BatchLoss:
                 parts = [
                     self._scores(model, table, rows) for rows in self._once_round(table.height)
                 ]
-            self._known = torch.cat([part.double().cpu() for part in parts])
+            self._known = torch.cat([part.cpu().double() for part in parts])
         rows = self._rows(table, number)
         scores = self._scores(model, table, rows)
-        self._known[rows] = scores.detach().double().cpu()
+        self._known[rows] = scores.detach().cpu().double()
         return scores, rows, fit_temperature(self._known, self._positive)
 
     def _unlabelled(self, model: FunctionalModel, number: int) -> Batch:

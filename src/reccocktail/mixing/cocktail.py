@@ -19,7 +19,14 @@ from reccocktail.mixing.sheet import COCKTAIL_FILE, Found, sheet_of
 from reccocktail.precision import in_precision
 from reccocktail.progress import say
 from reccocktail.schema import Scenario
-from reccocktail.training.adapter import CARD_FILE, Adapter, Card, DataCard, require_adapter_dir
+from reccocktail.training.adapter import (
+    CARD_FILE,
+    Adapter,
+    Card,
+    DataCard,
+    note_cocktail,
+    require_adapter_dir,
+)
 from reccocktail.training.card import adapter_readme
 
 _MOST = 1000  # of a coefficient from outside: far beyond use, and far from what float32 holds
@@ -49,10 +56,11 @@ def mix(
 
     Raises:
         AdapterError, DataError: see `Mixer`, and `require_adapter_dir` for `out`, which may not
-            hold a trained adapter either; or an adapter is a cocktail itself.
+            hold a trained adapter either.
     """
     started = time.monotonic()
-    _refuse_cocktails(adapters)
+    for adapter in adapters:
+        note_cocktail(adapter)
     if coefficients is None:
         _note_trained_beside(adapters)
     require_adapter_dir(out)
@@ -82,16 +90,6 @@ def mix(
     cocktail.save(out, adapter_readme(out.name, cocktail.card, body), {COCKTAIL_FILE: sheet})
     say(f"{out.name}: {words} in {time.monotonic() - started:.0f} s. {sheet['agreement']}")
     return cocktail
-
-
-def _refuse_cocktails(adapters: Sequence[Adapter]) -> None:
-    """A cocktail has looked at test users, whom the new one's sheet would not name."""
-    for adapter in adapters:
-        if adapter.card.role == "cocktail":
-            raise AdapterError(
-                f"'{adapter.name}' is a cocktail, whose users nobody would leave out any more; mix "
-                "the adapters that it was mixed from, three or more if need be."
-            )
 
 
 def _note_trained_beside(adapters: Sequence[Adapter]) -> None:

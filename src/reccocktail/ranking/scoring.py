@@ -299,7 +299,7 @@ def _from_prompts(
             entropies[torch.tensor(numbers)] = nats.float().cpu()
         else:
             found = ranker.scores(model, batch)
-        for row, values in zip(numbers, found.double().cpu().numpy(), strict=True):
+        for row, values in zip(numbers, found.cpu().double().numpy(), strict=True):
             scores[row] = values[: len(candidates[row])]
         advance(len(numbers))
     places = min((len(row) for row in scores), default=0)

@@ -1,9 +1,11 @@
 """Routes of administrators: domains come and go, items are added, cocktails mixed anew."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, TypeVar, TypeVarTuple
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Depends, Query, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -19,6 +21,11 @@ from reccocktail.serving.routes import DomainName, require
 from reccocktail.serving.served import describe
 from reccocktail.serving.service import Service
 
+THREADS = 8
+"""Of changes. One waits for the others of its domain, and must not take the threads that answer."""
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 
 def admin_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
     """The routes of a service that change it, for those who `may_change`."""
@@ -33,6 +40,11 @@ def admin_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
         tags=["changes"],
         dependencies=[Depends(off), require(keys.may_change)],
     )
+    threads = CapacityLimiter(THREADS)
+
+    async def apart(work: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        return await to_thread.run_sync(work, *arguments, limiter=threads)
+
     changed = documented(400, 403, 404, 409, 413, 422, 503)
 
     def allowed() -> Allowed:
@@ -67,17 +79,17 @@ def admin_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
         return admin_schemas.PlugOut(status="ready", domain=schemas.DomainOut(**describe(state)))
 
     @router.delete("/{name}", status_code=204, summary="Remove a domain", responses=changed)
-    def remove(name: DomainName) -> None:
+    async def remove(name: DomainName) -> None:
         failed = plugging.forget(name)
         try:
-            changing.remove(name)
+            await apart(changing.remove, name)
         except UnknownDomainError:
             if not failed:  # else there was nothing but the failure to remove
                 raise
 
     @router.put("/{name}/items", summary="Add items", responses=changed)
-    def add_items(name: DomainName, body: admin_schemas.ItemsIn) -> admin_schemas.ItemsOut:
-        added = changing.add_items(name, [item.item() for item in body.items])
+    async def add_items(name: DomainName, body: admin_schemas.ItemsIn) -> admin_schemas.ItemsOut:
+        added = await apart(changing.add_items, name, [item.item() for item in body.items])
         return admin_schemas.ItemsOut(added=added, items=len(answering.domain(name).ids))
 
     @router.post(
@@ -86,10 +98,11 @@ def admin_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
         summary="Mix anew with the latest users, in the background",
         responses=changed,
     )
-    def mix(name: DomainName, body: admin_schemas.MixIn) -> schemas.MixOut:
+    async def mix(name: DomainName, body: admin_schemas.MixIn) -> schemas.MixOut:
         answering.domain(name)
+        adapters = [await apart(allowed().adapter, path) for path in body.adapters]
         request = MixRequest(
-            tuple(allowed().adapter(path) for path in body.adapters),
+            tuple(adapters),
             body.scenario,
             MixSettings(
                 method=body.method,
@@ -99,10 +112,10 @@ def admin_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
             ),
             None if body.coefficients is None else tuple(body.coefficients),
         )
-        return schemas.MixOut(**asdict(changing.start_mix(name, request)))
+        return schemas.MixOut(**asdict(await apart(changing.start_mix, name, request)))
 
     @router.post("/{name}/mix/revert", summary="Undo the last mix", responses=changed)
-    def revert(name: DomainName) -> schemas.DomainOut:
-        return schemas.DomainOut(**describe(changing.revert(name)))
+    async def revert(name: DomainName) -> schemas.DomainOut:
+        return schemas.DomainOut(**describe(await apart(changing.revert, name)))
 
     return router

@@ -82,6 +82,9 @@ def _health(service: Service, monitoring: Monitoring) -> APIRouter:
         response.status_code = 503
         return schemas.HealthOut(status="not ready")
 
+    for path, check in (("/healthz", healthz), ("/readyz", readyz)):  # as load balancers ask
+        router.add_api_route(path, check, methods=["HEAD"], include_in_schema=False)
+
     @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def metrics() -> Response:
         return Response(monitoring.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -117,7 +117,7 @@ class ChunkWriter:
         job, names = self._job, self._domain.item_ids
         rows = self._users.rows(number * job.chunk, job.chunk)
         seen = self._domain.numbers(rows, HISTORY)
-        ids, scores = self._retrieval.best(seen, job.k, tick)
+        ids, scores = self._retrieval.best(seen, min(job.k, len(names)), tick)
         table = pl.DataFrame(
             {
                 USER: rows[USER],
@@ -250,8 +250,9 @@ def _former(out: Path) -> dict[str, Any] | None:
     require_dir(out)
     if (out / MANIFEST).is_file():
         found = read_json(out / MANIFEST)
-        if isinstance(found, dict) and isinstance(found.get("settings"), dict):
-            return found
+        settings = found.get("settings") if isinstance(found, dict) else None
+        if isinstance(settings, dict) and "users file" in settings:
+            return dict(found)
     if out.is_dir() and any(out.iterdir()):
         raise RunError(f"{out} holds other files than a batch's; choose another folder.")
     return None

@@ -107,6 +107,9 @@ class Changing:
             record = self._with_mixes(name, Record(data, (adapter,)))
             added = self._store.items(name) if self._store else None
             state = self._build(name, record, added)
+            with self._guard:
+                if self._closed:  # while it was built: the state folder may be another's by now
+                    raise ClosedError
             if self._store:
                 self._store.write_record(name, _hashed(record, state))
             return self._answering.publish(state)
@@ -282,9 +285,15 @@ class Changing:
         Paths do not tell: a nightly training puts another adapter in the place of the last one.
         """
         former = self._store.record(name) if self._store else None
-        if former is None or (former.data, former.adapters[0]) != (record.data, record.adapters[0]):
+        if former is None or not (mixes := len(former.adapters) - 1):
             return record
-        if not (mixes := len(former.adapters) - 1):
+        if _places(former) != _places(record):
+            warn(
+                f"{name}: another prepared folder or adapter is plugged in than it was mixed with; "
+                f"its mixes ({mixes}) are dropped.",
+                domain=name,
+                mixes=mixes,
+            )
             return record
         data, adapter = Domain.load(record.data).sha256, former.adapter_sha256
         with suppress(AdapterError):  # one that cannot be read is no other; the mixes go without
@@ -316,6 +325,11 @@ class Changing:
                 "start it with --state."
             )
         return self._store
+
+
+def _places(record: Record) -> tuple[Path, Path]:
+    """Prepared folder and adapter that were plugged in, however their paths are spelled."""
+    return record.data.resolve(), record.adapters[0].resolve()
 
 
 def _hashed(record: Record, state: Served) -> Record:

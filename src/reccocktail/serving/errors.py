@@ -100,6 +100,8 @@ async def _invalid(_: Request, error: RequestValidationError) -> Response:
     where = ".".join(str(part) for part in first["loc"][1:])[:200]
     if first["type"] == "json_invalid":
         return answer(400, "The body is not JSON; send one JSON object.")
+    if first["type"] == "model_attributes_type" and not where:
+        return answer(422, "Send one JSON object, with Content-Type: application/json.")
     if first["type"] == "missing" and not where:
         return answer(422, "The body is missing; send one JSON object.")
     message = str(first["msg"]).removeprefix("Value error, ")[:300]

@@ -41,7 +41,7 @@ def read_key(file: Path | None, variable: str | None, what: str) -> str | None:
     """
     where = f"the {what} key"
     try:
-        key = file.read_text(encoding="utf-8").strip() if file else (variable or "").strip()
+        key = file.read_text(encoding="utf-8-sig").strip() if file else (variable or "").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise RunError(f"Cannot read {where} from {file}; check the path.") from error
     if not key:

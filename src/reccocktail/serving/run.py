@@ -1,6 +1,7 @@
 """Start the HTTP service: from folders to a listening process."""
 
 import gc
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from reccocktail.serving.paths import Allowed
 from reccocktail.serving.service import Service
 
 GRACE_SECONDS = 15
+# The adapter may begin with a drive of Windows, whose colon is no separator.
+_FOLDERS = re.compile(r"(?P<data>.+?):(?P<adapter>(?:[A-Za-z]:\\)?[^:]+)")
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,12 @@ def parse_domains(values: Sequence[str]) -> dict[str, tuple[Path, str]]:
     found: dict[str, tuple[Path, str]] = {}
     for value in values:
         name, equals, rest = value.partition("=")
-        folder, colon, adapter = rest.rpartition(":")
-        if not (name and equals and folder and colon and adapter):
+        parts = _FOLDERS.fullmatch(rest)
+        if not (name and equals and parts):
             raise RecipeError(f"'{value}' is not of the form NAME=DIR:ADAPTER.")
         if name in found:
             raise RecipeError(f"The domain '{name}' is given twice; give each a name of its own.")
-        found[name] = Path(folder), adapter
+        found[name] = Path(parts["data"]), parts["adapter"]
     return found
 
 
@@ -143,7 +146,7 @@ def serve(
         uvicorn.Server(config).run()
     except SystemExit as error:  # uvicorn logged why it cannot listen
         raise RunError(
-            f"Cannot listen at {settings.host}:{settings.port}; choose another --port."
+            f"Cannot listen at {settings.host}:{settings.port}; choose another --host or --port."
         ) from error
     finally:
         sys.setswitchinterval(switch)

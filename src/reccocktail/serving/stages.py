@@ -162,7 +162,7 @@ class Reranking:
                     [[self._tokens[item] for item in history]], [shown.tolist()], self._tokens
                 )
                 on_device = {name: t.to(self._backbone.device) for name, t in batch.items()}
-                found = self._ranker.scores(model, on_device)[0].double().cpu().numpy()
+                found = self._ranker.scores(model, on_device)[0].cpu().double().numpy()
                 rows.append(found[columns])
         chosen: NDArray[np.float64] = np.stack(rows) + self._prior[np.asarray(items)]
         for weight, space in self._beside:

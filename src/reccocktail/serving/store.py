@@ -60,7 +60,7 @@ class Store:
         Raises:
             RunError: it cannot be written, or another service uses it.
         """
-        self.root = root.absolute()
+        self.root = root.resolve()  # however it is spelled: mixes are known by their folders
         self._domains = self.root / "domains"
         require_dir(self._domains)
         with writing(self._domains):
@@ -100,13 +100,15 @@ class Store:
             return None
         found = read_json(file)
         try:
+            first, *mixed = map(Path, found["adapters"])
             return Record(
                 Path(found["data"]),
-                tuple(Path(path) for path in found["adapters"]),
+                # By name: the folder may have been moved, or restored elsewhere.
+                (first, *(file.parent / MIXES / path.name for path in mixed)),
                 found.get("data_sha256"),
                 found.get("adapter_sha256"),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise RunError(f"{file} is damaged; remove it and plug the domain in again.") from error
 
     def write_record(self, name: str, record: Record) -> Record:
@@ -224,8 +226,10 @@ def _durable(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    with suppress(PermissionError):  # Windows opens no folders
-        descriptor = os.open(path, os.O_RDONLY)
+    # Windows opens no folders, and syncs no file that is open for reading alone.
+    flags = os.O_RDWR if os.name == "nt" else os.O_RDONLY
+    with suppress(PermissionError):
+        descriptor = os.open(path, flags)
         try:
             os.fsync(descriptor)
         finally:

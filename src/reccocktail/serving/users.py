@@ -64,7 +64,20 @@ class UserTable:
         self._own: pl.DataFrame | None = None
 
     def rows(self, start: int, count: int) -> pl.DataFrame:
-        """`user_id` and `history` (null for an unknown user) of some rows, in the file's order."""
+        """`user_id` and `history` (null for an unknown user) of some rows, in the file's order.
+
+        Raises:
+            DataError: ids are neither text nor numbers.
+        """
+        try:
+            return self._read(start, count)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"{self._path.name} has ids that are neither text nor numbers; give user_id as one "
+                "of these, and history as lists of them."
+            ) from error
+
+    def _read(self, start: int, count: int) -> pl.DataFrame:
         columns = [pl.col(self._user).alias(USER)]
         if self._has_history:
             columns.append(pl.col(HISTORY))

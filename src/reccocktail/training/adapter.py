@@ -21,6 +21,7 @@ from reccocktail import __version__
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RecCocktailError, RunError
 from reccocktail.fingerprint import Fingerprint
+from reccocktail.progress import say
 from reccocktail.recipe import Recipe
 from reccocktail.storage import atomic_dir, read_json, require_replaceable, write_json
 
@@ -217,6 +218,15 @@ class Adapter:
             with suppress(RecCocktailError):
                 return cls.load(folder)
         return None
+
+
+def note_cocktail(adapter: Adapter) -> None:
+    """Say of a cocktail that becomes part of another adapter whose users nobody will leave out."""
+    if adapter.card.role == "cocktail":
+        say(
+            f"'{adapter.name}' is a cocktail, and only its own folder names the users it looked "
+            "at: evaluate what is made of it beside it, and they are left out."
+        )
 
 
 def require_adapter_dir(path: Path) -> None:

@@ -23,7 +23,15 @@ from reccocktail.ranking.base import Ranker, first_layers
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.storage import sha256_json, writing
-from reccocktail.training.adapter import Adapter, Card, DataCard, Lora, Role, require_adapter_dir
+from reccocktail.training.adapter import (
+    Adapter,
+    Card,
+    DataCard,
+    Lora,
+    Role,
+    note_cocktail,
+    require_adapter_dir,
+)
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.card import adapter_readme
@@ -318,12 +326,8 @@ def _take_off(peft_model: PeftModel, backbone: Backbone) -> None:
 
 
 def _check_other(other: Adapter, card: Card) -> None:
-    """Refuse to build on a cocktail, or on an adapter that learned to read other prompts."""
-    if other.card.role == "cocktail":
-        raise AdapterError(
-            f"'{other.name}' is a cocktail and has looked at test users, whom nobody would leave "
-            "out any more; train from the base spirit or an ingredient."
-        )
+    """Refuse to build on an adapter that learned to read other prompts."""
+    note_cocktail(other)
     card.backbone.require_match(other.card.backbone, other.name)
     theirs = other.card.reading()
     for what, ours in card.reading().items():

@@ -57,7 +57,7 @@ export function combobox(input, list, { find, choose, fail }) {
     activate(-1);
   }
 
-  /** Ask for what is typed; true if the list belongs to it. */
+  /** Ask for what is typed; `foundFor` tells whether the list belongs to it. */
   async function look() {
     clearTimeout(timer);
     asking.abort();
@@ -100,7 +100,7 @@ export function combobox(input, list, { find, choose, fail }) {
     } else if (event.key === "Enter") {
       event.preventDefault();
       if (foundFor !== input.value.trim()) await look(); // typed faster than the answer came
-      take(Math.max(active, 0));
+      if (foundFor === input.value.trim()) take(Math.max(active, 0));
     } else if (event.key === "Escape") {
       if (list.hidden) input.value = "";
       close();

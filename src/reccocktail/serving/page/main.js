@@ -60,10 +60,14 @@ byId("key-form").addEventListener("submit", (event) => {
 
 // -- domains ----------------------------------------------------------------------------------
 
+let starts = 0; // an answer to an earlier address must not reopen it
+
 async function start() {
   const asked = address.read();
+  const number = ++starts;
   try {
     const { domains, loading, failed } = await api.domains();
+    if (number !== starts) return;
     const names = domains.map((one) => one.name);
     byId("domain").replaceChildren(...names.map((name) => el("option", { value: name }, name)));
     note("");
@@ -106,7 +110,12 @@ async function open({ domain, ids, at, view: kind }) {
     opened.settle(detail);
     await refresh();
   } catch (error) {
-    if (!signal.aborted) report(error, () => open({ domain, ids, at, view: kind }));
+    if (signal.aborted) return;
+    if (view.detail) {
+      byId("domain").value = view.detail.name; // whose lists are still shown
+      opened.settle(view.detail);
+    }
+    report(error, () => open({ domain, ids, at, view: kind }));
   }
 }
 
@@ -162,15 +171,19 @@ byId("clear").addEventListener("click", () => {
 
 // -- recommendations --------------------------------------------------------------------------
 
+const HEADINGS = ["Base spirit", "Ingredient"]; // in the order that is usual
+
 /** What is shown: key, heading and first coefficient of each column. */
 function columnsNow() {
   if (view.kind === "list") return [{ key: "list", at: view.at }];
   const names = namesOf(view.detail);
+  const roles = view.detail.cocktail.adapters.map((a) => a.role).join(" ");
+  const headings = roles === "ingredient base" ? [...HEADINGS].reverse() : HEADINGS;
   const at = view.at ?? chosenOf(view.detail);
   const words = at === null ? asServed(view.detail) : inWords(at, names);
   return [
-    { key: "base", heading: "Base spirit", words: names[0], at: 1 },
-    { key: "ingredient", heading: "Ingredient", words: names[1], at: 0 },
+    { key: "base", heading: headings[0], words: names[0], at: 1 },
+    { key: "ingredient", heading: headings[1], words: names[1], at: 0 },
     { key: "cocktail", heading: "Cocktail", words, at: view.at },
   ];
 }
