@@ -157,7 +157,9 @@ def choose_device(device: str | None = None) -> torch.device:
         device = f"cuda:{local_rank()}"
     try:
         place = torch.device(device)
-        torch.empty(1, device=place).tolist()  # a device without numbers is none
+        torch.empty(1, device=place)
+        if place.type == "meta":
+            raise NotImplementedError("a device without numbers")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise BackboneError(
             f"Device '{device}' cannot be used on this machine; choose cpu, cuda or mps."
