@@ -22,7 +22,8 @@ from rich.table import Table
 from mix_grid import Grid
 from program import program
 from provenance import write_result
-from reccocktail.mixing.objectives import OBJECTIVES, Objective
+from reccocktail.mixing.objectives import OBJECTIVES
+from reccocktail.schema import Objective
 from reccocktail.storage import atomic_file
 from remedies import grid_arguments, grids_of
 

@@ -158,13 +158,17 @@ def choose_device(device: str | None = None) -> torch.device:
     try:
         place = torch.device(device)
         torch.empty(1, device=place)
-        if place.type == "meta":
-            raise NotImplementedError("a device without numbers")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BackboneError(
-            f"Device '{device}' cannot be used on this machine; choose cpu, cuda or mps."
-        ) from error
+        raise _unusable(device) from error
+    if place.type == "meta":  # it holds no numbers
+        raise _unusable(device)
     return place
+
+
+def _unusable(device: str) -> BackboneError:
+    return BackboneError(
+        f"Device '{device}' cannot be used on this machine; choose cpu, cuda or mps."
+    )
 
 
 def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:

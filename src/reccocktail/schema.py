@@ -25,6 +25,18 @@ SPLIT = "split"
 
 Scenario = Literal["warm", "cold"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+
+Objective = Literal[
+    "entropy",
+    "calibrated",
+    "adapter-calibrated",
+    "divergence",
+    "distillation",
+    "information",
+    "validation",
+]
+"""What a search of coefficients may minimise, see `mixing.objectives`; here, because the command
+line must not wait for what computes it."""
 EVALUATION_TABLES = ("valid_warm", "valid_cold", "test_warm", "test_cold")
 ITEM_SPLITS = ("warm", "valid_cold", "test_cold")
 

@@ -28,7 +28,8 @@ from reccocktail.evaluation.report import (
     verdict_sentence,
 )
 from reccocktail.evaluation.results import PREDICTION_SCHEMA, write_evaluation
-from reccocktail.mixing.objectives import OBJECTIVES, Objective
+from reccocktail.mixing.objectives import OBJECTIVES
+from reccocktail.schema import Objective
 from reccocktail.storage import write_json
 from tests.helpers import one_sentence
 

@@ -19,7 +19,7 @@ from reccocktail.cli.shared import (
 from reccocktail.errors import RecipeError
 from reccocktail.launcher import is_first
 from reccocktail.progress import say
-from reccocktail.schema import Scenario
+from reccocktail.schema import Objective, Scenario
 
 
 @app.command(name="spirits")
@@ -154,15 +154,7 @@ def mix(
     out: Path,
     method: Literal["delta", "factor", "svd", "linear", "ties", "dare"] = "delta",
     granularity: Literal["global", "layer", "module"] = "global",
-    objective: Literal[
-        "entropy",
-        "calibrated",
-        "adapter-calibrated",
-        "divergence",
-        "distillation",
-        "information",
-        "validation",
-    ] = "entropy",
+    objective: Objective = "entropy",
     search: Literal["auto", "published"] = "auto",
     users: Whole = 50,
     validation_users: Whole = 200,

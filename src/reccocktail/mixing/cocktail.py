@@ -13,12 +13,12 @@ from reccocktail.mixing.arithmetic import merge
 from reccocktail.mixing.batch_loss import BatchLoss
 from reccocktail.mixing.entropy import collapse_reason
 from reccocktail.mixing.measure import Mixer, MixSettings
-from reccocktail.mixing.objectives import Objective, Point
+from reccocktail.mixing.objectives import Point
 from reccocktail.mixing.search import Groups, gradient_search, line_search
 from reccocktail.mixing.sheet import COCKTAIL_FILE, Found, sheet_of
 from reccocktail.precision import in_precision
 from reccocktail.progress import say
-from reccocktail.schema import Scenario
+from reccocktail.schema import Objective, Scenario
 from reccocktail.training.adapter import (
     CARD_FILE,
     Adapter,

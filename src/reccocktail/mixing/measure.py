@@ -13,7 +13,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import AdapterError, DataError
 from reccocktail.mixing.arithmetic import DIFFERENTIABLE, METHODS, MergeOptions, Method, combine
-from reccocktail.mixing.objectives import OBJECTIVES, Objective, Point
+from reccocktail.mixing.objectives import OBJECTIVES, Point
 from reccocktail.mixing.search import (
     GRANULARITIES,
     GRID,
@@ -26,7 +26,7 @@ from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
-from reccocktail.schema import Scenario
+from reccocktail.schema import Objective, Scenario
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import model_sha256, ranker_of, scoring
 

@@ -20,7 +20,7 @@ users (`batch_loss`).
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -37,16 +37,8 @@ from reccocktail.mixing.entropy import (
     mutual_information,
 )
 from reccocktail.ranking.scoring import Scored
+from reccocktail.schema import Objective
 
-Objective = Literal[
-    "entropy",
-    "calibrated",
-    "adapter-calibrated",
-    "divergence",
-    "distillation",
-    "information",
-    "validation",
-]
 _METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
 
 

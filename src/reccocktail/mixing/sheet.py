@@ -13,9 +13,9 @@ from reccocktail.evaluation.metrics import in_words
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.mixing.arithmetic import MergeOptions, update_norm
 from reccocktail.mixing.measure import Mixer, MixSettings
-from reccocktail.mixing.objectives import Objective, Point
+from reccocktail.mixing.objectives import Point
 from reccocktail.mixing.search import Groups
-from reccocktail.schema import USER
+from reccocktail.schema import USER, Objective
 from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter, Lora
 

@@ -5,9 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reccocktail.mixing.arithmetic import Method
-from reccocktail.mixing.objectives import Objective
 from reccocktail.mixing.search import Granularity
-from reccocktail.schema import Scenario
+from reccocktail.schema import Objective, Scenario
 from reccocktail.serving.items import NewItem
 from reccocktail.serving.schemas import Category, DomainOut, In, ItemId, Title
 
