@@ -1,5 +1,6 @@
 """The command line from raw tables to a report, and one sentence for everything that goes wrong."""
 
+import io
 import json
 import re
 import shutil
@@ -412,6 +413,16 @@ def test_unknown_people_titles_and_empty_histories(refused):
 def test_a_path_that_the_system_refuses_is_one_sentence(refused):
     for flags in (f"--adapter {'a' * 300} --data shop", f"--adapter base --data {'d' * 300}"):
         assert "check the path" in refused(f"recommend {flags} --user u1")
+
+
+def test_output_into_a_file_is_unicode_whatever_the_code_page(monkeypatch):
+    """And what its stream does with letters that it lacks stays so."""
+    streams = [io.TextIOWrapper(io.BytesIO(), "cp1252", errors) for errors in ("strict", "replace")]
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(f"sys.{name}", stream)
+    with pytest.raises(SystemExit):
+        main(["spirits", "--no-such-flag"])
+    assert [(s.encoding, s.errors) for s in streams] == [("utf-8", "strict"), ("utf-8", "replace")]
 
 
 def test_what_no_launcher_set_is_no_launcher(monkeypatch):

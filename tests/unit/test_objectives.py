@@ -116,7 +116,7 @@ def test_points_hold_every_objective(backbone, domain, pair):
 def test_the_line_search_minimises_what_is_asked(backbone, domain, pair, tmp_path, objective):
     mix(pair, backbone, domain, "warm", tmp_path / "out", replace(SMALL, objective=objective))
     sheet = sheet_of(tmp_path / "out")
-    key, sign = OBJECTIVES[objective].curve, -1 if objective == "information" else 1
+    key, sign = OBJECTIVES[objective].curve, OBJECTIVES[objective].sign
     best = min(sheet["curve"], key=lambda point: sign * point[key])
     assert len({point[key] for point in sheet["curve"]}) > 3
     if not sheet["collapse"]["collapsed"]:

@@ -26,6 +26,7 @@ from reccocktail.storage import read_json, sha256_file, sha256_json
 FORMAT = 1
 MANIFEST = "manifest.json"
 TABLES = ("items", "train", *EVALUATION_TABLES)
+_LONGEST = pl.col(HISTORY).get(pl.col(HISTORY).list.len().arg_max())  # of a user's histories
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +148,8 @@ class Domain:
         """
         tests = [self.rows(f"test_{s}").select(USER, HISTORY) for s in ("warm", "cold")]
         others = [_with_target(self.rows(f"valid_{s}")) for s in SCENARIOS]
-        longest = pl.col(HISTORY).get(pl.col(HISTORY).list.len().arg_max())
         rest = pl.concat([*others, self.train().select(USER, HISTORY)])
-        rest = rest.group_by(USER, maintain_order=True).agg(longest)
+        rest = rest.group_by(USER, maintain_order=True).agg(_LONGEST)
         return pl.concat([*tests, rest]).unique(USER, keep="first", maintain_order=True)
 
     def latest_histories(self) -> pl.DataFrame:
@@ -165,8 +165,7 @@ class Domain:
         every = [*(t.select(USER, HISTORY) for t in (self.train(), *cold)), *warm]
         # A history is a beginning of its user's warm items: the longest is all of them, and the
         # length of a cold item's history says how many of them came before it.
-        longest = pl.col(HISTORY).get(pl.col(HISTORY).list.len().arg_max())
-        known = pl.concat(every).group_by(USER, maintain_order=True).agg(longest)
+        known = pl.concat(every).group_by(USER, maintain_order=True).agg(_LONGEST)
         place = pl.int_range(1, pl.len() + 1).over(USER)
         placed = [known.explode(HISTORY).select(USER, HISTORY, place.alias("after"))]
         for rows in cold:

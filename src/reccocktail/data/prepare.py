@@ -156,7 +156,6 @@ def prepare(
         require_times(raw)
     log, user_of, item_of = keep_usable(raw, min_rating, min_count, counts)
     parts = settings.parts(log, len(user_of), len(item_of), seed)
-    _require_rows(parts, split)
     touched = touched_pairs(raw, user_of, item_of)
     _leave_out_heavy(parts, touched, negatives)
     _require_rows(parts, split)

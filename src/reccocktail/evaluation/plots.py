@@ -96,8 +96,7 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
 
     Entropies are drawn as nats above each curve's own minimum, so that the plain and the
     calibrated one share an axis, and with them whatever else was minimised; the minima stand in
-    the legend. Diluted mixes are not drawn, nor
-    is a cocktail marked that does not lie on the line.
+    the legend. Diluted mixes are not drawn, nor is a cocktail marked that does not lie on the line.
 
     Args:
         cocktail: content of a cocktail.json with two adapters and a curve.
@@ -115,19 +114,18 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
         figure = new_figure(4.3, 3.5)
         upper, lower = figure.subplots(2, 1, sharex=True)
         title = "Entropy of the mix"
-        drawn: dict[str, tuple[str, str, Any]] = {
-            "entropy": ("plain", MUTED, (0, (4, 2))),
-            "calibrated_entropy": ("calibrated", COOL, "-"),
+        drawn: dict[str, tuple[str, str, Any, int]] = {
+            "entropy": ("plain", MUTED, (0, (4, 2)), 1),
+            "calibrated_entropy": ("calibrated", COOL, "-", 1),
         }
         for objective, rule in OBJECTIVES.items():
             if objective == cocktail.get("objective") and rule.curve not in drawn:
-                drawn[rule.curve] = (objective, INK, ":")
+                drawn[rule.curve] = (objective, INK, ":", rule.sign)
                 title += f" and {objective}"
-        for key, (label, colour, style) in drawn.items():
+        for key, (label, colour, style, sign) in drawn.items():
             if any(point.get(key) is None for point in points):
                 continue
-            y = np.array([point[key] for point in points], dtype=np.float64)
-            y = -y if key == OBJECTIVES["information"].curve else y
+            y = sign * np.array([point[key] for point in points], dtype=np.float64)
             label = f"{label}: lowest {y.min():.3f} at {x[y.argmin()]:.2f}"
             upper.plot(x, y - y.min(), "o", ls=style, ms=3, lw=1.3, color=colour, label=label)
         upper.set_title(f"{title}, nats above each curve's lowest point")

@@ -23,6 +23,7 @@ from reccocktail.evaluation.results import (
     read_metrics,
     scenarios_of,
 )
+from reccocktail.mixing.objectives import OBJECTIVES
 from reccocktail.storage import atomic_file, read_json
 
 __all__ = ["report", "verdict", "verdict_sentence"]
@@ -63,7 +64,9 @@ def report(runs: list[Path], out: Path) -> Path:
     numbers = itertools.count(1)
     sections = [_section(folder, numbers) for folder in runs]
     try:
-        text = page_environment().get_template("report.html.j2").render(sections=sections)
+        page = page_environment().get_template("report.html.j2")
+        objectives = {name: rule.says for name, rule in OBJECTIVES.items()}
+        text = page.render(sections=sections, objectives=objectives)
     except jinja2.UndefinedError as error:
         names = ", ".join(map(str, runs))
         raise RunError(

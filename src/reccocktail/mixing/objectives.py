@@ -172,7 +172,9 @@ class Rule:
 
     Attributes:
         of: a measured mix -> what is minimised, None where it was not measured.
-        curve: its name in the curve of `cocktail.json`, where `information` is not negative.
+        curve: its name in the curve of `cocktail.json`.
+        says: what a cocktail was chosen by, for readers.
+        sign: -1 where the curve holds what is to be large.
         labels: needs labelled validation users.
         alone: needs the adapters measured alone.
         gradient: can be followed by gradients on a few users at a time.
@@ -182,6 +184,8 @@ class Rule:
 
     of: Callable[[Point], float | None]
     curve: str
+    says: str
+    sign: int = 1
     labels: bool = False
     alone: bool = False
     gradient: bool = True
@@ -189,19 +193,50 @@ class Rule:
 
 
 OBJECTIVES: Mapping[Objective, Rule] = {
-    "entropy": Rule(lambda point: point.entropy, "entropy"),
+    "entropy": Rule(
+        lambda point: point.entropy,
+        "entropy",
+        "lowest entropy, without labels",
+    ),
     "calibrated": Rule(
-        lambda point: point.calibrated_entropy, "calibrated_entropy", labels=True, scale=True
+        lambda point: point.calibrated_entropy,
+        "calibrated_entropy",
+        "lowest calibrated entropy",
+        labels=True,
+        scale=True,
     ),
     "adapter-calibrated": Rule(
         lambda point: point.adapter_calibrated_entropy,
         "adapter_calibrated_entropy",
+        "lowest entropy, calibrated for each adapter",
         labels=True,
         alone=True,
         gradient=False,
     ),
-    "divergence": Rule(lambda point: point.divergence, "divergence", alone=True),
-    "distillation": Rule(lambda point: point.distillation, "distillation", alone=True),
-    "information": Rule(lambda point: -point.information, "mutual_information", gradient=False),
-    "validation": Rule(lambda point: point.log_loss, "log_loss", labels=True, scale=True),
+    "divergence": Rule(
+        lambda point: point.divergence,
+        "divergence",
+        "least divergence from its adapters, without labels",
+        alone=True,
+    ),
+    "distillation": Rule(
+        lambda point: point.distillation,
+        "distillation",
+        "distilling its adapters, without labels",
+        alone=True,
+    ),
+    "information": Rule(
+        lambda point: -point.information,
+        "mutual_information",
+        "most mutual information of users and items, without labels",
+        sign=-1,
+        gradient=False,
+    ),
+    "validation": Rule(
+        lambda point: point.log_loss,
+        "log_loss",
+        "validation quality",
+        labels=True,
+        scale=True,
+    ),
 }

@@ -107,9 +107,7 @@ class Changing:
             record = self._with_mixes(name, Record(data, (adapter,)))
             added = self._store.items(name) if self._store else None
             state = self._build(name, record, added)
-            with self._guard:
-                if self._closed:  # while it was built: the state folder may be another's by now
-                    raise ClosedError
+            self._require_open()  # still: closed, the state folder may be another's by now
             if self._store:
                 self._store.write_record(name, _hashed(record, state))
             return self._answering.publish(state)
@@ -268,12 +266,16 @@ class Changing:
     @contextmanager
     def _change(self, name: str) -> Iterator[None]:
         """Keep other changes of the domain waiting."""
+        self._require_open()
         with self._guard:
-            if self._closed:
-                raise ClosedError
             lock = self._locks.setdefault(name, threading.RLock())
         with lock:
             yield
+
+    def _require_open(self) -> None:
+        with self._guard:
+            if self._closed:
+                raise ClosedError
 
     def _build(self, name: str, record: Record, added: pl.DataFrame | None) -> Served:
         folder = record.adapters[-1]
