@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ _SEARCHES: dict[str, dict[str, Any]] = {
 }
 _CHOSEN_BY = {"validation": "log_loss", "cocktail_calibrated": "calibrated_entropy"}
 """Rows that choose among the mixes which the cocktail's search has measured, and by what."""
+_SOUPS = {"soup": INGREDIENT, "second_soup": "second_round"}
+"""Rows that average a row's adapter with another seed's, which started alike."""
 _CONTROLS = {
     "average": "average",
     "linear": "linear",
@@ -63,6 +65,7 @@ class Bench:
     seed: int
     sources: Sequence[Domain] = ()
     _adapters: dict[str, Adapter] = field(default_factory=dict)
+    _neighbour: "Bench | None" = None
 
     @property
     def folder(self) -> Path:
@@ -112,6 +115,13 @@ class Bench:
         return adapter
 
     @property
+    def neighbours(self) -> list["Bench"]:
+        """This seed and the one it makes soups with: 0 and 1, 2 and 3."""
+        if self._neighbour is None:
+            self._neighbour = replace(self, seed=self.seed ^ 1, _adapters={}, _neighbour=self)
+        return sorted((self, self._neighbour), key=lambda bench: bench.seed)
+
+    @property
     def pair(self) -> list[Adapter]:
         """Base spirit and ingredient."""
         return [self.target.base, self.ingredient]
@@ -148,6 +158,12 @@ class Bench:
             length = Length(steps=_joint_steps(self.ingredient, self.target.base))
             found = self._trained(row, length, joint=True)
             return found.lora, {"steps": found.card.steps, "sources": len(self.sources)}
+        if row in _SOUPS:
+            benches = self.neighbours
+            parts = [lora for b in benches if (lora := b.lora(_SOUPS[row], scenario)[0])]
+            half = [0.5, 0.5]
+            said = {"coefficients": half, "of seeds": [bench.seed for bench in benches]}
+            return combine(parts, torch.tensor(half)), said
         pair = [adapter.lora for adapter in self.pair]
         sheet = self.sheet("cocktail" if row in _CHOSEN_BY else row, scenario)
         if row in _CHOSEN_BY:
@@ -243,7 +259,9 @@ class Bench:
         own = {name: [name] for name in ("second_round", "woven", "joint")}
         own |= {"backbone": [], BASE: []}
         trained = [
-            read_json(self.folder / f"{name}.cost.json") for name in own.get(row, [INGREDIENT])
+            read_json(bench.folder / f"{name}.cost.json")
+            for bench in (self.neighbours if row in _SOUPS else [self])
+            for name in own.get(_SOUPS.get(row, row), [INGREDIENT])
         ]
         sheet = "cocktail" if row in (*_CHOSEN_BY, "random") else row
         mixed = [self.sheet(sheet, SCENARIO[table])] if sheet in _SEARCHES else []

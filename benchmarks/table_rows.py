@@ -59,6 +59,8 @@ ROWS: tuple[Row, ...] = (
     Row("second_round", "model", "the base spirit trained on the target", seeded=True),
     Row("woven", "model", "base spirit and what was trained beside it, both whole", seeded=True),
     Row("joint", "model", "one adapter on the same examples of sources and target", seeded=True),
+    Row("soup", "model", "the ingredients of two seeds, one half each", seeded=True),
+    Row("second_soup", "model", "the second rounds of two seeds, one half each", seeded=True),
     Row("random", "model", "noise for the base spirit, cocktail's coefficients", seeded=True),
     Row("random_average", "model", "noise for the base spirit, one half", seeded=True),
     Row("ensemble", "model", "scores of both adapters averaged: double cost", seeded=True),
@@ -74,6 +76,7 @@ WORK = (
     *("random_average", "random", "second_round", "woven", "ensemble", "diluted"),
     *("cocktail_factor", "linear", "ties", "dare", "oracle"),
     *("sasrec", "gru4rec", "sentence-encoder", "cocktail_layer", "joint"),
+    *("soup", "second_soup"),
 )
 """Rows in the order in which they are made: what says most for its cost first."""
 assert sorted(WORK) == sorted(BY_NAME)

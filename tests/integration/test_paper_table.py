@@ -2,6 +2,7 @@
 
 import gc
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import import_module as bench
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from reccocktail.backbone import load_backbone
 from reccocktail.data.candidates import cold_candidates
@@ -20,6 +22,7 @@ from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.results import prediction_ranks
 from reccocktail.evaluation.settings import EvaluationSettings
+from reccocktail.mixing.arithmetic import combine
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import merged, ranker_of
@@ -117,6 +120,9 @@ def test_figures_are_those_of_evaluate(done, folder, tmp_path, words):
     place = out / "tastes" / "seed-0"
     base, own = folder / "spirit", place / "ingredient"
     adapters = [(Adapter.load(path), path) for path in (base, own, place / "second_round")]
+    other = Adapter.load(out / "tastes" / "seed-1" / "second_round")
+    both = combine([adapters[2][0].lora, other.lora], torch.tensor([0.5, 0.5]))
+    adapters.append((replace(other, name="second_soup", lora=both), tmp_path))
     sizes = EvaluationSettings(validation_users=12, words=words, full_catalogue=False)
     column = "rank_with_words" if words else "rank_with_prior"
     evaluate(domain, adapters, backbone, tmp_path, baselines=["popularity", "text-similarity"],
@@ -159,6 +165,11 @@ def test_cocktails_and_their_coefficients(done):
     assert Adapter.load(spirit).card.initial_sha256 == result["base_spirit"]["sha256"]
     woven = Adapter.load(out / "tastes" / "seed-1" / "woven").card
     assert (woven.initial_sha256, woven.beside_sha256) == (None, result["base_spirit"]["sha256"])
+    # Neighbouring seeds make one soup, which costs both trainings.
+    for number in (0, 1):
+        assert cells["soup"][number]["chosen"]["of seeds"] == [0, 1]
+        costs = [cells["second_round"][n]["cost"]["train_seconds"] for n in (0, 1)]
+        assert cells["second_soup"][number]["cost"]["train_seconds"] == pytest.approx(sum(costs))
     # Seeds differ where they should.
     first, second = (out / "tastes" / "dare" / f"seed-{n}" / "warm" for n in (0, 1))
     assert not pl.read_parquet(first / "ranks.parquet").equals(
