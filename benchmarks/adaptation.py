@@ -32,7 +32,7 @@ matplotlib.use("agg")
 USERS = (10, 25, 50, 100, 200)
 # What can be computed on any few users; information needs scores of shared items.
 CHOOSERS: tuple[Objective, ...] = ("entropy", "calibrated", "adapter-calibrated", "divergence")
-WITH_LABELS = tuple(name for name, rule in OBJECTIVES.items() if rule.labels)
+WITH_LABELS = tuple(name for name, rule in OBJECTIVES.items() if rule.needs_labels)
 WAYS = {"disjoint": "unlabelled", "transductive": "test", "labelled": "valid"}
 COLOURS = {name: f"C{place}" for place, name in enumerate(dict.fromkeys(CHOOSERS + WITH_LABELS))}
 DASHES = {"disjoint": "-", "transductive": "--", "labelled": ":"}
@@ -61,7 +61,7 @@ def study(grid: Grid, users: Sequence[int], draws: int) -> list[dict[str, Any]]:
                 else:
                     points = grid.points(cells, drawn, table)
                 for name in choosers:
-                    values = [OBJECTIVES[name].of(point) for point in points]
+                    values = [OBJECTIVES[name].value_of(point) for point in points]
                     chosen[name].append(int(np.argmin(np.array(values, dtype=float))))
             for name, places in chosen.items():
                 regret = quality.max() - quality[places]

@@ -23,7 +23,7 @@ from reccocktail.mixing.arithmetic import MergeOptions
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.entropy import as_matrix, mutual_information
 from reccocktail.mixing.measure import Mixer, MixSettings
-from reccocktail.mixing.objectives import Point
+from reccocktail.mixing.objectives import MeasuredMix
 from reccocktail.mixing.search import Groups
 from reccocktail.ranking.scoring import Scored, positive_columns, score
 from reccocktail.schema import USER, Scenario
@@ -120,7 +120,7 @@ class Grid:
         matched = MergeOptions(norm_matched=space == "norm-matched")
         self.mixer.settings = replace(self.settings, options=matched)
         groups = Groups.build([a.lora for a in self.pair], "global")
-        return self.mixer.lora(torch.tensor([coefficients]), groups)
+        return self.mixer.merged_lora(torch.tensor([coefficients]), groups)
 
     def _cell(self, space: str, coefficients: list[float] | None) -> Cell:
         lambdas = "" if coefficients is None else " " + "/".join(f"{c:.2f}" for c in coefficients)
@@ -167,7 +167,7 @@ class Grid:
         users: NDArray[np.int64] | None = None,
         of: str = "unlabelled",
         labelled: NDArray[np.int64] | None = None,
-    ) -> list[Point]:
+    ) -> list[MeasuredMix]:
         """What a search would know of each mix if it looked at these users of the table `of`.
 
         `labelled` are the validation users that it may look at; None for all.
@@ -182,15 +182,15 @@ class Grid:
             known = Scored(
                 list(cell.scores["valid"][those]), torch.empty(0), lambda: torch.empty(0)
             )
-            point = Point.of(cell.coefficients, seen, known, self.positive["valid"][those])
-            point.information = cell.information if users is None else float("nan")
+            point = MeasuredMix.of(cell.coefficients, seen, known, self.positive["valid"][those])
+            point.mutual_information = cell.information if users is None else float("nan")
             points.append(point)
         alone = [
             next(p for p, c in zip(points, cells, strict=True) if _is(c, "simplex", unit))
             for unit in ([1.0, 0.0], [0.0, 1.0])
         ]
         for point in points:
-            point.relate(alone)
+            point.compare_with_adapters(alone)
         return points
 
 

@@ -29,12 +29,12 @@ from reccocktail.data.columns import as_interactions
 from reccocktail.data.domain import Domain
 from reccocktail.data.tables import read_table
 from reccocktail.errors import RecCocktailError, RunError
-from reccocktail.mixing.measure import check_compatible
 from reccocktail.progress import say
 from reccocktail.schema import CANDIDATES, SPLIT, TARGET, USER
 from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import check_compatible
 from study import target_recipe
 from table_bench import Bench
 from table_page import write_all

@@ -79,15 +79,15 @@ def find(mixer: Mixer, steps: int | None = None) -> Found:
         coefficients, losses = gradient_search(
             mixer.backbone.model, loras, groups, settings.method, BatchLoss(mixer, []), descent
         )
-        return Found(mixer.lora(coefficients, groups), coefficients, losses[-1])
+        return Found(mixer.merged_lora(coefficients, groups), coefficients, losses[-1])
     grid = settings.grid[:steps]
     best, seen = line_search(
-        lambda first: mixer.pair(first).value(settings.objective),
+        lambda first: mixer.measure_pair(first).value(settings.objective),
         grid,
         0 if steps else settings.refinements,
     )
     coefficients = torch.tensor([[best, 1 - best]])
-    return Found(mixer.lora(coefficients, groups), coefficients, seen[best])
+    return Found(mixer.merged_lora(coefficients, groups), coefficients, seen[best])
 
 
 @contextmanager

@@ -76,7 +76,7 @@ def compare(grid: Grid) -> dict[str, Any]:
             inside += ends  # a lone adapter has its own norm
         best = max(inside, key=of)
         for name, rule in OBJECTIVES.items():
-            value = {c.name: rule.of(known[c.name]) for c in inside}
+            value = {c.name: rule.value_of(known[c.name]) for c in inside}
             able = [c for c in inside if value[c.name] is not None]
             add(space, name, min(able, key=lambda c, value=value: value[c.name]), best)
         if space == "simplex":
@@ -92,7 +92,7 @@ def compare(grid: Grid) -> dict[str, Any]:
         "mixes": {
             c.name: {
                 **{m: float(values[c.name][m].mean()) for m in SHOWN},
-                **{name: rule.of(known[c.name]) for name, rule in OBJECTIVES.items()},
+                **{name: rule.value_of(known[c.name]) for name, rule in OBJECTIVES.items()},
                 "minus_better_adapter": _paired(values[c.name], values[better.name], items),
             }
             for c in cells

@@ -19,7 +19,7 @@ from reccocktail.evaluation.controls import GRID, Controls
 from reccocktail.evaluation.metrics import per_user
 from reccocktail.mixing.arithmetic import combine
 from reccocktail.mixing.measure import MixSettings
-from reccocktail.mixing.sheet import weights_of
+from reccocktail.mixing.sheet import coefficients_of
 from reccocktail.recipe import Recipe
 from reccocktail.schema import Scenario
 from reccocktail.storage import read_json, write_json
@@ -176,7 +176,7 @@ class Bench:
         rows = np.array(list(sheet["coefficients"].values()))
         said = {"coefficients": rows.mean(axis=0).round(6).tolist(), "groups": len(rows)}
         said |= {"collapse": sheet["collapse"], "agreement": sheet["agreement"]}
-        return combine(pair, weights_of(sheet, pair), sheet["method"]), said
+        return combine(pair, coefficients_of(sheet, pair), sheet["method"]), said
 
     def judge(self, row: str) -> dict[str, dict[str, Any]]:
         """Ranks of a row by table, with `chosen` (what it says of itself) and `cost`."""

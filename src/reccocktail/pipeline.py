@@ -18,13 +18,14 @@ from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.report import report
 from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.cocktail import mix
-from reccocktail.mixing.measure import MixSettings, check_compatible
+from reccocktail.mixing.measure import MixSettings
 from reccocktail.mixing.sheet import load_sheet
 from reccocktail.progress import say
 from reccocktail.recipe import Recipe
 from reccocktail.schema import SCENARIOS, Scenario
 from reccocktail.storage import read_json, sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Card
+from reccocktail.training.model import check_compatible
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 

@@ -104,9 +104,9 @@ def test_the_grid_scores_nobody_it_adapted_to(folder, bench, tmp_path):
     users = {name: set(rows["user_id"]) for name, rows in made.rows.items()}
     assert not users["unlabelled"] & users["test"] and len(users["unlabelled"]) == 12
     cell = made._cell("simplex", [0.5, 0.5])
-    point = made.mixer.pair(0.5)  # the grid's figures are those of a search
+    point = made.mixer.measure_pair(0.5)  # the grid's figures are those of a search
     np.testing.assert_allclose(cell.scores["unlabelled"], point.scores.numpy(), atol=1e-5)
-    assert cell.information == pytest.approx(point.information, abs=1e-6)
+    assert cell.information == pytest.approx(point.mutual_information, abs=1e-6)
     assert cell.entropy["unlabelled"].mean() == pytest.approx(point.entropy, abs=1e-5)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reccocktail.errors import RecipeError
-from reccocktail.mixing.search import FunctionalModel
+from reccocktail.mixing.functional import FunctionalModel
 from reccocktail.ranking.base import entropy_of
 from reccocktail.ranking.choice import ChoiceRanker
 from reccocktail.recipe import ChoiceSettings, PromptSettings

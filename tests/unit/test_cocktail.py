@@ -13,14 +13,15 @@ from reccocktail.errors import AdapterError, DataError, RecCocktailError
 from reccocktail.mixing import cocktail as module
 from reccocktail.mixing.arithmetic import MergeOptions, combine
 from reccocktail.mixing.cocktail import _guarded, mix
-from reccocktail.mixing.measure import Mixer, MixSettings, Point, check_compatible
+from reccocktail.mixing.measure import Mixer, MixSettings
+from reccocktail.mixing.objectives import MeasuredMix
 from reccocktail.mixing.search import Descent
-from reccocktail.mixing.sheet import agreement
+from reccocktail.mixing.sheet import agreement_with_validation
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
 from reccocktail.recipe import DenseSettings, PromptSettings
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.model import merged
+from reccocktail.training.model import check_compatible, merged
 from tests.adapters import pico_recipe, random_adapter
 from tests.domains import taste_domain
 from tests.helpers import changed, one_sentence, other_targets
@@ -139,6 +140,17 @@ def test_given_coefficients_may_leave_the_simplex(backbone, domain, pair, tmp_pa
 def test_wrong_coefficients_are_refused(backbone, domain, pair, tmp_path, wrong):
     with pytest.raises(AdapterError, match="Give 2 coefficients, one for each") as error:
         mix(pair, backbone, domain, "warm", tmp_path / "out", SMALL, wrong)
+    one_sentence(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "grid", [(), (0.75, 0.25), (1.0, 0.0), (0.0, 0.5), (0.0, 0.5, 0.5, 1.0), (-1.0, 0.0, 1.0)]
+)
+def test_a_grid_between_the_adapters_is_needed(backbone, domain, pair, tmp_path, grid):
+    """Without its ends the guard would have nothing to compare with."""
+    with pytest.raises(AdapterError, match="must ascend from 0 to 1") as error:
+        mix(pair, backbone, domain, "warm", tmp_path / "out", replace(SMALL, grid=grid))
     one_sentence(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -378,7 +390,7 @@ def test_at_least_half_of_the_users_are_left_to_be_scored(backbone, domain, pair
 
 def point(first, entropy, information=1.0, **more):
     coefficients = None if first is None else [first, 1 - first]
-    return Point(coefficients, entropy, information, 30, entropy, **more)
+    return MeasuredMix(coefficients, entropy, information, 30, entropy, **more)
 
 
 def test_a_sound_choice_passes_the_guard():
@@ -443,17 +455,19 @@ def judged(first, entropy, ndcg):
 def test_agreement():
     worse, better = np.zeros(50), np.ones(50)
     same = [judged(0.0, 1.0, better), judged(1.0, 2.0, worse)]
-    assert "choose the same lambda, 0.00/1.00" in agreement(same, same[0], "entropy")
+    assert "choose the same lambda, 0.00/1.00" in agreement_with_validation(
+        same, same[0], "entropy"
+    )
     apart = [judged(0.0, 1.0, worse), judged(1.0, 2.0, better)]
-    said = agreement(apart, apart[0], "entropy")
+    said = agreement_with_validation(apart, apart[0], "entropy")
     assert "they disagree" in said and "-1.0" in said
     noise = [judged(0.0, 1.0, [0, 1] * 25), judged(1.0, 2.0, [1, 0] * 24 + [1, 1])]
-    assert "within noise" in agreement(noise, noise[0], "entropy")
+    assert "within noise" in agreement_with_validation(noise, noise[0], "entropy")
     bare = [point(0.0, 1.0), point(1.0, 2.0)]
-    assert "No labelled" in agreement(bare, bare[0], "entropy")
+    assert "No labelled" in agreement_with_validation(bare, bare[0], "entropy")
     # A mix by groups is judged itself, not the adapter that would have been next.
     mixed = judged(None, 0.5, worse)
-    said = agreement([*apart, mixed], mixed, "entropy")
+    said = agreement_with_validation([*apart, mixed], mixed, "entropy")
     assert "chooses lambda of the cocktail" in said and "highest at 1.00/0.00" in said
 
 
@@ -481,7 +495,7 @@ def test_adapters_that_do_not_fit_are_refused(backbone, domain, pair, tmp_path):
         assert second.name in one_sentence(error.value)
     with pytest.raises(AdapterError, match="needs two adapters") as error:
         mix([first], backbone, domain, "warm", tmp_path / "out", SMALL)
-    with pytest.raises(AdapterError, match="at least two") as error:
+    with pytest.raises(AdapterError, match="at least one") as error:
         mix([], backbone, domain, "warm", tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
 

@@ -16,6 +16,7 @@ from reccocktail.mixing.arithmetic import (
     update_norm,
 )
 from reccocktail.training.adapter import Factors, lora_sha256
+from tests.helpers import one_sentence
 
 SHAPES = {"q": (6, 5), "v": (4, 5), "up": (7, 3)}  # module -> outputs, inputs
 
@@ -347,6 +348,20 @@ def test_coefficients_of_the_wrong_number(weights):
         combine(adapters, weights)
     with pytest.raises(AdapterError, match="2 adapters need 2 coefficients"):
         combine(adapters, dict.fromkeys(SHAPES, weights))
+
+
+def test_negative_coefficients_go_where_they_mean_something():
+    adapters = [make_lora(0, 2, 16.0), make_lora(1, 2, 16.0)]
+    for method in METHODS:
+        if method in ("linear", "ties"):
+            with pytest.raises(AdapterError, match="takes no negative coefficients") as error:
+                combine(adapters, (-0.3, 0.7), method)
+            one_sentence(error.value)
+        else:
+            found = combine(adapters, (-0.3, 0.7), method)
+            assert all(
+                torch.isfinite(f.a).all() and torch.isfinite(f.b).all() for f in found.values()
+            )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

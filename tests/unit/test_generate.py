@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from reccocktail.mixing.search import FunctionalModel
+from reccocktail.mixing.functional import FunctionalModel
 from reccocktail.ranking import continuation
 from reccocktail.ranking.base import entropy_of
 from reccocktail.ranking.continuation import Context

@@ -15,7 +15,7 @@ from reccocktail.mixing.arithmetic import (
     merge,
     update_norm,
 )
-from reccocktail.mixing.sparse import dropped, ties, truncated
+from reccocktail.mixing.sparse import dropped, ties, truncated_svd
 from reccocktail.training.adapter import PREFIX, Factors
 from tests.adapters import MODULES, RANK, random_lora
 from tests.helpers import one_sentence
@@ -128,7 +128,7 @@ def test_scaling_all_coefficients_leaves_ties_as_it_is(pair):
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
 def test_truncation_is_the_svd(shape):
     update = torch.randn(shape, generator=torch.manual_seed(0))
-    factors, lost, total = truncated(update, 2)
+    factors, lost, total = truncated_svd(update, 2)
     u, s, vt = torch.linalg.svd(update.double())
     best = u[:, :2] @ s[:2].diag() @ vt[:2]
     torch.testing.assert_close(factors.b.double() @ factors.a.double(), best, atol=1e-5, rtol=0)

@@ -13,7 +13,7 @@ from reccocktail.mixing.arithmetic import MergeOptions, update_norm
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.entropy import distillation, jensen_shannon
 from reccocktail.mixing.measure import Mixer, MixSettings, default_descent
-from reccocktail.mixing.objectives import OBJECTIVES, apart
+from reccocktail.mixing.objectives import OBJECTIVES, distance_from_adapters
 from reccocktail.mixing.search import Descent
 from tests.adapters import pico_recipe, random_adapter
 from tests.domains import taste_domain
@@ -89,21 +89,21 @@ def test_two_teachers_are_distilled_into_their_average():
     rng = np.random.default_rng(2)
     teachers = torch.from_numpy(rng.normal(size=(2, 6, 5)))
     average = torch.softmax(teachers, dim=-1).mean(dim=0).log()
-    least = float(apart("distillation", average, list(teachers)))
+    least = float(distance_from_adapters("distillation", average, list(teachers)))
     for other in (*teachers, teachers.mean(dim=0), average * 1.2, average * 0.8):
-        assert float(apart("distillation", other, list(teachers))) > least + 1e-4
+        assert float(distance_from_adapters("distillation", other, list(teachers))) > least + 1e-4
 
 
 def test_points_hold_every_objective(backbone, domain, pair):
     mixer = Mixer(pair, backbone, domain, "warm", replace(SMALL, objective="divergence"))
-    first, middle, last = (mixer.pair(value) for value in (1.0, 0.4, 0.0))
+    first, middle, last = (mixer.measure_pair(value) for value in (1.0, 0.4, 0.0))
     p, own = softmax(middle.scores.numpy()), [softmax(x.scores.numpy()) for x in (first, last)]
     assert middle.value("entropy") == pytest.approx(entropy(p).mean(), rel=1e-5)
     shared = [(entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2).mean() for q in own]
     assert middle.value("divergence") == pytest.approx(np.mean(shared), rel=1e-6)
     lacking = [(q * np.log(q / p)).sum(axis=-1).mean() for q in own]
     assert middle.value("distillation") == pytest.approx(np.mean(lacking), rel=1e-6)
-    assert middle.value("information") == -middle.information
+    assert middle.value("information") == -middle.mutual_information
     assert middle.value("validation") == middle.log_loss
     between = first.temperature**0.4 * last.temperature**0.6
     wanted = entropy(softmax(middle.scores.numpy() / between)).mean()
@@ -116,7 +116,7 @@ def test_points_hold_every_objective(backbone, domain, pair):
 def test_the_line_search_minimises_what_is_asked(backbone, domain, pair, tmp_path, objective):
     mix(pair, backbone, domain, "warm", tmp_path / "out", replace(SMALL, objective=objective))
     sheet = sheet_of(tmp_path / "out")
-    key, sign = OBJECTIVES[objective].curve, OBJECTIVES[objective].sign
+    key, sign = OBJECTIVES[objective].curve_key, OBJECTIVES[objective].sign
     best = min(sheet["curve"], key=lambda point: sign * point[key])
     assert len({point[key] for point in sheet["curve"]}) > 3
     if not sheet["collapse"]["collapsed"]:
@@ -243,7 +243,7 @@ def test_published_search_over_candidates(backbone, domain, pair, tmp_path):
     sheet = sheet_of(tmp_path / "out")
     assert (sheet["search"], sheet["granularity"]) == ("published", "module")
     assert set(sheet["coefficients"]) == set(pair[0].lora)
-    half = Mixer(pair, backbone, domain, "warm", SMALL).pair(0.5)
+    half = Mixer(pair, backbone, domain, "warm", SMALL).measure_pair(0.5)
     assert sheet["descent"][0] == pytest.approx(half.entropy, abs=1e-4)
     assert sheet["descent_settings"]["passes"] == 1
 

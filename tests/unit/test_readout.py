@@ -8,14 +8,13 @@ import torch
 from torch.nn.functional import normalize
 
 from reccocktail.errors import AdapterError, RecipeError
-from reccocktail.mixing.measure import check_compatible
 from reccocktail.ranking import build
 from reccocktail.ranking import readout as readouts
 from reccocktail.ranking.dense import PLAIN_TEMPERATURE, DenseRanker
 from reccocktail.ranking.readout import Readout, Whitening
 from reccocktail.recipe import Recipe
 from reccocktail.training.adapter import Adapter, Card
-from reccocktail.training.model import attach, ranker_of
+from reccocktail.training.model import attach, check_compatible, ranker_of
 from tests.adapters import random_adapter
 from tests.domains import taste_domain
 from tests.pico import HIDDEN, pico_backbone
@@ -146,7 +145,7 @@ def test_vectors_follow_the_readout_by_hand(file, backbone):
 
 
 def test_gradients_reach_the_adapter_through_the_readout_and_the_search(file, backbone, domain):
-    from reccocktail.mixing.search import FunctionalModel
+    from reccocktail.mixing.functional import FunctionalModel
 
     ranker = build(backbone, recipe(file))
     adapter = random_adapter(backbone, domain, "one", seed=1)

@@ -373,15 +373,15 @@ def test_what_was_minimised_is_drawn_beside_the_entropies(objective: Objective) 
     cocktail = _cocktail(np.random.default_rng(0), 60) | {"objective": objective}
     sign = -1 if objective == "information" else 1
     for place, point in enumerate(cocktail["curve"]):
-        point[OBJECTIVES[objective].curve] = sign * (0.5 + (place - 3) ** 2)
+        point[OBJECTIVES[objective].curve_key] = sign * (0.5 + (place - 3) ** 2)
     upper = curve_figure(cocktail).axes[0]
     lines = {line.get_label(): line.get_ydata() for line in upper.lines}
     (label,) = (name for name in lines if name.startswith(objective))
-    least = sign * cocktail["curve"][3][OBJECTIVES[objective].curve]
+    least = sign * cocktail["curve"][3][OBJECTIVES[objective].curve_key]
     where = cocktail["curve"][3]["coefficients"][0]
     assert label.endswith(f"lowest {least:.3f} at {where:.2f}") and lines[label].min() == 0
     assert objective in upper.get_title(loc="left")
-    cocktail["curve"][0][OBJECTIVES[objective].curve] = None  # of before it was measured
+    cocktail["curve"][0][OBJECTIVES[objective].curve_key] = None  # of before it was measured
     shown = curve_figure(cocktail).axes[0].lines
     assert not any(line.get_label().startswith(objective) for line in shown)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from reccocktail.mixing.arithmetic import combine
+from reccocktail.mixing.functional import FunctionalModel
 from reccocktail.mixing.search import (
     Descent,
-    FunctionalModel,
     Groups,
     gradient_search,
     line_search,

@@ -24,7 +24,7 @@ from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.mixing.arithmetic import MergeOptions, Method, combine, update_norm
 from reccocktail.mixing.entropy import as_matrix, fit_temperature, log_loss
 from reccocktail.mixing.search import GRID
-from reccocktail.mixing.sheet import options_of, weights_of
+from reccocktail.mixing.sheet import coefficients_of, options_of
 from reccocktail.ranking.base import entropy_of
 from reccocktail.ranking.scoring import RowScores, Scored, positive_columns
 from reccocktail.schema import Scenario
@@ -132,7 +132,7 @@ class Controls:
                 rows = torch.tensor(list(sheet["coefficients"].values()))
                 mean = [round(value, 6) for value in rows.mean(dim=0).tolist()]
                 said = {"coefficients": mean, "of": sheet["name"]}
-                weights = weights_of(sheet, self._pair)
+                weights = coefficients_of(sheet, self._pair)
                 pair = [noise, self.ingredient.lora]
                 return combine(pair, weights, sheet["method"], options_of(sheet)), said
         halves = torch.tensor([0.5, 0.5])

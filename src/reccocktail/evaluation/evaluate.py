@@ -29,7 +29,6 @@ from reccocktail.evaluation.results import (
 from reccocktail.evaluation.scorer import Both, Scorer
 from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.evaluation.whole import WholeCatalogue
-from reccocktail.mixing.measure import check_compatible
 from reccocktail.mixing.sheet import COCKTAIL_FILE, load_sheet
 from reccocktail.progress import say
 from reccocktail.ranking import build
@@ -40,7 +39,7 @@ from reccocktail.ranking.scoring import Catalogue, RowScores
 from reccocktail.recipe import Recipe
 from reccocktail.schema import USER, Scenario
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.model import ranker_of
+from reccocktail.training.model import check_compatible, ranker_of
 
 BACKBONE = "backbone"
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from reccocktail.errors import RunError
 from reccocktail.mixing.objectives import OBJECTIVES
-from reccocktail.mixing.sheet import on_line
+from reccocktail.mixing.sheet import sums_to_one
 from reccocktail.storage import atomic_file
 
 # Names in the page's style sheet -> colours of a PNG; inline SVG takes the page's own colours,
@@ -105,7 +105,7 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
     Raises:
         RunError: the cocktail has no curve over two adapters.
     """
-    curve = [point for point in cocktail.get("curve") or [] if on_line(point["coefficients"])]
+    curve = [point for point in cocktail.get("curve") or [] if sums_to_one(point["coefficients"])]
     points = sorted(curve, key=lambda point: float(point["coefficients"][0]))
     if len(points) < 2 or len(points[0]["coefficients"]) != 2:
         raise RunError(f"Cocktail {cocktail.get('name')!r} has no curve over two adapters to draw.")
@@ -119,8 +119,8 @@ def curve_figure(cocktail: Mapping[str, Any], metric: str = "ndcg@10") -> Figure
             "calibrated_entropy": ("calibrated", COOL, "-", 1),
         }
         for objective, rule in OBJECTIVES.items():
-            if objective == cocktail.get("objective") and rule.curve not in drawn:
-                drawn[rule.curve] = (objective, INK, ":", rule.sign)
+            if objective == cocktail.get("objective") and rule.curve_key not in drawn:
+                drawn[rule.curve_key] = (objective, INK, ":", rule.sign)
                 title += f" and {objective}"
         for key, (label, colour, style, sign) in drawn.items():
             if any(point.get(key) is None for point in points):
@@ -167,7 +167,7 @@ def _mark_choice(axes: Sequence[Axes], cocktail: Mapping[str, Any]) -> None:
         axis.grid(True, axis="y")
         axis.set_axisbelow(True)
         axis.margins(y=0.15)
-    if not coefficients or not all(map(on_line, coefficients.values())):
+    if not coefficients or not all(map(sums_to_one, coefficients.values())):
         return  # the cocktail lies elsewhere
     chosen = lambda_1(coefficients)
     for axis in axes:

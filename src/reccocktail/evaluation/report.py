@@ -65,7 +65,7 @@ def report(runs: list[Path], out: Path) -> Path:
     sections = [_section(folder, numbers) for folder in runs]
     try:
         page = page_environment().get_template("report.html.j2")
-        objectives = {name: rule.says for name, rule in OBJECTIVES.items()}
+        objectives = {name: rule.description for name, rule in OBJECTIVES.items()}
         text = page.render(sections=sections, objectives=objectives)
     except jinja2.UndefinedError as error:
         names = ", ".join(map(str, runs))

@@ -1,6 +1,8 @@
 """Merging LoRA adapters: pure, differentiable functions from tensors and coefficients to one LoRA.
 
-An adapter changes a weight W to W + s B A. `combine` is the only code of the project that merges:
+An adapter changes a weight W (outputs, inputs) to W + s B A, with A (rank, inputs), B (outputs,
+rank) and s = alpha / rank. `merge` is the only code of the project that merges, and `combine` gives
+its LoRA alone:
 
 - `delta`: the exact sum of updates, sum_i l_i s_i B_i A_i, as one LoRA of rank r_1 + r_2 + ...
   (A stacked, B scaled and stacked). The published code of the paper does this.
@@ -21,13 +23,14 @@ import torch
 from torch import Tensor
 
 from reccocktail.errors import AdapterError
-from reccocktail.mixing.sparse import dropped, ties, truncated
+from reccocktail.mixing.sparse import dropped, ties, truncated_svd
 from reccocktail.training.adapter import Factors, Lora
 
 Method = Literal["delta", "factor", "svd", "linear", "ties", "dare"]
 METHODS: tuple[Method, ...] = ("delta", "factor", "svd", "linear", "ties", "dare")
 DIFFERENTIABLE: tuple[Method, ...] = ("delta", "factor", "linear", "dare")
 """Methods that gradients of the coefficients flow through."""
+_NOT_NEGATIVE = ("linear", "ties")  # one takes roots of coefficients, the other means by them
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class MergeOptions:
 
     Attributes:
         density: share of the entries that `ties` and `dare` keep, in (0, 1].
-        rank: of `svd` and `ties`; None for the largest among the adapters (`svd`) or their sum
-            (`ties`).
+        rank: of the result of `svd` and `ties`, 1 or more; None for the largest among the adapters
+            (`svd`) or their sum (`ties`).
         norm_matched: scale the merged update to the norm sum_i ||l_i s_i B_i A_i||. With one set of
             coefficients on the simplex this is the mean of the adapters' norms. Updates that point
             in different directions shrink when they are averaged; this takes the shrinking back.
@@ -62,7 +65,7 @@ class MergeOptions:
 
 
 Coefficients = Tensor | Sequence[float] | Mapping[str, Tensor | Sequence[float]]
-"""Of `combine`: one number an adapter, or so many for each module."""
+"""N numbers, one an adapter; or, by the name of the module, N for each."""
 
 
 class Merged(NamedTuple):
@@ -85,8 +88,9 @@ def combine(
 
     Args:
         adapters: N >= 1 LoRAs on the same backbone.
-        coefficients: (N,), or one (N,) for each module; gradients flow through tensors for the
-            methods in `DIFFERENTIABLE`.
+        coefficients: (N,), or one (N,) for each module, any finite numbers (`linear` and `ties`:
+            not negative). The paper's are in [0, 1] with sum 1 (Eq. 6). Gradients flow through
+            tensors for the methods in `DIFFERENTIABLE`.
         method: see above.
         options: see `MergeOptions`.
 
@@ -107,7 +111,11 @@ def merge(
     method: Method = "delta",
     options: MergeOptions | None = None,
 ) -> Merged:
-    """`combine`, with what compression lost (`svd`, `ties`; 0 for the others)."""
+    """Merge adapters into one, and say what compression lost; see `combine`.
+
+    Returns:
+        The LoRA, and the lost share of the squared norm: 0 but for `svd` and `ties`.
+    """
     options = options or MergeOptions()
     options.check()
     if not adapters:
@@ -118,17 +126,7 @@ def merge(
     sizes: list[Tensor] = []  # of l_i s_i B_i A_i: (adapters of the module,) squared norms
     lost = total = 0.0
     for module in sorted({name for lora in adapters for name in lora}):
-        given = coefficients.get(module) if isinstance(coefficients, Mapping) else coefficients
-        if given is None:
-            raise AdapterError(f"There are no coefficients for the module '{module}'.")
-        weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
-        if weights.shape != (len(adapters),):
-            raise AdapterError(
-                f"{len(adapters)} adapters need {len(adapters)} coefficients, "
-                f"not {tuple(weights.shape)}."
-            )
-        if not torch.isfinite(weights).all():
-            raise AdapterError(f"Coefficients must be finite, not {weights.tolist()}.")
+        weights = _weights(coefficients, module, len(adapters), method)
         present = [
             (lora[module], weight)
             for lora, weight in zip(adapters, weights, strict=True)
@@ -143,18 +141,9 @@ def merge(
             ]
         if len(present) == 1 and not present[0][1].requires_grad and present[0][1] == 1:
             merged[module] = present[0][0]
-        elif method == "ties":
-            rank = options.rank or sum(factors.a.shape[0] for factors, _ in present)
-            merged[module], gone, whole = truncated(ties(present, options.density), rank)
-            lost, total = lost + gone, total + whole
-        elif method in ("factor", "linear"):
-            merged[module] = _factor(present, root=method == "linear")
         else:
-            if method == "dare":
-                present = [
-                    (dropped(f, module, options.density, options.seed), w) for f, w in present
-                ]
-            merged[module] = _delta(present)
+            merged[module], gone, whole = _merged_module(present, module, method, options)
+            lost, total = lost + gone, total + whole
     share = lost / total if total else 0.0
     if method == "svd":
         largest = max(factors.a.shape[0] for lora in adapters for factors in lora.values())
@@ -164,22 +153,38 @@ def merge(
     return Merged(merged, share)
 
 
-def _sizes(adapters: Sequence[Lora], module: str, weights: Tensor) -> Tensor:
-    """||l_i s_i B_i A_i||^2 of each adapter (adapters,), 0 where it lacks the module."""
-    found = [
-        weight.square() * _inner(lora[module], lora[module]) if module in lora else weight * 0
-        for lora, weight in zip(adapters, weights, strict=True)
-    ]
-    return torch.stack([size.to(weights) for size in found])
+def _weights(coefficients: Coefficients, module: str, adapters: int, method: Method) -> Tensor:
+    """The coefficients (adapters,) of one module, checked."""
+    given = coefficients.get(module) if isinstance(coefficients, Mapping) else coefficients
+    if given is None:
+        raise AdapterError(f"There are no coefficients for the module '{module}'.")
+    weights = given if isinstance(given, Tensor) else torch.tensor(given, dtype=torch.float32)
+    if weights.shape != (adapters,):
+        raise AdapterError(
+            f"{adapters} adapters need {adapters} coefficients, not {tuple(weights.shape)}."
+        )
+    if not torch.isfinite(weights).all():
+        raise AdapterError(f"Coefficients must be finite, not {weights.tolist()}.")
+    if method in _NOT_NEGATIVE and bool((weights < 0).any()):
+        raise AdapterError(
+            f"Method '{method}' takes no negative coefficients, not {weights.tolist()}; "
+            "use another one."
+        )
+    return weights
 
 
-def _norm_matched(lora: dict[str, Factors], sizes: Tensor) -> dict[str, Factors]:
-    """Scale an update to the sum of the roots of `sizes` (adapters,)."""
-    own = torch.stack([_inner(factors, factors).to(sizes) for factors in lora.values()]).sum()
-    if not own > 0 or int((sizes > 0).sum()) < 2:  # nothing to be scaled, or a lone adapter
-        return lora
-    scale = sizes[sizes > 0].sqrt().sum() / own.sqrt()
-    return {m: Factors(f.a, f.b * scale.to(f.b), f.scaling) for m, f in lora.items()}
+def _merged_module(
+    parts: Sequence[tuple[Factors, Tensor]], module: str, method: Method, options: MergeOptions
+) -> tuple[Factors, float, float]:
+    """One module merged, the squared norm that this lost, and the whole one (`ties` alone)."""
+    if method == "ties":
+        rank = options.rank or sum(factors.a.shape[0] for factors, _ in parts)
+        return truncated_svd(ties(parts, options.density), rank)
+    if method in ("factor", "linear"):
+        return _factor(parts, root=method == "linear"), 0.0, 0.0
+    if method == "dare":
+        parts = [(dropped(f, module, options.density, options.seed), w) for f, w in parts]
+    return _delta(parts), 0.0, 0.0  # `svd` compresses all modules together afterwards
 
 
 def _delta(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
@@ -190,7 +195,7 @@ def _delta(parts: Sequence[tuple[Factors, Tensor]]) -> Factors:
 
 
 def _factor(parts: Sequence[tuple[Factors, Tensor]], root: bool = False) -> Factors:
-    """(sum_i l_i B_i)(sum_i l_i A_i), Eq. 7; smaller ranks are filled up with zeros.
+    """A = sum_i l_i A_i, B = sum_i l_i B_i (Eq. 7); smaller ranks are filled up with zeros.
 
     Where scalings differ, each factor takes the square root of its own, which for equal ones is
     Eq. 7 itself. With `root` each takes the square root of its coefficient too (PEFT's `linear`).
@@ -210,7 +215,7 @@ def _factor(parts: Sequence[tuple[Factors, Tensor]], root: bool = False) -> Fact
 
 
 def compress(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
-    """Best approximation of each update at `rank` (truncated SVD), and the energy it loses.
+    """Best approximation of each update at `rank` (truncated_svd SVD), and the energy it loses.
 
     The best in the Frobenius norm (Eckart-Young). The SVD runs on the small core of two QR
     factorisations, never on the full weight.
@@ -234,6 +239,24 @@ def compress(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
         total += float(s.square().sum())
         lost += float(s[kept:].square().sum())
     return small, lost / total if total else 0.0
+
+
+def _sizes(adapters: Sequence[Lora], module: str, weights: Tensor) -> Tensor:
+    """||l_i s_i B_i A_i||^2 of each adapter (adapters,), 0 where it lacks the module."""
+    found = [
+        weight.square() * _inner(lora[module], lora[module]) if module in lora else weight * 0
+        for lora, weight in zip(adapters, weights, strict=True)
+    ]
+    return torch.stack([size.to(weights) for size in found])
+
+
+def _norm_matched(lora: dict[str, Factors], sizes: Tensor) -> dict[str, Factors]:
+    """Scale an update to the sum of the roots of `sizes` (adapters,)."""
+    own = torch.stack([_inner(factors, factors).to(sizes) for factors in lora.values()]).sum()
+    if not own > 0 or int((sizes > 0).sum()) < 2:  # nothing to be scaled, or a lone adapter
+        return lora
+    scale = sizes[sizes > 0].sqrt().sum() / own.sqrt()
+    return {m: Factors(f.a, f.b * scale.to(f.b), f.scaling) for m, f in lora.items()}
 
 
 def update_norm(lora: Lora) -> float:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from reccocktail.mixing.entropy import fit_temperature
+from reccocktail.mixing.functional import FunctionalModel
 from reccocktail.mixing.measure import Mixer
-from reccocktail.mixing.objectives import apart
-from reccocktail.mixing.search import FunctionalModel
+from reccocktail.mixing.objectives import distance_from_adapters
 from reccocktail.ranking.base import Batch, entropy_of
 from reccocktail.ranking.scoring import positive_columns
 
@@ -31,10 +31,10 @@ class BatchLoss:
         """
         self._mixer, self._alone = mixer, alone
         self._positive = torch.from_numpy(positive_columns(mixer.labelled))
-        self._known: Tensor | None = None
+        self._labelled_scores: Tensor | None = None
 
     def __call__(self, model: FunctionalModel, number: int) -> Tensor:
-        """The objective, a scalar with gradient, of batch `number`."""
+        """The objective, a scalar with gradient, of batch `number`: 0, 1, ...; users come again."""
         mixer = self._mixer
         objective = mixer.settings.objective
         if objective == "validation":
@@ -48,9 +48,12 @@ class BatchLoss:
         batch = self._unlabelled(model, number)
         if objective == "entropy":
             return mixer.ranker.entropy(model, batch).mean()
+        assert mixer.rule.needs_adapters, f"{objective} has no gradient"
         scores = mixer.ranker.scores(model, batch)
         rows = self._rows(mixer.unlabelled, number)
-        return apart(objective, scores, [own[rows].to(scores) for own in self._alone])
+        return distance_from_adapters(
+            objective, scores, [own[rows].to(scores) for own in self._alone]
+        )
 
     def _log_loss(self, model: FunctionalModel, number: int) -> Tensor:
         scores, rows, temperature = self._labelled(model, number)
@@ -60,16 +63,16 @@ class BatchLoss:
     def _labelled(self, model: FunctionalModel, number: int) -> tuple[Tensor, list[int], float]:
         """Scores of a batch of labelled users, their rows, and the temperature of all of them."""
         table = self._mixer.labelled
-        if self._known is None:
+        if self._labelled_scores is None:
             with torch.no_grad():
                 parts = [
-                    self._scores(model, table, rows) for rows in self._once_round(table.height)
+                    self._scores(model, table, rows) for rows in self._batches_of_all(table.height)
                 ]
-            self._known = torch.cat([part.cpu().double() for part in parts])
+            self._labelled_scores = torch.cat([part.cpu().double() for part in parts])
         rows = self._rows(table, number)
         scores = self._scores(model, table, rows)
-        self._known[rows] = scores.detach().cpu().double()
-        return scores, rows, fit_temperature(self._known, self._positive)
+        self._labelled_scores[rows] = scores.detach().cpu().double()
+        return scores, rows, fit_temperature(self._labelled_scores, self._positive)
 
     def _unlabelled(self, model: FunctionalModel, number: int) -> Batch:
         table = self._mixer.unlabelled
@@ -86,7 +89,7 @@ class BatchLoss:
         device = next(model.parameters()).device
         return {name: tensor.to(device) for name, tensor in batch.items()}
 
-    def _once_round(self, height: int) -> list[list[int]]:
+    def _batches_of_all(self, height: int) -> list[list[int]]:
         every, size = list(range(height)), self._mixer.ranker.gradient_users
         return [every[start : start + size] for start in range(0, height, size)]
 

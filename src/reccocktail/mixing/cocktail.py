@@ -13,9 +13,9 @@ from reccocktail.mixing.arithmetic import merge
 from reccocktail.mixing.batch_loss import BatchLoss
 from reccocktail.mixing.entropy import collapse_reason
 from reccocktail.mixing.measure import Mixer, MixSettings
-from reccocktail.mixing.objectives import Point
+from reccocktail.mixing.objectives import MeasuredMix
 from reccocktail.mixing.search import Groups, gradient_search, line_search
-from reccocktail.mixing.sheet import COCKTAIL_FILE, Found, sheet_of
+from reccocktail.mixing.sheet import COCKTAIL_FILE, SearchResult, cocktail_sheet
 from reccocktail.precision import in_precision
 from reccocktail.progress import say
 from reccocktail.schema import Objective, Scenario
@@ -29,7 +29,7 @@ from reccocktail.training.adapter import (
 )
 from reccocktail.training.card import adapter_readme
 
-_MOST = 1000  # of a coefficient from outside: far beyond use, and far from what float32 holds
+_LARGEST = 1000  # of given coefficients: far beyond use, and no float32 overflows
 
 
 def mix(
@@ -51,12 +51,17 @@ def mix(
         scenario: whose users to adapt to.
         out: adapter folder to write, with `cocktail.json`.
         settings: see `MixSettings`.
-        coefficients: fixed ones in place of a search (the plain average, say); still measured. They
-            need not sum to 1.
+        coefficients: (adapters,), each in [0, 1000] and not all 0: fixed ones in place of a search
+            (the plain average, say), still measured. They need not sum to 1.
+
+    Returns:
+        The cocktail, named after the folder `out`.
 
     Raises:
-        AdapterError, DataError: see `Mixer`, and `require_adapter_dir` for `out`, which may not
-            hold a trained adapter either.
+        AdapterError: fewer than two adapters, ones that do not fit together or to the backbone,
+            settings or coefficients out of range, or `out` holds something else than a cocktail.
+        DataError: too few test users to adapt to, or no validation users where the objective needs
+            them.
     """
     started = time.monotonic()
     for adapter in adapters:
@@ -84,7 +89,7 @@ def mix(
         loras, groups.spread(found.coefficients), settings.method, settings.options
     )
     cocktail = Adapter(out.name, lora, _card(mixer))
-    sheet = sheet_of(mixer, groups, found, cocktail, lost_energy)
+    sheet = cocktail_sheet(mixer, groups, found, cocktail, lost_energy)
     words = found.in_words(adapters)
     body = f"\nCoefficients: {words}\n\n{sheet['agreement']}\n"
     cocktail.save(out, adapter_readme(out.name, cocktail.card, body), {COCKTAIL_FILE: sheet})
@@ -93,7 +98,7 @@ def mix(
 
 
 def _note_trained_beside(adapters: Sequence[Adapter]) -> None:
-    """Say of an adapter that learnt with another one whole beside it what a search cannot find."""
+    """Warn that a search cannot find (1, 1), which adapters of `train --beside` were made for."""
     for adapter in adapters:
         if adapter.card.beside_sha256:
             say(
@@ -103,41 +108,45 @@ def _note_trained_beside(adapters: Sequence[Adapter]) -> None:
             )
 
 
-def _given(mixer: Mixer, groups: Groups, coefficients: Sequence[float]) -> Found:
+def _given(mixer: Mixer, groups: Groups, coefficients: Sequence[float]) -> SearchResult:
     """Coefficients from outside, measured; they may leave the simplex."""
     size = len(mixer.adapters)
-    usable = all(0 <= c <= _MOST for c in coefficients) and any(c > 0 for c in coefficients)
+    usable = all(0 <= c <= _LARGEST for c in coefficients) and any(c > 0 for c in coefficients)
     if len(coefficients) != size or not usable:
         raise AdapterError(
-            f"Give {size} coefficients, one for each adapter, from 0 to {_MOST} and not all 0."
+            f"Give {size} coefficients, one for each adapter, from 0 to {_LARGEST} and not all 0."
         )
     one = torch.tensor([list(coefficients)], dtype=torch.float32)
     chosen = one.expand(len(groups.names), -1)
-    point = mixer.measure(mixer.lora(chosen, groups), list(coefficients), "Measuring the given mix")
-    return Found(chosen, [point], point, fixed=True)
+    point = mixer.measure(
+        mixer.merged_lora(chosen, groups), list(coefficients), "Measuring the given mix"
+    )
+    return SearchResult(chosen, [point], point, fixed=True)
 
 
-def _by_line(mixer: Mixer) -> Found:
+def _by_line(mixer: Mixer) -> SearchResult:
     """One pair of coefficients, lambda and 1 - lambda (Eq. 9 on a line), diluted if asked."""
     settings = mixer.settings
     _, seen = line_search(
-        lambda first: mixer.pair(first).value(settings.objective),
+        lambda first: mixer.measure_pair(first).value(settings.objective),
         settings.grid,
         settings.refinements,
     )
-    curve = [mixer.pair(first) for first in sorted(seen)]
-    curve += [mixer.pair(first, share) for share in settings.dilutions for first in settings.grid]
-    ends = mixer.alone()
+    curve = [mixer.measure_pair(first) for first in sorted(seen)]
+    curve += [
+        mixer.measure_pair(first, share) for share in settings.dilutions for first in settings.grid
+    ]
+    ends = mixer.measure_adapters()
     for measured in curve:
-        measured.relate(ends)
+        measured.compare_with_adapters(ends)
     point, collapse = _guarded(curve, settings.objective)
-    return Found(torch.tensor([point.coefficients]), curve, point, collapse=collapse)
+    return SearchResult(torch.tensor([point.coefficients]), curve, point, collapse=collapse)
 
 
-def _by_gradient(mixer: Mixer, groups: Groups) -> Found:
-    """A set of coefficients a group, or more than two adapters (Eq. 9 by descent)."""
+def _by_gradient(mixer: Mixer, groups: Groups) -> SearchResult:
+    """Coefficients of each layer or module, or more than two adapters (Eq. 9 by gradient)."""
     settings, backbone = mixer.settings, mixer.backbone
-    ends = mixer.alone()
+    ends = mixer.measure_adapters()
     with in_precision(backbone.model, backbone.autocast):
         chosen, losses = gradient_search(
             backbone.model,
@@ -148,31 +157,33 @@ def _by_gradient(mixer: Mixer, groups: Groups) -> Found:
             mixer.descent,
             settings.options,
         )
-    found = mixer.measure(mixer.lora(chosen, groups), None, "Measuring the cocktail")
+    found = mixer.measure(mixer.merged_lora(chosen, groups), None, "Measuring the cocktail")
     curve = [*ends, found]
     for measured in curve:
-        measured.relate(ends)
+        measured.compare_with_adapters(ends)
     point, collapse = _guarded(curve, settings.objective, prefer=found)
     # The published search knows no guard.
     if settings.search == "published":
         point = found
     elif point.coefficients is not None:
         chosen = torch.tensor([point.coefficients]).expand(len(groups.names), -1)
-    return Found(chosen, curve, point, collapse=collapse, losses=losses)
+    return SearchResult(chosen, curve, point, collapse=collapse, losses=losses)
 
 
 def _guarded(
-    curve: Sequence[Point], objective: Objective, prefer: Point | None = None
-) -> tuple[Point, str | None]:
+    curve: Sequence[MeasuredMix], objective: Objective, prefer: MeasuredMix | None = None
+) -> tuple[MeasuredMix, str | None]:
     """The point to take, and what is wrong with the first choice, if it is not that one."""
     ends = [p for p in curve if p.coefficients is not None and max(p.coefficients) == 1.0]
-    reference = min((p.information for p in ends), default=0.0)
+    reference = min((p.mutual_information for p in ends), default=0.0)
     order = sorted(curve, key=lambda p: (p.value(objective), str(p.coefficients)))
     if prefer is not None:
         order = [prefer, *(p for p in order if p is not prefer)]
     first_reason: str | None = None
     for point in order:
-        reason = collapse_reason(point.certainty, point.candidates, point.information, reference)
+        reason = collapse_reason(
+            point.candidate_entropy, point.candidates, point.mutual_information, reference
+        )
         if reason is None:
             return point, first_reason
         first_reason = first_reason or f"lambda {point.lambdas} looks collapsed: {reason}"

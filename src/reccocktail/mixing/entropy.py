@@ -18,10 +18,16 @@ from torch import Tensor
 from reccocktail.ranking.base import entropy_of
 
 _LOG_TEMPERATURES = (math.log(0.05), math.log(20.0))
+# By hand: far below what any adapter that learnt something shows on its own.
+_LEAST_ENTROPY = 0.02  # of its maximum
+_LEAST_INFORMATION = 0.5  # of the least among the unmixed adapters
 
 
 def mean_entropy(scores: Tensor, temperature: float = 1.0) -> float:
-    """Mean entropy in nats of softmax(scores / temperature); scores (users, candidates)."""
+    """Mean entropy of softmax(scores / temperature), in [0, log candidates] nats (Eq. 8).
+
+    Scores are (users, candidates).
+    """
     return float(entropy_of(scores.double() / temperature).mean())
 
 
@@ -38,7 +44,7 @@ def log_loss(scores: Tensor, positive: Tensor, temperature: float = 1.0) -> floa
 
 
 def fit_temperature(scores: Tensor, positive: Tensor) -> float:
-    """The temperature in [0.05, 20] with the least log loss (Guo et al. 2017).
+    """The temperature in [0.05, 20] with the least log loss (Guo et al. 2017); see `log_loss`.
 
     Above 1, the model was too sure.
     """
@@ -74,7 +80,7 @@ def distillation(scores: Tensor, taught: Tensor) -> Tensor:
 
 
 def mutual_information(scores: Tensor) -> float:
-    """Entropy of the average prediction less the average entropy, in nats.
+    """Entropy of the average prediction less the average entropy, in [0, log items] nats.
 
     Scores are (users, items), the items the same for all. 0 when every user gets the same
     prediction.
@@ -87,7 +93,7 @@ def mutual_information(scores: Tensor) -> float:
 def collapse_reason(
     entropy: float, candidates: int, information: float, reference_information: float
 ) -> str | None:
-    """Why a model's certainty is not to be trusted, or None.
+    """Why a model's candidate_entropy is not to be trusted, or None.
 
     Args:
         entropy: mean entropy over the candidates, nats.
@@ -95,9 +101,12 @@ def collapse_reason(
         information: mutual information of the model, nats.
         reference_information: the least among the unmixed adapters.
     """
-    if entropy < 0.02 * math.log(candidates):
-        return f"entropy {entropy:.3f} is below 2 % of its maximum {math.log(candidates):.3f}"
-    if information < 0.5 * reference_information:
+    most = math.log(candidates)
+    if entropy < _LEAST_ENTROPY * most:
+        return (
+            f"entropy {entropy:.3f} is below {100 * _LEAST_ENTROPY:g} % of its maximum {most:.3f}"
+        )
+    if information < _LEAST_INFORMATION * reference_information:
         return (
             f"users get nearly the same prediction: mutual information {information:.3f} nats, "
             f"the adapters alone {reference_information:.3f} or more"
@@ -106,5 +115,9 @@ def collapse_reason(
 
 
 def as_matrix(scores: list[NDArray[np.float64]]) -> Tensor:
-    """Rows of scores, equally long, as a float64 tensor (users, candidates)."""
+    """Rows of scores as a float64 tensor (users, candidates).
+
+    Raises:
+        ValueError: rows of different lengths.
+    """
     return torch.from_numpy(np.stack(scores))

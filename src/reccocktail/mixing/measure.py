@@ -13,7 +13,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import AdapterError, DataError
 from reccocktail.mixing.arithmetic import DIFFERENTIABLE, METHODS, MergeOptions, Method, combine
-from reccocktail.mixing.objectives import OBJECTIVES, Point
+from reccocktail.mixing.objectives import OBJECTIVES, MeasuredMix
 from reccocktail.mixing.search import (
     GRANULARITIES,
     GRID,
@@ -22,13 +22,11 @@ from reccocktail.mixing.search import (
     Groups,
 )
 from reccocktail.progress import say
-from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker
-from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
 from reccocktail.schema import Objective, Scenario
 from reccocktail.training.adapter import Adapter, Lora
-from reccocktail.training.model import model_sha256, ranker_of, scoring
+from reccocktail.training.model import check_compatible, model_sha256, ranker_of, scoring
 
 Search = Literal["auto", "published"]
 SEARCHES: tuple[Search, ...] = ("auto", "published")
@@ -46,16 +44,18 @@ class MixSettings:
             without the guard against a collapse.
         granularity: one set of coefficients for the model, each layer or each module.
         objective: what is minimised, see `mixing.objectives`.
-        users: unlabelled test users whose predictions are looked at; evaluation leaves them out.
-        validation_users: labelled validation users of the curve and of objectives with labels.
+        users: unlabelled test users whose predictions are looked at, 1 or more; at most half of
+            them all, and evaluation leaves them out.
+        validation_users: labelled validation users of the curve and of objectives with labels, 0
+            for none.
         transductive: score the adaptation users too (the paper's way); declared, never the default.
-        grid: points of lambda_1 for a pair of adapters.
-        refinements: evaluations beyond the grid.
+        grid: points of lambda_1 for a pair of adapters, ascending from 0 to 1.
+        refinements: evaluations beyond the grid, 0 or more.
         dilutions: factors in (0, 1) that the grid's coefficients are multiplied by as well: steps
             from each mix towards the bare backbone. A pair with one set of coefficients only.
         descent: the gradient search of `layer`, `module` and more than two adapters; None for
             `default_descent`.
-        seed: draws the users.
+        seed: draws the users, 0 or more.
     """
 
     method: Method = "delta"
@@ -72,6 +72,74 @@ class MixSettings:
     descent: Descent | None = None
     seed: int = 0
 
+    def check(self, adapters: int, searched: bool) -> None:
+        """Refuse what cannot be mixed.
+
+        Args:
+            adapters: how many are mixed.
+            searched: coefficients are searched, not given.
+
+        Raises:
+            AdapterError: an unknown name, a number out of range, or settings that exclude each
+                other.
+        """
+        options: tuple[tuple[str, str, Iterable[str]], ...] = (
+            ("method", self.method, METHODS),
+            ("search", self.search, SEARCHES),
+            ("granularity", self.granularity, GRANULARITIES),
+            ("objective", self.objective, OBJECTIVES),
+        )
+        for name, value, allowed in options:
+            if value not in allowed:
+                raise AdapterError(f"Unknown {name} '{value}'; choose one of {', '.join(allowed)}.")
+        if adapters < 2:
+            raise AdapterError("A cocktail needs two adapters; give --adapter twice.")
+        gradient = searched and (adapters > 2 or self.granularity != "global")
+        if gradient and self.method not in DIFFERENTIABLE:
+            raise AdapterError(
+                f"Method '{self.method}' has no gradient search; "
+                "use delta or factor, or two adapters with one pair."
+            )
+        if gradient and not OBJECTIVES[self.objective].gradient:
+            raise AdapterError(
+                f"Objective '{self.objective}' has no gradient search; "
+                "use another one, or two adapters with one pair."
+            )
+        if self.dilutions:
+            if gradient:
+                raise AdapterError(
+                    "Only two adapters with one pair of coefficients can be diluted; "
+                    "leave --dilute out, or mix them with --granularity global."
+                )
+            self._check_dilutions()
+        grid = list(self.grid)
+        if grid != sorted({*grid, 0.0, 1.0}) or grid[0] < 0 or grid[-1] > 1:
+            raise AdapterError(f"The grid of lambda_1 must ascend from 0 to 1; it is {grid}.")
+        self.options.check()
+        if self.descent:
+            self.descent.check()
+        if self.users < 1:
+            raise AdapterError("At least one adaptation user is needed; raise --users.")
+        if min(self.validation_users, self.refinements, self.seed) < 0:
+            raise AdapterError(
+                "The number of validation users, refinements and the seed must not be negative."
+            )
+
+    def _check_dilutions(self) -> None:
+        if not OBJECTIVES[self.objective].scale_free:
+            known = ", ".join(name for name, rule in OBJECTIVES.items() if rule.scale_free)
+            raise AdapterError(
+                f"Objective '{self.objective}' takes the larger update for the better one, so "
+                f"it cannot choose how far to dilute; use one of {known}."
+            )
+        if self.method == "ties" and not self.options.norm_matched:
+            raise AdapterError(
+                "Method 'ties' knows relative coefficients only, so its mixes cannot be diluted; "
+                "leave --dilute out, or use another method."
+            )
+        if not all(0 < share < 1 for share in self.dilutions):
+            raise AdapterError("A dilution lies between 0 and 1; change --dilute.")
+
 
 PUBLISHED_LEARNING_RATE: dict[Scenario, float] = {"warm": 1.0, "cold": 0.05}
 """Within the ranges that the published code searches: 0.5 to 5 (warm), 0.01 to 0.09 (cold)."""
@@ -87,10 +155,10 @@ def default_descent(search: Search, scenario: Scenario) -> Descent:
 
 
 def resolved(settings: MixSettings, scenario: Scenario, ranker: Ranker) -> MixSettings:
-    """The settings with nothing left open.
+    """The settings with nothing left open, the descent among them.
 
     A `published` search has one softmax pair of coefficients a module, equal at the start, and Adam
-    on the ranker's entropy, `PUBLISHED_USERS` users a step.
+    on the ranker's entropy, `PUBLISHED_USERS` users a step, whatever else was asked for.
     """
     descent = settings.descent or default_descent(settings.search, scenario)
     if settings.search != "published":
@@ -105,7 +173,19 @@ def resolved(settings: MixSettings, scenario: Scenario, ranker: Ranker) -> MixSe
 
 
 class Mixer:
-    """Measures mixes of given adapters on one domain and scenario; every lambda is encoded once."""
+    """Measures mixes of given adapters on one domain and scenario.
+
+    Each pair of coefficients is measured once and kept.
+
+    Attributes:
+        adapters, backbone, domain, scenario: as given.
+        settings: as given, with nothing left open.
+        descent: of the gradient search.
+        rule: of the objective.
+        ranker, catalogue: how the adapters read the domain.
+        unlabelled: rows of the test users that lend their histories and candidates.
+        labelled: rows of the validation users.
+    """
 
     def __init__(
         self,
@@ -135,7 +215,7 @@ class Mixer:
         check_compatible(adapters, backbone)
         self.ranker = ranker_of(adapters[0].card, backbone)
         settings = resolved(settings, scenario, self.ranker)
-        _check_settings(adapters, settings, searched)
+        settings.check(len(adapters), searched)
         self.adapters, self.backbone, self.domain = list(adapters), backbone, domain
         self.scenario, self.settings = scenario, settings
         self.descent = settings.descent or Descent()
@@ -153,18 +233,18 @@ class Mixer:
             domain.rows(f"valid_{scenario}"), settings.validation_users, settings.seed
         )
         self.rule = OBJECTIVES[settings.objective]
-        if self.rule.labels and not settings.validation_users:
+        if self.rule.needs_labels and not settings.validation_users:
             raise AdapterError(
                 f"Objective '{settings.objective}' reads labelled users; raise --validation-users, "
                 "or use --objective entropy."
             )
-        if self.rule.labels and not self.labelled.height:
+        if self.rule.needs_labels and not self.labelled.height:
             raise DataError(
                 f"{domain.name} has no valid_{scenario} users; use --objective entropy."
             )
-        self._measured: dict[str, Point] = {}
+        self._measured: dict[str, MeasuredMix] = {}
 
-    def lora(self, coefficients: Tensor, groups: Groups) -> Lora:
+    def merged_lora(self, coefficients: Tensor, groups: Groups) -> Lora:
         """The merged LoRA of coefficients (groups, adapters)."""
         return combine(
             [a.lora for a in self.adapters],
@@ -173,27 +253,33 @@ class Mixer:
             self.settings.options,
         )
 
-    def measure(self, lora: Lora, coefficients: list[float] | None, label: str) -> Point:
-        """Entropy on the unlabelled users, quality and temperature on the labelled ones."""
+    def measure(self, lora: Lora, coefficients: list[float] | None, label: str) -> MeasuredMix:
+        """Entropy on the unlabelled users, quality and temperature on the labelled ones.
+
+        Args:
+            lora: the mix.
+            coefficients: (adapters,), or None where groups differ.
+            label: of the progress bar.
+        """
         tables = [self.unlabelled, self.labelled]
         identity = model_sha256(self.backbone, lora)
         with scoring(self.backbone, lora) as model:
-            without, with_labels = score(
+            unlabelled, labelled = score(
                 model, self.catalogue, tables, label, model_sha256=identity
             )
-        return Point.of(coefficients, without, with_labels, positive_columns(self.labelled))
+        return MeasuredMix.of(coefficients, unlabelled, labelled, positive_columns(self.labelled))
 
-    def pair(self, first: float, dilution: float = 1.0) -> Point:
-        """Measure lambda_1 = `first`, lambda_2 = 1 - `first`, both times `dilution`."""
+    def measure_pair(self, first: float, dilution: float = 1.0) -> MeasuredMix:
+        """Measure lambda_1 = `first` in [0, 1], lambda_2 = 1 - `first` (Eq. 6), diluted."""
         pair = [dilution * first, dilution * (1.0 - first)]
         point = self._measured_once(
             pair, f"Mixing ({self.scenario}), lambda {pair[0]:.2f}/{pair[1]:.2f}"
         )
-        if self.rule.alone:
-            point.relate(self.alone())
+        if self.rule.needs_adapters:
+            point.compare_with_adapters(self.measure_adapters())
         return point
 
-    def alone(self) -> list[Point]:
+    def measure_adapters(self) -> list[MeasuredMix]:
         """The adapters, each measured alone."""
         units = torch.eye(len(self.adapters)).tolist()
         return [
@@ -201,98 +287,15 @@ class Mixer:
             for unit, adapter in zip(units, self.adapters, strict=True)
         ]
 
-    def _measured_once(self, coefficients: list[float], label: str) -> Point:
+    def _measured_once(self, coefficients: list[float], label: str) -> MeasuredMix:
         key = " ".join(f"{value:.6f}" for value in coefficients)
         if key not in self._measured:
             groups = Groups.build([a.lora for a in self.adapters], "global")
-            lora = self.lora(torch.tensor([coefficients]), groups)
+            lora = self.merged_lora(torch.tensor([coefficients]), groups)
             self._measured[key] = self.measure(lora, coefficients, label)
         return self._measured[key]
-
-
-def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
-    """Refuse adapters that do not belong together or not to the backbone.
-
-    Raises:
-        AdapterError: names the adapter and what differs.
-    """
-    if not adapters:
-        raise AdapterError("Nothing to mix: give at least two adapters.")
-    first = adapters[0]
-    for adapter in adapters:
-        backbone.fingerprint.require_match(adapter.card.backbone, adapter.name)
-        ours, theirs = (
-            a.card.reading() | {"score temperature": _temperature(a, backbone)}
-            for a in (first, adapter)
-        )
-        for what, value in ours.items():
-            if value != theirs[what]:
-                raise AdapterError(
-                    f"'{first.name}' and '{adapter.name}' differ in their {what}; "
-                    "train both with the same recipe."
-                )
-
-
-def _temperature(adapter: Adapter, backbone: Backbone) -> float | None:
-    """What an adapter's scores are divided by, whether its recipe says it or leaves it open."""
-    recipe = adapter.card.recipe
-    ranker = build(backbone, recipe) if recipe.ranker == "dense" else None
-    return ranker.temperature if isinstance(ranker, DenseRanker) else None
 
 
 def adaptation_rows(table: pl.DataFrame, users: int, seed: int) -> pl.DataFrame:
     """The test rows that a mix adapts to: at most half, so that some are left to be scored."""
     return sample_rows(table, min(users, table.height // 2), seed)
-
-
-def _check_settings(adapters: Sequence[Adapter], settings: MixSettings, searched: bool) -> None:
-    options: tuple[tuple[str, str, Iterable[str]], ...] = (
-        ("method", settings.method, METHODS),
-        ("search", settings.search, SEARCHES),
-        ("granularity", settings.granularity, GRANULARITIES),
-        ("objective", settings.objective, OBJECTIVES),
-    )
-    for name, value, allowed in options:
-        if value not in allowed:
-            raise AdapterError(f"Unknown {name} '{value}'; choose one of {', '.join(allowed)}.")
-    if len(adapters) < 2:
-        raise AdapterError("A cocktail needs two adapters; give --adapter twice.")
-    gradient = searched and (len(adapters) > 2 or settings.granularity != "global")
-    if gradient and settings.method not in DIFFERENTIABLE:
-        raise AdapterError(
-            f"Method '{settings.method}' has no gradient search; "
-            "use delta or factor, or two adapters with one pair."
-        )
-    if gradient and not OBJECTIVES[settings.objective].gradient:
-        raise AdapterError(
-            f"Objective '{settings.objective}' has no gradient search; "
-            "use another one, or two adapters with one pair."
-        )
-    if settings.dilutions:
-        if gradient:
-            raise AdapterError(
-                "Only two adapters with one pair of coefficients can be diluted; "
-                "leave --dilute out, or mix them with --granularity global."
-            )
-        if not OBJECTIVES[settings.objective].scale:
-            known = ", ".join(name for name, rule in OBJECTIVES.items() if rule.scale)
-            raise AdapterError(
-                f"Objective '{settings.objective}' takes the larger update for the better one, so "
-                f"it cannot choose how far to dilute; use one of {known}."
-            )
-        if settings.method == "ties" and not settings.options.norm_matched:
-            raise AdapterError(
-                "Method 'ties' knows relative coefficients only, so its mixes cannot be diluted; "
-                "leave --dilute out, or use another method."
-            )
-        if not all(0 < share < 1 for share in settings.dilutions):
-            raise AdapterError("A dilution lies between 0 and 1; change --dilute.")
-    settings.options.check()
-    if settings.descent:
-        settings.descent.check()
-    if settings.users < 1:
-        raise AdapterError("At least one adaptation user is needed; raise --users.")
-    if min(settings.validation_users, settings.refinements, settings.seed) < 0:
-        raise AdapterError(
-            "The number of validation users, refinements and the seed must not be negative."
-        )

@@ -7,7 +7,7 @@ and T the temperature that fits labelled validation users best.
 |---|---|
 | `entropy` | mean_u H(p_u), as the ranker defines it (paper, Eq. 8) |
 | `calibrated` | mean_u H(p_u at T), T fitted to this mix |
-| `adapter-calibrated` | the same at T = prod_i T_i^(l_i), T_i fitted to adapter i alone |
+| `adapter-calibrated` | the same at T = (prod_i T_i^l_i)^(1 / sum_i l_i), T_i fitted to adapter i |
 | `divergence` | mean over adapters i and users u of JS(p_u, q_iu) |
 | `distillation` | the same of KL(q_iu, p_u): least where p_u is nearest to mean_i q_iu |
 | `information` | -(H(mean_u p_u) - mean_u H(p_u)), answers being the same items for all users |
@@ -42,41 +42,48 @@ from reccocktail.schema import Objective
 _METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "mrr")
 
 
-_APART: Mapping[Objective, Callable[[Tensor, Tensor], Tensor]] = {
+_DISTANCES: Mapping[Objective, Callable[[Tensor, Tensor], Tensor]] = {
     "divergence": jensen_shannon,
     "distillation": distillation,
 }
 
 
-def apart(objective: Objective, scores: Tensor, alone: Sequence[Tensor]) -> Tensor:
+def distance_from_adapters(objective: Objective, scores: Tensor, alone: Sequence[Tensor]) -> Tensor:
     """How far a mix is from its adapters by `divergence` or `distillation`, a scalar in nats.
 
     All scores are (users, candidates) in the same order, those of each adapter in `alone`.
     """
-    return torch.stack([_APART[objective](scores, own) for own in alone]).mean()
+    return torch.stack([_DISTANCES[objective](scores, own) for own in alone]).mean()
 
 
 @dataclass
-class Point:
+class MeasuredMix:
     """What is known of one mix.
 
     Attributes:
         coefficients: (adapters,), or None where groups differ.
-        entropy: the ranker's, nats.
-        information: mutual information of users and predictions, nats.
-        candidates: of a user.
-        certainty: entropy over the candidates, nats; `entropy` itself, unless the ranker looks at
+        entropy: the ranker's (Eq. 8), nats.
+        mutual_information: of users and predictions, nats.
+        candidates: how many each user has.
+        candidate_entropy: over the candidates, nats; `entropy` itself, unless the ranker looks at
             tokens.
-        divergence: from the adapters alone, nats; None until `relate` was called.
-        distillation: of the adapters alone into the mix, nats; None until then.
+        validation: mean metrics of the labelled users, and their number `n`; None without any.
+        temperature: fitted to the labelled users, in [0.05, 20].
+        calibrated_entropy: over the candidates of the unlabelled users at that temperature, nats.
+        log_loss: of the labelled users at that temperature, nats.
+        per_user: metric -> (labelled users,).
+        divergence: from the adapters alone, nats; None until `compare_with_adapters` was called, as
+            are the next two.
+        distillation: of the adapters alone into the mix, nats.
+        adapter_calibrated_entropy: entropy at a temperature between those of the adapters, nats.
         scores: (unlabelled users, candidates).
     """
 
     coefficients: list[float] | None
     entropy: float
-    information: float
+    mutual_information: float
     candidates: int
-    certainty: float
+    candidate_entropy: float
     validation: dict[str, float] | None = None
     temperature: float | None = None
     calibrated_entropy: float | None = None
@@ -94,14 +101,14 @@ class Point:
         unlabelled: Scored,
         labelled: Scored | None = None,
         positive: NDArray[Any] | None = None,
-    ) -> "Point":
+    ) -> "MeasuredMix":
         """Measure a mix by its scores.
 
         Args:
             coefficients: of the mix.
             unlabelled: scores of the users to adapt to.
             labelled: scores of validation users, if there are any.
-            positive: column of each validation user's target.
+            positive: (labelled users,) column of each one's target.
         """
         scores = as_matrix(unlabelled.scores)
         point = cls(
@@ -123,12 +130,12 @@ class Point:
             point.calibrated_entropy = mean_entropy(scores, point.temperature)
         return point
 
-    def relate(self, alone: Sequence["Point"]) -> None:
+    def compare_with_adapters(self, alone: Sequence["MeasuredMix"]) -> None:
         """Compare with the unmixed adapters, measured on the same users."""
         assert self.scores is not None
         others = [p.scores for p in alone if p.scores is not None]
-        self.divergence = float(apart("divergence", self.scores, others))
-        self.distillation = float(apart("distillation", self.scores, others))
+        self.divergence = float(distance_from_adapters("divergence", self.scores, others))
+        self.distillation = float(distance_from_adapters("distillation", self.scores, others))
         temperatures = [p.temperature for p in alone if p.temperature is not None]
         if self.coefficients is not None and len(temperatures) == len(self.coefficients):
             logs = sum(
@@ -146,7 +153,7 @@ class Point:
 
     def value(self, objective: Objective) -> float:
         """What is minimised."""
-        value = OBJECTIVES[objective].of(self)
+        value = OBJECTIVES[objective].value_of(self)
         assert value is not None, f"{objective} was not measured"
         return value
 
@@ -158,7 +165,7 @@ class Point:
             "calibrated_entropy": self.calibrated_entropy,
             "adapter_calibrated_entropy": self.adapter_calibrated_entropy,
             "temperature": self.temperature,
-            "mutual_information": self.information,
+            "mutual_information": self.mutual_information,
             "divergence": self.divergence,
             "distillation": self.distillation,
             "log_loss": self.log_loss,
@@ -171,72 +178,72 @@ class Rule:
     """One objective.
 
     Attributes:
-        of: a measured mix -> what is minimised, None where it was not measured.
-        curve: its name in the curve of `cocktail.json`.
-        says: what a cocktail was chosen by, for readers.
+        value_of: a measured mix -> what is minimised, None where it was not measured.
+        curve_key: its name in the curve of `cocktail.json`.
+        description: what a cocktail was chosen by, for readers.
         sign: -1 where the curve holds what is to be large.
-        labels: needs labelled validation users.
-        alone: needs the adapters measured alone.
+        needs_labels: reads labelled validation users.
+        needs_adapters: compares with the adapters measured alone.
         gradient: can be followed by gradients on a few users at a time.
-        scale: does not take the larger of two parallel updates for the better one, so that it may
-            choose how far a mix is diluted.
+        scale_free: does not take the larger of two parallel updates for the better one, so that it
+            may choose how far a mix is diluted.
     """
 
-    of: Callable[[Point], float | None]
-    curve: str
-    says: str
+    value_of: Callable[[MeasuredMix], float | None]
+    curve_key: str
+    description: str
     sign: int = 1
-    labels: bool = False
-    alone: bool = False
+    needs_labels: bool = False
+    needs_adapters: bool = False
     gradient: bool = True
-    scale: bool = False
+    scale_free: bool = False
 
 
 OBJECTIVES: Mapping[Objective, Rule] = {
     "entropy": Rule(
-        lambda point: point.entropy,
+        lambda mix: mix.entropy,
         "entropy",
         "lowest entropy, without labels",
     ),
     "calibrated": Rule(
-        lambda point: point.calibrated_entropy,
+        lambda mix: mix.calibrated_entropy,
         "calibrated_entropy",
         "lowest calibrated entropy",
-        labels=True,
-        scale=True,
+        needs_labels=True,
+        scale_free=True,
     ),
     "adapter-calibrated": Rule(
-        lambda point: point.adapter_calibrated_entropy,
+        lambda mix: mix.adapter_calibrated_entropy,
         "adapter_calibrated_entropy",
         "lowest entropy, calibrated for each adapter",
-        labels=True,
-        alone=True,
+        needs_labels=True,
+        needs_adapters=True,
         gradient=False,
     ),
     "divergence": Rule(
-        lambda point: point.divergence,
+        lambda mix: mix.divergence,
         "divergence",
         "least divergence from its adapters, without labels",
-        alone=True,
+        needs_adapters=True,
     ),
     "distillation": Rule(
-        lambda point: point.distillation,
+        lambda mix: mix.distillation,
         "distillation",
         "distilling its adapters, without labels",
-        alone=True,
+        needs_adapters=True,
     ),
     "information": Rule(
-        lambda point: -point.information,
+        lambda mix: -mix.mutual_information,
         "mutual_information",
         "most mutual information of users and items, without labels",
         sign=-1,
         gradient=False,
     ),
     "validation": Rule(
-        lambda point: point.log_loss,
+        lambda mix: mix.log_loss,
         "log_loss",
         "validation quality",
-        labels=True,
-        scale=True,
+        needs_labels=True,
+        scale_free=True,
     ),
 }

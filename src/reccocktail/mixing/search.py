@@ -1,28 +1,26 @@
-"""Find coefficients: a line search for one pair, gradients for everything finer or longer.
+"""Find the coefficients that minimise an objective (paper, Eq. 9).
 
-Gradients serve one set of coefficients a layer or module, and more than two adapters.
+A line search serves two adapters with one pair of coefficients. Gradients serve coefficients of
+each layer or module, and more than two adapters.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from peft import PeftModel
-from peft.tuners.lora import LoraLayer
 from scipy.optimize import minimize_scalar
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from reccocktail.errors import AdapterError
 from reccocktail.mixing.arithmetic import MergeOptions, Method, combine
+from reccocktail.mixing.functional import FunctionalModel
 from reccocktail.progress import bar
-from reccocktail.ranking.base import first_layers
 from reccocktail.training.adapter import Factors, Lora
-from reccocktail.training.model import attach, base_model
+from reccocktail.training.model import attach
 
 Granularity = Literal["global", "layer", "module"]
 GRANULARITIES: tuple[Granularity, ...] = ("global", "layer", "module")
@@ -37,11 +35,11 @@ class Groups:
 
     Attributes:
         names: group names, in order.
-        of: module name -> group number.
+        group_of: module name -> group number.
     """
 
     names: tuple[str, ...]
-    of: Mapping[str, int]
+    group_of: Mapping[str, int]
 
     @classmethod
     def build(cls, adapters: Sequence[Lora], granularity: Granularity) -> "Groups":
@@ -53,10 +51,11 @@ class Groups:
 
     def spread(self, coefficients: Tensor) -> dict[str, Tensor]:
         """Coefficients (groups, adapters) -> one (adapters,) for each module."""
-        return {module: coefficients[group] for module, group in self.of.items()}
+        return {module: coefficients[group] for module, group in self.group_of.items()}
 
 
 def _group(module: str, granularity: Granularity) -> str:
+    """Group of a module; for `layer` the number in its name, or the name where it has none."""
     if granularity == "module":
         return module
     if granularity == "layer":
@@ -68,10 +67,10 @@ def _group(module: str, granularity: Granularity) -> str:
 def line_search(
     objective: Callable[[float], float], grid: Sequence[float], refinements: int
 ) -> tuple[float, dict[float, float]]:
-    """Minimise over lambda_1 in [0, 1]: a grid, then Brent's method within the best bracket.
+    """Minimise over lambda_1 in [0, 1], lambda_2 = 1 - lambda_1 (Eq. 6 and 9).
 
-    The grid is there so that no basin is missed. What is evaluated is the objective itself at each
-    point, no model of it.
+    A grid first, so that no basin is missed, then Brent's method between the neighbours of its best
+    point. Points are rounded to 3 decimals, and of equal values the smaller lambda_1 wins.
 
     Args:
         objective: lambda_1 -> value.
@@ -79,7 +78,7 @@ def line_search(
         refinements: evaluations spent beyond the grid.
 
     Returns:
-        The best lambda_1 and all values seen.
+        The best lambda_1, and lambda_1 -> value of every point that was evaluated.
     """
     seen = {point: objective(point) for point in grid}
     best = min(grid, key=lambda point: seen[point])
@@ -105,65 +104,6 @@ def line_search(
     return min(seen, key=lambda point: (seen[point], point)), seen
 
 
-class FunctionalModel:
-    """A backbone whose LoRA tensors come from outside: gradients reach the coefficients."""
-
-    def __init__(self, peft_model: PeftModel, lora: Lora) -> None:
-        """Run `peft_model`, which has a LoRA of `lora`'s shapes, on the tensors of `lora`."""
-        self._peft = peft_model
-        model = base_model(peft_model)
-        decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-        assert isinstance(decoder, nn.Module)
-        self._model, self._decoder = model, decoder
-        self.config: Any = model.config
-        self.forward: Any = model.forward  # for its signature; calls go through this object
-        known = {module: name for name, module in decoder.named_modules()}
-        named = dict(model.named_modules())
-        self._tensors: dict[str, Tensor] = {}
-        self._decoder_tensors: dict[str, Tensor] = {}
-        for module, (a, b, scaling) in lora.items():
-            layer = named[module]
-            assert isinstance(layer, LoraLayer)
-            # The layer multiplies by its own scaling; what is asked for is `scaling`.
-            tensors = {"A": a, "B": b * (scaling / layer.scaling["default"])}
-            for factor, tensor in tensors.items():
-                self._tensors[f"{module}.lora_{factor}.default.weight"] = tensor
-                if layer in known:
-                    name = f"{known[layer]}.lora_{factor}.default.weight"
-                    self._decoder_tensors[name] = tensor
-
-    def __call__(self, *args: Any, **inputs: Any) -> Any:
-        """The whole model on the given tensors."""
-        return functional_call(self._model, self._tensors, args, inputs)
-
-    def get_decoder(self) -> "_FunctionalDecoder":
-        """Decoder that runs on the given tensors."""
-        return _FunctionalDecoder(self._decoder, self._decoder_tensors)
-
-    def parameters(self) -> Any:
-        """The backbone's parameters."""
-        return self._peft.parameters()
-
-
-class _FunctionalDecoder:
-    """A decoder, or its lowest layers, with LoRA tensors from outside."""
-
-    def __init__(self, decoder: nn.Module, tensors: dict[str, Tensor]) -> None:
-        self._decoder = decoder
-        self._tensors = tensors
-
-    def first_layers(self, depth: int) -> "_FunctionalDecoder":
-        decoder = first_layers(self._decoder, depth)
-        kept = {name for name, _ in decoder.named_parameters()}
-        return _FunctionalDecoder(decoder, {n: t for n, t in self._tensors.items() if n in kept})
-
-    def get_input_embeddings(self) -> Any:
-        return self._decoder.get_input_embeddings()  # type: ignore[operator]
-
-    def __call__(self, **inputs: Any) -> Any:
-        return functional_call(self._decoder, self._tensors, (), inputs)
-
-
 @dataclass(frozen=True)
 class Descent:
     """Settings of the gradient search: Adam on w, coefficients softmax(w / T), equal at first.
@@ -172,7 +112,7 @@ class Descent:
         steps: of Adam.
         learning_rate: of Adam.
         temperature: T.
-        passes: batches of users whose gradients are added up before each step.
+        passes: batches of users over which the gradient of each step is averaged.
     """
 
     steps: int = 15
@@ -215,7 +155,11 @@ def gradient_search(
         options: of the merge.
 
     Returns:
-        Coefficients (groups, adapters) on the simplex, and the loss at each step.
+        Coefficients (groups, adapters), each row in [0, 1] with sum 1, and the loss before each
+        step. The backbone is given back as it was.
+
+    Raises:
+        AdapterError: see `combine`.
     """
     device = next(backbone.parameters()).device
     on_device = [

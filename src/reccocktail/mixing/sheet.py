@@ -13,7 +13,7 @@ from reccocktail.evaluation.metrics import in_words
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.mixing.arithmetic import MergeOptions, update_norm
 from reccocktail.mixing.measure import Mixer, MixSettings
-from reccocktail.mixing.objectives import Point
+from reccocktail.mixing.objectives import MeasuredMix
 from reccocktail.mixing.search import Groups
 from reccocktail.schema import USER, Objective
 from reccocktail.storage import read_json
@@ -29,7 +29,7 @@ _ENTRIES = (
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Coefficients, and what was seen on the way to them.
 
     Attributes:
@@ -37,14 +37,14 @@ class Found:
         curve: the mixes that were measured.
         taken: the one of them whose coefficients these are.
         fixed: they were given, not searched.
-        collapse: why the first choice looks collapsed, if it does; only the published search takes
-            it all the same.
+        collapse: why the first choice looks collapsed, None if it does not. The `published` search
+            takes it all the same, and so does any other where every mix looks collapsed.
         losses: the objective at each step of a gradient search.
     """
 
     coefficients: Tensor
-    curve: list[Point]
-    taken: Point
+    curve: list[MeasuredMix]
+    taken: MeasuredMix
     fixed: bool = False
     collapse: str | None = None
     losses: list[float] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Found:
         """One sentence on how far the choice can be trusted."""
         if self.fixed:
             return "The coefficients were given, not searched."
-        return agreement(self.curve, self.taken, objective)
+        return agreement_with_validation(self.curve, self.taken, objective)
 
     def in_words(self, adapters: Sequence[Adapter]) -> str:
         """The coefficients with the adapters' names; of several groups, their means."""
@@ -63,10 +63,18 @@ class Found:
         return parts if groups == 1 else f"{parts} (means over {groups} groups)"
 
 
-def sheet_of(
-    mixer: Mixer, groups: Groups, found: Found, cocktail: Adapter, lost_energy: float | None
+def cocktail_sheet(
+    mixer: Mixer, groups: Groups, found: SearchResult, cocktail: Adapter, lost_energy: float
 ) -> dict[str, Any]:
-    """The sheet of a mix; the same call gives the same sheet, so it holds no time."""
+    """The sheet of a mix; the same call gives the same sheet, so it holds no time.
+
+    Args:
+        mixer: what measured the mixes.
+        groups: which modules share coefficients.
+        found: the coefficients.
+        cocktail: the merged adapter.
+        lost_energy: of the merge, in [0, 1].
+    """
     settings, fixed = mixer.settings, found.fixed
     return {
         "format": 1,
@@ -133,16 +141,19 @@ def _holds(found: Any, names: Sequence[str]) -> bool:
     return isinstance(found, dict) and all(name in found for name in names)
 
 
-def weights_of(sheet: Mapping[str, Any], loras: Sequence[Lora]) -> dict[str, Tensor]:
+def coefficients_of(sheet: Mapping[str, Any], loras: Sequence[Lora]) -> dict[str, Tensor]:
     """Coefficients of a sheet for `combine`: one (adapters,) for each module of `loras`.
 
     They are rounded to 6 decimals there.
+
+    Raises:
+        KeyError: the sheet lacks a group of these adapters.
     """
     groups = Groups.build(loras, sheet["granularity"])
     return groups.spread(torch.tensor([sheet["coefficients"][name] for name in groups.names]))
 
 
-def on_line(coefficients: Sequence[float] | None) -> bool:
+def sums_to_one(coefficients: Sequence[float] | None) -> bool:
     """Whether coefficients are shares of one mix between the adapters: known, and 1 together.
 
     Those of a diluted cocktail, or of adapters that are both taken whole, are not.
@@ -155,7 +166,9 @@ def options_of(sheet: Mapping[str, Any]) -> MergeOptions:
     return MergeOptions(**sheet.get("options", {}))
 
 
-def agreement(curve: Sequence[Point], chosen: Point, objective: Objective) -> str:
+def agreement_with_validation(
+    curve: Sequence[MeasuredMix], chosen: MeasuredMix, objective: Objective
+) -> str:
     """One sentence: does the objective's choice hold before labelled validation users?"""
     judged = [point for point in curve if point.validation is not None]
     if len(judged) < 2 or chosen.validation is None:

@@ -23,6 +23,10 @@ def ties(parts: Sequence[tuple[Factors, Tensor]], density: float) -> Tensor:
     So coefficients are relative: multiplying all of them by one number changes nothing. Equal ones
     are TIES as published at scale 1.
 
+    Args:
+        parts: factors of the module and coefficient (a scalar, not negative) of each adapter.
+        density: share that stays, in (0, 1].
+
     Returns:
         The dense update (outputs, inputs), of full rank in general.
     """
@@ -68,11 +72,16 @@ def dropped(factors: Factors, module: str, density: float, seed: int) -> Factors
                    factors.scaling)  # fmt: skip
 
 
-def truncated(update: Tensor, rank: int) -> tuple[Factors, float, float]:
+def truncated_svd(update: Tensor, rank: int) -> tuple[Factors, float, float]:
     """The best LoRA of a dense update (outputs, inputs), in the Frobenius norm.
 
-    Of the singular value decomposition only the largest `rank` are needed: they come from the
-    eigenvectors of the smaller of U U^T and U^T U, in float64.
+    A TIES update has full rank, so there are no factors to decompose as `arithmetic.compress` does.
+    Only the largest `rank` singular values are needed: they come from the eigenvectors of the
+    smaller of U U^T and U^T U, U the update, in float64.
+
+    Args:
+        update: U.
+        rank: of the factors, 1 or more.
 
     Returns:
         The factors, the squared norm that is lost, and the squared norm of the update.

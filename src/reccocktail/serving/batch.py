@@ -11,7 +11,6 @@ import polars as pl
 from reccocktail.backbone import choose_device, choose_dtype, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RecipeError, RunError
-from reccocktail.mixing.measure import check_compatible
 from reccocktail.precision import Precision, choose_precision
 from reccocktail.progress import bar, say
 from reccocktail.schema import HISTORY, USER, count
@@ -26,6 +25,7 @@ from reccocktail.storage import (
     write_json,
 )
 from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import check_compatible
 
 Engine = Literal["local", "ray"]
 MANIFEST = "manifest.json"

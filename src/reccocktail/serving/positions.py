@@ -19,7 +19,7 @@ from reccocktail.backbone import Backbone
 from reccocktail.errors import DataError, RecCocktailError, RunError
 from reccocktail.mixing.arithmetic import METHODS, MergeOptions, combine
 from reccocktail.mixing.search import GRID
-from reccocktail.mixing.sheet import on_line, options_of
+from reccocktail.mixing.sheet import options_of, sums_to_one
 from reccocktail.serving.batching import ClosedError
 from reccocktail.serving.logs import unexpected
 from reccocktail.serving.served import Served, encoded
@@ -211,7 +211,7 @@ def _parents(sheet: dict[str, Any] | None, near: Sequence[Path]) -> Parents | No
     if first is None or second is None:
         return None
     rows = list(sheet["coefficients"].values())
-    chosen = round(float(rows[0][0]), 6) if len(rows) == 1 and on_line(rows[0]) else None
+    chosen = round(float(rows[0][0]), 6) if len(rows) == 1 and sums_to_one(rows[0]) else None
     hashes = wanted[0][1], wanted[1][1]
     return Parents((first, second), hashes, sheet["method"], options_of(sheet), chosen)
 

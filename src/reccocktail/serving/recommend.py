@@ -12,7 +12,6 @@ from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.data.titles import clean_titles
 from reccocktail.errors import AdapterError, DataError
-from reccocktail.mixing.measure import check_compatible
 from reccocktail.ranking.explanation import Reason
 from reccocktail.schema import HISTORY, USER
 from reccocktail.serving.explain import Explanation, Influence, ScoreMany, Writer, leave_one_out
@@ -20,6 +19,7 @@ from reccocktail.serving.index import best
 from reccocktail.serving.lookup import Match, TitleLookup
 from reccocktail.serving.stages import Reranking, Retrieval
 from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import check_compatible
 
 RETRIEVED = 30  # items that a ranker with candidates in its prompt is shown, as in training
 

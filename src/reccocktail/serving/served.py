@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RunError
-from reccocktail.mixing.measure import check_compatible
 from reccocktail.mixing.sheet import load_sheet
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.dense import DenseRanker
@@ -30,7 +29,7 @@ from reccocktail.serving.lookup import TitleLookup
 from reccocktail.serving.neighbours import Neighbours
 from reccocktail.serving.weights import Models
 from reccocktail.training.adapter import Adapter, Lora
-from reccocktail.training.model import model_sha256, ranker_of
+from reccocktail.training.model import check_compatible, model_sha256, ranker_of
 
 ADDED_SCHEMA = {ITEM: pl.String(), TITLE: pl.String(), CATEGORIES: pl.String()}
 _BETWEEN_CATEGORIES = re.compile(r"[|,;]")

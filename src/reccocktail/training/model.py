@@ -17,6 +17,7 @@ from reccocktail.progress import say
 from reccocktail.quantization import is_packed
 from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker
+from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.storage import sha256_json
 from reccocktail.training.adapter import (
@@ -49,6 +50,36 @@ def ranker_of(card: Card, backbone: Backbone) -> Ranker:
             "use the version of RecCocktail that it was trained with, or train again."
         )
     return ranker
+
+
+def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
+    """Refuse adapters that do not belong together or not to the backbone.
+
+    Raises:
+        AdapterError: names the adapter and what differs.
+    """
+    if not adapters:
+        raise AdapterError("There is no adapter; give at least one.")
+    first = adapters[0]
+    for adapter in adapters:
+        backbone.fingerprint.require_match(adapter.card.backbone, adapter.name)
+        ours, theirs = (
+            a.card.reading() | {"score temperature": _score_temperature(a, backbone)}
+            for a in (first, adapter)
+        )
+        for what, value in ours.items():
+            if value != theirs[what]:
+                raise AdapterError(
+                    f"'{first.name}' and '{adapter.name}' differ in their {what}; "
+                    "train both with the same recipe."
+                )
+
+
+def _score_temperature(adapter: Adapter, backbone: Backbone) -> float | None:
+    """What an adapter's scores are divided by, whether its recipe says it or leaves it open."""
+    recipe = adapter.card.recipe
+    ranker = build(backbone, recipe) if recipe.ranker == "dense" else None
+    return ranker.temperature if isinstance(ranker, DenseRanker) else None
 
 
 def new_peft_model(backbone: Backbone, recipe: Recipe, initial: Adapter | None = None) -> PeftModel:
