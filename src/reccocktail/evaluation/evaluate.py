@@ -81,7 +81,7 @@ def evaluate(
 
     Args:
         domain: prepared domain.
-        adapters: loaded adapters with their folders; a model's name is its folder's.
+        adapters: loaded adapters with their folders; a model goes by its adapter's name.
         backbone: their backbone; None if only baselines are judged.
         out: evaluation folder.
         baselines: names in `BASELINES`, or ``sentence-encoder=MODEL``.
