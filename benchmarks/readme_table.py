@@ -32,9 +32,10 @@ ROWS = (
 )
 """The README's rows; all others stand in the picture and the results."""
 TABLES = (WARM, COLD)
-READING = """`average`: both adapters at one half; `validation`: coefficients by labelled users; `second_round`: the
-base spirit trained on; `random_average`: noise in the base spirit's place; `ensemble`: scores averaged, at double cost. In the
-picture an arrow lies further out, and grey names are baselines and the single adapter.
+READING = """`average`: both adapters at one half; `validation`: coefficients by labelled users;
+`second_round`: the base spirit trained on; `random_average`: noise in the base spirit's place;
+`ensemble`: scores averaged, at double cost. In the picture an arrow lies further out, and grey
+names are baselines and the single adapter.
 
 With the popularity prior beside every row, weighed by validation users; 95 % intervals
 over users and seeds; bold is the highest mean of a column. Cold items stand among negatives of the
