@@ -253,9 +253,14 @@ class Recipe(_Settings):
         """
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise RecipeError(
+                f"Cannot read the recipe {path}: {reason}; check its path."
+            ) from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
-            raise RecipeError(f"Cannot read the recipe {path}: {reason}.") from error
+            raise RecipeError(f"The recipe {path} is not YAML ({reason}); mend it.") from error
         if not isinstance(values, dict):
             raise RecipeError(f"The recipe {path} must be a mapping of settings.")
         try:
@@ -263,6 +268,10 @@ class Recipe(_Settings):
         except ValidationError as error:
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                raise RecipeError(
+                    f"Setting '{name}' in {path} does not exist; recipes/default.yaml lists all."
+                ) from error
             raise RecipeError(f"Setting '{name}' in {path}: {first['msg']}.") from error
 
     def save(self, path: Path) -> None:

@@ -33,6 +33,8 @@ _RACE_SECONDS = 0.01
 # What torch.save says where a file takes less than it was given; the system's reason is lost.
 _TORCH_ERROR = re.compile(r"unexpected pos \d+ vs \d+|PytorchStreamWriter failed writing")
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
+# What polars says where the last bytes of a Parquet file, its footer, find no place.
+_PARQUET_ERROR = re.compile(r"Invalid thrift: transport error")
 
 
 def cache_dir() -> Path:
@@ -314,6 +316,11 @@ def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
         reason = _refusal(error, temporary)
         if reason is None:
             raise
+        if isinstance(error, IsADirectoryError):
+            raise RunError(f"Cannot write {path}: it is a folder; give a file's name.") from error
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            problem = f"Cannot write {path}: a file stands where a folder is needed"
+            raise RunError(f"{problem}; choose another folder.") from error
         way_out = "choose another folder"
         with suppress(RunError):
             if path.is_relative_to(_cache_place()):
@@ -335,6 +342,8 @@ def _refusal(error: Exception, temporary: Path | None) -> str | None:
         number = int(match[1]) if match else None
         if isinstance(error, RuntimeError) and _TORCH_ERROR.search(str(error)):
             number = errno.ENOSPC
+        if temporary is not None and _PARQUET_ERROR.search(str(error)):
+            number = errno.ENOSPC
     if number in _NO_SPACE or (number in _NO_ACCESS and where is None):
         return os.strerror(number)
     return None  # such as a file elsewhere that cannot be read
@@ -342,9 +351,13 @@ def _refusal(error: Exception, temporary: Path | None) -> str | None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically. Non-finite numbers are refused."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """`value` as `write_json` writes it."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:

@@ -204,7 +204,7 @@ def test_same_call_same_bytes_other_seed_other_bytes(tmp_path):
         assert fewer.rows(table).drop("candidates").equals(one.rows(table).drop("candidates"))
 
 
-def test_no_time_column_means_file_order(tmp_path):
+def test_no_time_column_means_file_order(tmp_path, capsys):
     events = raw_tables(tmp_path, repeats=False)
     events.drop("timestamp").write_parquet(tmp_path / "interactions.parquet")
     domain = run(tmp_path)
@@ -214,8 +214,20 @@ def test_no_time_column_means_file_order(tmp_path):
     for user, history, target, _ in domain.rows("test_warm").iter_rows():
         places = [ordered[user].index(i) for i in [*history, target]]
         assert places == sorted(places)
+    assert "no time column" in (said := " ".join(capsys.readouterr().err.split()))
+    assert "columns: user_id, item_id" in said and "name it with --time-column" in said
     with pytest.raises(DataError, match="needs timestamps"):
         run(tmp_path, split="global-time")
+
+
+def test_settings_that_a_split_does_not_read_are_named(tmp_path, capsys):
+    raw_tables(tmp_path)
+    run(tmp_path, "one", valid_from=0.5)
+    assert "--valid-from means nothing for the leave-one-out split" in capsys.readouterr().err
+    run(tmp_path, "two", split="global-time", cold_fraction=0.2)
+    assert "--cold-fraction means nothing for the global-time split" in capsys.readouterr().err
+    run(tmp_path, "three", split="global-time", valid_from=0.7, cold_fraction=0.1)
+    assert "means nothing" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("start", [0, 1])

@@ -202,7 +202,8 @@ def test_gradients_flow_through_norm_matching(pair, method):
     ]
 
     def objective(weights):
-        mixed = combine(exact, weights, method, MergeOptions(density=0.9, norm_matched=True))
+        density = {"density": 0.9} if method == "dare" else {}
+        mixed = combine(exact, weights, method, MergeOptions(**density, norm_matched=True))
         return sum((s * b @ a).tanh().square().sum() for a, b, s in mixed.values())
 
     weights = torch.tensor([0.4, 0.6], dtype=torch.float64, requires_grad=True)
@@ -225,4 +226,18 @@ def test_svd_tells_its_loss(pair):
 def test_options_out_of_range(pair, options):
     with pytest.raises(AdapterError) as error:
         combine(pair, torch.tensor(WEIGHTS), "ties", MergeOptions(**options))
+    one_sentence(error.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "what"),
+    [
+        ("delta", {"rank": 4}, "'delta' has no rank; leave it out, or use svd or ties"),
+        ("dare", {"rank": 4}, "'dare' has no rank"),
+        ("svd", {"density": 0.3}, "'svd' has no density; leave it out, or use ties or dare"),
+    ],
+)
+def test_options_of_another_method_are_refused(pair, method, options, what):
+    with pytest.raises(AdapterError, match=what) as error:
+        combine(pair, torch.tensor(WEIGHTS), method, MergeOptions(**options))
     one_sentence(error.value)

@@ -147,7 +147,8 @@ def test_norm_matching_is_searched_and_saved(backbone, domain, pair, tmp_path):
 
 @pytest.mark.parametrize(("method", "lossy"), [("ties", True), ("dare", False), ("linear", False)])
 def test_baselines_of_merging_are_mixed(backbone, domain, pair, tmp_path, method, lossy):
-    settings = replace(SMALL, method=method, options=MergeOptions(density=0.4, seed=3))
+    options = MergeOptions(density=0.5 if method == "linear" else 0.4, seed=3)
+    settings = replace(SMALL, method=method, options=options)
     mix(pair, backbone, domain, "warm", tmp_path / "out", settings, (0.5, 0.5))
     sheet = sheet_of(tmp_path / "out")
     assert sheet["method"] == method and (sheet["lost_energy"] > 0.01) == lossy

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from reccocktail.errors import RecipeError
 from reccocktail.recipe import LoraSettings, Recipe, TrainingSettings
+from tests.helpers import one_sentence
 
 
 def test_saved_and_loaded_is_the_same(tmp_path):
@@ -78,3 +79,11 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Recipe().lora.rank = 3
+
+
+def test_an_unknown_setting_is_told_where_all_are(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("lora: {rnk: 3}")
+    with pytest.raises(RecipeError, match=r"'lora\.rnk' in .*recipes/default\.yaml") as error:
+        Recipe.load(path)
+    one_sentence(error.value)

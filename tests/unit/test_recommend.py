@@ -205,18 +205,22 @@ def test_a_new_title_scores_as_its_words_do(domain, plain, backbone, monkeypatch
     monkeypatch.setattr(Beside, "choose", lambda *_: (Weights(), Levels()))
     history = domain.rows("test_warm")["history"][0].to_list()
     best = Recommender(domain, plain, backbone).recommend(history, 1)[0]
-    twin = Recommender(domain, plain, backbone, [best.title, "  "])
+    twin = Recommender(domain, plain, backbone, [best.title])
     one, two = twin.recommend(history, 2)
     assert {one.item_id, two.item_id} == {best.item_id, "new:1"}
     assert one.score == pytest.approx(two.score, abs=1e-4) == pytest.approx(best.score, abs=1e-4)
     assert two.title == best.title and (one.new or two.new)
     everything = twin.recommend(history, 10**6)
-    assert sum(place.item_id.startswith("new:") for place in everything) == 1  # blanks are none
+    assert sum(place.item_id.startswith("new:") for place in everything) == 1
+    for blank in ("  ", "<br>\u200b"):
+        with pytest.raises(DataError, match="nothing readable") as error:
+            Recommender(domain, plain, backbone, [best.title, blank])
+        one_sentence(error.value)
 
 
 def test_a_new_title_is_cleaned_as_a_catalogues_is(domain, plain, backbone):
     history = domain.rows("test_warm")["history"][0].to_list()
-    given = ["Red &amp; <b>black</b>\n tea", "<br>"]
+    given = ["Red &amp; <b>black</b>\n tea"]
     everything = Recommender(domain, plain, backbone, given).recommend(history, 10**6)
     assert [p.title for p in everything if p.item_id.startswith("new:")] == ["Red & black tea"]
 

@@ -1,7 +1,10 @@
 """The evaluation folder: contract, determinism, refusal of bad rows, and its tables."""
 
+import errno
 import json
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -195,15 +198,43 @@ def test_an_interrupted_write_leaves_no_metrics_of_older_predictions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate(tmp_path)
+    replace, seen = os.replace, []
 
-    def stop(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    def stop(source: Path, place: Path) -> None:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(Path(place).name)
+        replace(source, place)
 
-    monkeypatch.setattr("reccocktail.evaluation.results.write_json", stop)
+    monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(tmp_path, predictions(30))
+    assert seen == ["predictions.parquet"]
     with pytest.raises(RunError, match="does not exist"):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("full", ["predictions.parquet", "run.json", "metrics.json"])
+def test_a_full_disk_leaves_the_old_evaluation_whole(
+    full: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def refuse(write: Callable[..., Any]) -> Callable[..., Any]:
+        def writing(this: Any, *args: Any) -> Any:
+            target = this if isinstance(this, Path) else args[0]
+            if target.name.startswith(f".{full}."):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(this, *args)
+
+        return writing
+
+    monkeypatch.setattr(Path, "write_bytes", refuse(Path.write_bytes))
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", refuse(pl.DataFrame.write_parquet))
+    with pytest.raises(RunError, match=f"{full}: No space left"):
+        evaluate(tmp_path, predictions(30))
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 def test_read_metrics_refuses_other_json(tmp_path: Path) -> None:

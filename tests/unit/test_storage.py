@@ -104,7 +104,7 @@ def test_a_disk_that_fills_while_writing_is_reported_alike(tmp_path: Path) -> No
 def test_a_place_that_cannot_be_a_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with (
-        pytest.raises(RunError, match="choose another folder"),
+        pytest.raises(RunError, match="a file stands where a folder is needed; choose another"),
         atomic_dir(tmp_path / "file" / "x"),
     ):
         pytest.fail("the block must not run")
@@ -113,7 +113,7 @@ def test_a_place_that_cannot_be_a_folder_is_reported(tmp_path: Path) -> None:
 def test_a_file_below_a_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with (
-        pytest.raises(RunError, match="choose another folder"),
+        pytest.raises(RunError, match="a file stands where a folder is needed; choose another"),
         atomic_file(tmp_path / "file" / "x"),
     ):
         pytest.fail("the block must not run")
@@ -148,6 +148,12 @@ def test_what_the_block_itself_does_wrong_is_not_called_a_failed_write(
         (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
         (pl.exceptions.ComputeError("parquet: IO error (os error 28)"), "No space left on device"),
         (SafetensorError("while serializing (os error 28)"), "No space left on device"),
+        (
+            pl.exceptions.ComputeError(
+                "parquet: File out of specification: Invalid thrift: transport error"
+            ),
+            "No space left on device",
+        ),
     ],
 )
 def test_a_disk_that_takes_no_more_is_named_whatever_library_met_it(
@@ -162,7 +168,10 @@ def test_a_disk_that_takes_no_more_is_named_whatever_library_met_it(
 
 
 def test_an_error_at_the_temporary_path_is_a_failed_write(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="Is a directory"), atomic_file(tmp_path / "x") as temporary:
+    with (
+        pytest.raises(RunError, match="is a folder; give a file"),
+        atomic_file(tmp_path / "x") as temporary,
+    ):
         temporary.mkdir()
         try:
             temporary.write_text("x")
@@ -175,7 +184,7 @@ def test_an_error_at_the_temporary_path_is_a_failed_write(tmp_path: Path) -> Non
 
 def test_a_file_where_a_folder_is_to_stand_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(RunError, match="Not a directory"), atomic_dir(tmp_path / "out"):
+    with pytest.raises(RunError, match="a file stands where"), atomic_dir(tmp_path / "out"):
         pytest.fail("the block must not run")
     assert (tmp_path / "out").read_text() == "mine" and names(tmp_path) == ["out"]
 
@@ -423,7 +432,7 @@ def test_a_file_that_is_not_ours_is_named(stranger: str, tmp_path: Path) -> None
 def test_a_file_in_place_of_the_folder_may_not_be_replaced(tmp_path: Path) -> None:
     check(tmp_path / "deep" / "out")
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(RunError, match="Not a directory"):
+    with pytest.raises(RunError, match="a file stands where"):
         check(tmp_path / "out")
 
 
@@ -539,7 +548,7 @@ def test_a_cache_that_cannot_be_written_is_said(
     # The folder cannot be made, or it is there and takes no file.
     writes: list[tuple[str, Callable[[], object]]] = [
         ("mkdir", cache_dir),
-        ("write_text", lambda: write_json(cache_dir() / "hashes" / "x.json", {})),
+        ("write_bytes", lambda: write_json(cache_dir() / "hashes" / "x.json", {})),
     ]
     for method, write in writes:
         with monkeypatch.context() as patch:
@@ -548,7 +557,7 @@ def test_a_cache_that_cannot_be_written_is_said(
                 write()
             one_sentence(error.value)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_text", read_only)
+        patch.setattr(Path, "write_bytes", read_only)
         with pytest.raises(RunError, match="choose another folder"):
             write_json(tmp_path / "elsewhere.json", {})
 

@@ -352,6 +352,17 @@ def test_a_run_can_be_resumed_more_than_once(whole, domain, tmp_path, stop_after
     assert losses(mine) == losses(out)
 
 
+def test_an_adapter_of_other_data_is_named_before_it_is_replaced(
+    whole, domain, other, tmp_path, capsys
+):
+    run([domain], tmp_path / "mine", steps=1)
+    run([domain], tmp_path / "mine", steps=1)  # the same again needs no word
+    assert "is replaced at the end" not in capsys.readouterr().err
+    run([other], tmp_path / "mine", steps=1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"holds the ingredient adapter of {domain.name}; it is replaced at the end" in said
+
+
 def test_a_finished_run_does_not_pass_another_adapter_off_as_its_own(whole, domain, tmp_path):
     out, adapter = whole
     mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from reccocktail.schema import (
     ITEM_SPLITS,
     SPLIT,
     TARGET,
+    TIME,
     TITLE,
     USER,
 )
@@ -124,6 +126,7 @@ def prepare(
         test_from=test_from,
     )
     settings.check(name, seed)
+    settings.note_unread()
     files = {"interactions": Path(interactions), "items": Path(items)}
     out = Path(out)
     check_out(out, tuple(files.values()))
@@ -139,6 +142,12 @@ def prepare(
         rating_column=rating_column,
         rated=min_rating is not None,
     )
+    if TIME not in events.columns:
+        say(
+            f"{files['interactions'].name} has no time column that is known by its name (columns: "
+            f"{', '.join(tables['interactions'].columns)}), so its order counts; if one of them "
+            "holds times, name it with --time-column."
+        )
     catalogue = as_items(
         tables["items"],
         files["items"].name,
@@ -185,6 +194,10 @@ def prepare(
         }
         write_json(folder / MANIFEST, manifest)
     return Domain.load(out)
+
+
+_UNREAD = {"leave-one-out": ("valid_from", "test_from"), "global-time": ("cold_fraction",)}
+"""Settings that a split does not read."""
 
 
 @dataclass(frozen=True)
@@ -246,11 +259,14 @@ class _Settings:
 
     def card(self) -> dict[str, Any]:
         """As the manifest has them; None for what the split does not read."""
-        unread = {
-            "leave-one-out": ("valid_from", "test_from"),
-            "global-time": ("cold_fraction",),
-        }
-        return asdict(self) | dict.fromkeys(unread[self.split])
+        return asdict(self) | dict.fromkeys(_UNREAD[self.split])
+
+    def note_unread(self) -> None:
+        """Say of what was asked for that the split does not read it."""
+        usual = signature(prepare).parameters
+        for name in _UNREAD[self.split]:
+            if getattr(self, name) != usual[name].default:
+                say(f"--{name.replace('_', '-')} means nothing for the {self.split} split.")
 
 
 def _write(

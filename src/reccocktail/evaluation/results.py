@@ -1,6 +1,7 @@
 """An evaluation folder (predictions.parquet, metrics.json, run.json) and tables drawn from it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from reccocktail.evaluation.metrics import (
 )
 from reccocktail.evaluation.significance import holm, paired_bootstrap
 from reccocktail.schema import CANDIDATES, TARGET, USER
-from reccocktail.storage import atomic_file, read_json, require_unmarked, write_json
+from reccocktail.storage import atomic_file, json_bytes, read_json, require_unmarked
 
 PREDICTIONS_FILE = "predictions.parquet"
 METRICS_FILE = "metrics.json"
@@ -121,14 +122,15 @@ def write_evaluation(
         "reference": reference,
         **extra,
     }
-    # An old metrics.json must not vouch for new files if the write is interrupted.
-    (out / METRICS_FILE).unlink(missing_ok=True)
-    with atomic_file(out / PREDICTIONS_FILE) as temporary:
-        table.write_parquet(temporary)
-    for name, content in (beside or {}).items():
-        write_json(out / name, content)
-    write_json(out / RUN_FILE, dict(run))
-    write_json(out / METRICS_FILE, metrics)
+    # All is written before anything takes its place, so that a full disk leaves the old evaluation
+    # whole; metrics.json, entered first, takes its place last.
+    files = {METRICS_FILE: metrics, RUN_FILE: dict(run), **(beside or {})}
+    with ExitStack() as places:
+        for name, content in files.items():
+            places.enter_context(atomic_file(out / name)).write_bytes(json_bytes(content))
+        table.write_parquet(places.enter_context(atomic_file(out / PREDICTIONS_FILE)))
+        # An old metrics.json must not vouch for new files if the last step is interrupted.
+        (out / METRICS_FILE).unlink(missing_ok=True)
     return metrics
 
 

@@ -52,16 +52,24 @@ class MergeOptions:
     norm_matched: bool = False
     seed: int = 0
 
-    def check(self) -> None:
-        """Refuse what no merge can do.
+    def check(self, method: Method) -> None:
+        """Refuse what the method cannot do.
 
         Raises:
-            AdapterError: a number is out of range.
+            AdapterError: a number is out of range, or the method does not read it.
         """
         if not 0 < self.density <= 1:
             raise AdapterError(f"The density must be above 0 and at most 1, not {self.density}.")
         if self.rank is not None and self.rank < 1:
             raise AdapterError(f"The rank of a merge must be 1 or more, not {self.rank}.")
+        for name, asked, known in (
+            ("rank", self.rank is not None, ("svd", "ties")),
+            ("density", self.density != MergeOptions.density, ("ties", "dare")),
+        ):
+            if asked and method not in known:
+                raise AdapterError(
+                    f"Method '{method}' has no {name}; leave it out, or use {' or '.join(known)}."
+                )
 
 
 Coefficients = Tensor | Sequence[float] | Mapping[str, Tensor | Sequence[float]]
@@ -96,7 +104,8 @@ def combine(
 
     Returns:
         One LoRA. A lone adapter with coefficient 1, the others 0, comes back as it is, bit for bit
-        (`svd` gives it back in function): there is nothing to be merged.
+        (`svd` gives it back in function, unless `rank` is below its own): there is nothing to be
+        merged.
 
     Raises:
         AdapterError: no adapters, an unknown method, coefficients that are missing, not finite or
@@ -117,11 +126,11 @@ def merge(
         The LoRA, and the lost share of the squared norm: 0 but for `svd` and `ties`.
     """
     options = options or MergeOptions()
-    options.check()
     if not adapters:
         raise AdapterError("Nothing to mix: give at least one adapter.")
     if method not in METHODS:
         raise AdapterError(f"There is no method '{method}'; choose one of {', '.join(METHODS)}.")
+    options.check(method)
     merged: dict[str, Factors] = {}
     sizes: list[Tensor] = []  # of l_i s_i B_i A_i: (adapters of the module,) squared norms
     lost = total = 0.0

@@ -115,7 +115,7 @@ class MixSettings:
         grid = list(self.grid)
         if grid != sorted({*grid, 0.0, 1.0}) or grid[0] < 0 or grid[-1] > 1:
             raise AdapterError(f"The grid of lambda_1 must ascend from 0 to 1; it is {grid}.")
-        self.options.check()
+        self.options.check(self.method)
         if self.descent:
             self.descent.check()
         if self.users < 1:

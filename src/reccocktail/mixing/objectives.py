@@ -149,7 +149,8 @@ class MeasuredMix:
         """The coefficients, for messages."""
         if self.coefficients is None:
             return "of the cocktail"
-        return "/".join(f"{c:.2f}" for c in self.coefficients)
+        digits = 2 if all(round(c, 2) == round(c, 3) for c in self.coefficients) else 3
+        return "/".join(f"{c:.{digits}f}" for c in self.coefficients)
 
     def value(self, objective: Objective) -> float:
         """What is minimised."""

@@ -58,19 +58,21 @@ class Recommender:
             adapter: trained on `backbone`.
             backbone: the language model.
             new_titles: titles of items that nobody has touched yet; they are cleaned as those of a
-                catalogue are, and ranked with the rest. Those that hold nothing readable are left
-                out.
+                catalogue are, and ranked with the rest.
             retriever: dense adapter that finds the candidates for one of another ranker.
 
         Raises:
             AdapterError: an adapter belongs to another backbone, or the retriever cannot retrieve.
+            DataError: a new title holds nothing readable.
         """
         check_compatible([adapter], backbone)
         if retriever is not None:
             check_compatible([retriever], backbone)
         self._domain, self._adapter, self._backbone = domain, adapter, backbone
         self._lookup = TitleLookup(domain.name, domain.item_ids, domain.titles)
-        new = [title for title in clean_titles(new_titles) if title]
+        new = clean_titles(new_titles)
+        if not all(new):
+            raise DataError("A new item's title holds nothing readable; give it as people see it.")
         recipe = adapter.card.recipe
         self._max_history = recipe.prompt.max_history
         if recipe.ranker == "dense":

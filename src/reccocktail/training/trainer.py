@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 from transformers import PrinterCallback
 
 from reccocktail.backbone import Backbone, quiet_transformers
@@ -22,8 +23,9 @@ from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker, first_layers
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
-from reccocktail.storage import sha256_json, writing
+from reccocktail.storage import read_json, sha256_json, writing
 from reccocktail.training.adapter import (
+    CARD_FILE,
     Adapter,
     Card,
     DataCard,
@@ -136,6 +138,7 @@ def train(
             require_written(run.folder, adapter, out)
             say(f"{out.name}: finished before, taken as it is.")
             return adapter
+        _note_replaced(out, card)
         hard = recipe.training.hard_negatives
         windows = [
             DomainWindows.build(d, ranker, frozenset(left_out.get(d.name, ())), hard)
@@ -152,6 +155,17 @@ def train(
         if interrupt.asked:  # too late for this run, but not for what was to follow
             raise KeyboardInterrupt
         return adapter
+
+
+def _note_replaced(out: Path, card: Card) -> None:
+    """Say which adapter of another kind or other data the new one will replace."""
+    try:
+        former = Card.model_validate(read_json(out / CARD_FILE))
+    except (RunError, ValidationError):  # none there, or no adapter of ours
+        return
+    if (former.role, former.data) != (card.role, card.data):
+        names = ", ".join(data.name for data in former.data)
+        say(f"{out} holds the {former.role} adapter of {names}; it is replaced at the end.")
 
 
 @dataclass(frozen=True)
