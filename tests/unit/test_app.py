@@ -530,6 +530,14 @@ def test_the_page_that_ships_is_served_whole_and_never_stale(client):
     assert client.get("/none.js").json() == {"detail": "Not Found."}
 
 
+def test_a_wrong_method_is_told_from_a_wrong_path(client):
+    """The page stands at `/`, where every path fits."""
+    wrong = client.get("/v1/domains/tastes/recommend")
+    assert wrong.status_code == 405 and wrong.headers["Allow"] == "POST"
+    assert wrong.json() == {"detail": "Method Not Allowed."}
+    assert client.post("/v1/nothing").status_code == client.get("/v1/nothing").status_code == 404
+
+
 @pytest.mark.parametrize("file", sorted(PAGE.iterdir()), ids=lambda file: file.name)
 def test_the_page_needs_nothing_from_elsewhere_and_makes_no_markup_of_data(file):
     text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")

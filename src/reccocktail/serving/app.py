@@ -16,7 +16,7 @@ from reccocktail.serving.middleware import Outside
 from reccocktail.serving.monitoring import Monitoring
 from reccocktail.serving.plugging import Plugging
 from reccocktail.serving.service import Service
-from reccocktail.serving.static import PageFiles
+from reccocktail.serving.static import PageMount
 from reccocktail.serving.user_routes import user_routes
 
 PAGE = Path(__file__).parent / "page"
@@ -60,7 +60,7 @@ def create_app(
     app.include_router(user_routes(service, plugging, keys))
     app.include_router(admin_routes(service, plugging, keys))
     if (page / "index.html").is_file():
-        app.mount("/", PageFiles(directory=page, html=True), name="page")
+        app.router.routes.append(PageMount(page))
     return app
 
 
