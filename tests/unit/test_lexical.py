@@ -119,6 +119,14 @@ def test_vectors_of_a_catalogue_are_kept_and_a_lexicon_is_learnt_for_new_titles_
     assert more.items[60] == pytest.approx(first.items[5], abs=1e-6)
 
 
+def test_other_titles_in_the_same_number_have_their_own_vectors():
+    first = Words(catalogue(), max_history=10)
+    titles = catalogue(seed=1)
+    other = Words(titles, max_history=10)
+    assert np.array_equal(other.items, Lexicon(titles).vectors(titles))
+    assert other.items.shape != first.items.shape or not np.array_equal(other.items, first.items)
+
+
 def test_no_history_no_vectors():
     words = Words(catalogue(), max_history=10)
     assert words.users([]).shape == (0, words.lexicon.width)

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 
 from reccocktail.data.domain import sample_rows
 from reccocktail.ranking import kept
@@ -14,6 +15,7 @@ from reccocktail.training.validation import Validation
 from tests.domains import taste_domain
 from tests.helpers import changed
 from tests.pico import pico_backbone
+from tests.readouts import a_readout
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +143,27 @@ def test_the_cache_gives_back_the_same_vectors(catalogue, rows, backbone, cache)
     assert torch.equal(again.all(), items.all())
     other = ItemVectors(catalogue, "b" * 64)
     assert len(other.missing(range(5))) == 5
+
+
+@pytest.mark.parametrize("what", ["depth", "pooling", "readout", "template"])
+def test_the_cache_tells_ways_of_reading_apart(catalogue, rows, backbone, tmp_path, what):
+    encode(backbone.model, ItemVectors(catalogue, "a" * 64), catalogue, [rows], "Test")
+    kept_items = catalogue.candidates(rows)[0]
+    assert not ItemVectors(catalogue, "a" * 64).missing(kept_items)
+    prompt, dense, readout = catalogue.ranker.prompt, DenseSettings(), None
+    if what == "depth":
+        dense = DenseSettings(depth=1)
+    elif what == "pooling":
+        dense = DenseSettings(pooling="mean")
+    elif what == "readout":
+        readout = a_readout("0" * 64)
+    else:
+        wording = catalogue.ranker.template.model_dump() | {"item_prefix": "a song: "}
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(wording))
+        prompt = PromptSettings(max_history=4, template=str(tmp_path / "mine.yaml"))
+    ranker = DenseRanker(backbone.tokenizer, prompt, dense, readout)
+    other = ItemVectors(Catalogue.of(catalogue.domain, ranker), "a" * 64)
+    assert other.missing(kept_items) == sorted(kept_items)
 
 
 def test_a_damaged_cache_heals(catalogue, rows, backbone, cache):

@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 
 from reccocktail.ranking import collaborative
 from reccocktail.ranking.collaborative import Collaborative, followers, vectors_of
 from reccocktail.ranking.space import of_histories
 from tests.domains import taste_domain
+from tests.helpers import changed
 
 CIRCLES, EACH = 3, 12
 
@@ -152,6 +154,41 @@ def test_what_was_learnt_is_kept(domain, monkeypatch):
     assert np.array_equal(again.items, first.items)
     title = domain.titles[0]
     assert again.new([title]) == pytest.approx(first.new([title]), abs=1e-5)
+
+
+@pytest.mark.parametrize("setting", ["WAY", "CHOICES"])
+def test_what_was_learnt_in_another_way_is_not_taken(domain, monkeypatch, setting):
+    Collaborative(domain, max_history=10)
+    value = getattr(collaborative, setting)
+    other = (*value[:-1], value[-1] + 1) if setting == "WAY" else value + 1
+    monkeypatch.setattr(collaborative, setting, other)
+    monkeypatch.setattr(collaborative, "vectors_of", lambda *_: pytest.fail("learnt again"))
+    with pytest.raises(pytest.fail.Exception, match="learnt again"):
+        Collaborative(domain, max_history=10)
+
+
+def test_what_other_users_taught_is_not_taken(domain, tmp_path):
+    def turned(rows):
+        return rows.with_columns(pl.col("history").list.reverse())
+
+    first = Collaborative(domain, max_history=10)
+    other = Collaborative(changed(domain, tmp_path / "turned", train=turned), max_history=10)
+    assert not np.allclose(other.items, first.items)
+
+
+def test_only_training_histories_teach(domain, monkeypatch):
+    learnt = []
+    monkeypatch.setattr(
+        collaborative, "vectors_of", lambda h, n: learnt.append(h) or vectors_of(h, n)
+    )
+    Collaborative(domain, max_history=10)
+    assert learnt == [domain.numbers(domain.train(), "history")]
+
+
+def test_expected_vectors_are_cut_to_length_1_and_never_stretched():
+    two = SimpleNamespace(_map=np.array([[0.3, 0.4, 3.0, 4.0]], dtype=np.float32))
+    found = Collaborative._expected(two, np.ones((1, 1), dtype=np.float32))
+    assert found[0] == pytest.approx([0.3, 0.4, 0.6, 0.8])
 
 
 def test_where_titles_share_nothing_a_new_item_is_the_average_one(domain, monkeypatch):
