@@ -50,6 +50,7 @@ def test_scores_of_any_scale_become_the_same_logits():
     found = np.array(large.scores(rows))
     assert np.allclose(found, small.scores(rows), rtol=1e-3)
     assert np.allclose(found, large.catalogue_scores(rows))
+    assert np.allclose(found, large.valid) and np.allclose(found, small.valid, rtol=1e-3)
     assert (found.argsort() == scores.argsort()).all()
     # The scale is the one that fits these rows best: no other has a lower log loss.
     places = positive_columns(rows)

@@ -24,6 +24,7 @@ from reccocktail.evaluation.results import (
     terminal_table,
     write_evaluation,
 )
+from reccocktail.evaluation.significance import holm
 
 REFERENCE = {"warm": "ingredient", "cold": "ingredient"}
 FAST: dict[str, Any] = {"resamples": 100, "paired_resamples": 500}
@@ -108,6 +109,15 @@ def test_every_model_is_compared_with_the_reference(tmp_path: Path) -> None:
     assert mark(metrics, "cock|tail_x", "warm", "ndcg@3") == "↑*"
     assert mark(metrics, "popularity", "warm", "ndcg@3") == "↓*"
     assert mark(metrics, "ingredient", "warm", "ndcg@3") == ""
+
+
+def test_p_values_are_corrected_over_models_and_scenarios(tmp_path: Path) -> None:
+    paired = evaluate(tmp_path)["paired"]
+    for metric in ("ndcg@3", "mrr"):
+        family = [entry for entry in paired if entry["metric"] == metric]
+        assert len(family) == 4
+        assert [e["p_holm"] for e in family] == holm([e["p"] for e in family])
+    assert any(entry["p_holm"] > entry["p"] for entry in paired)
 
 
 def test_pairs_are_matched_by_user_whatever_the_order(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reccocktail.evaluation.metrics import METRICS, per_user
-from reccocktail.evaluation.significance import holm, paired_bootstrap
+from reccocktail.evaluation.significance import Drawn, holm, paired_bootstrap
 
 
 def test_a_model_against_itself() -> None:
@@ -106,6 +106,11 @@ def test_users_who_share_an_item_are_no_independent_witnesses():
     of_items = paired_bootstrap({"m": per_item}, {"m": np.zeros(20)})["m"]["ci95"]
     assert by_items == pytest.approx(of_items, abs=0.05)
     assert np.diff(by_items) > 5 * np.diff(by_users)
+
+
+def test_means_of_resamples_are_over_the_users_that_were_drawn():
+    drawn = Drawn.of(["a"] * 7 + ["b"] * 2 + ["c"], resamples=50)
+    assert drawn.means(np.ones((10, 1))) == pytest.approx(np.ones((50, 1)))
 
 
 def test_every_user_needs_a_group():
