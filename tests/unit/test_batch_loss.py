@@ -73,6 +73,25 @@ def test_the_temperature_is_that_of_all_labelled_users(pair, backbone, domain, n
     assert abs(np.log(few / temperature)) > 0.05
 
 
+def test_the_temperature_goes_along_with_the_model(pair, backbone, domain):
+    """All users are read once under one adapter, then batch by batch under another."""
+    mixer = mixer_of(pair, backbone, domain, "validation")
+    positive = torch.from_numpy(positive_columns(mixer.labelled))
+    last = (len(positive) - 1) // AT_ONCE
+    loss = BatchLoss(mixer, [])
+    with merged(backbone.model, pair[0].lora):
+        loss(backbone.model, 0)
+        before = fit_temperature(scores_of(mixer, mixer.labelled).double(), positive)
+    with merged(backbone.model, pair[1].lora):
+        found = [float(loss(backbone.model, number)) for number in range(last + 1)]
+        labelled = scores_of(mixer, mixer.labelled)
+    temperature = fit_temperature(labelled.double(), positive)
+    assert abs(np.log(before / temperature)) > 0.01
+    rows = [(last * AT_ONCE + i) % len(positive) for i in range(AT_ONCE)]
+    expected = torch.nn.functional.cross_entropy(labelled[rows] / temperature, positive[rows])
+    assert found[-1] == pytest.approx(float(expected), abs=1e-5)
+
+
 @pytest.mark.parametrize("objective", ["divergence", "distillation"])
 def test_adapters_are_compared_on_the_users_of_the_batch(pair, backbone, domain, objective):
     mixer = mixer_of(pair, backbone, domain, objective)

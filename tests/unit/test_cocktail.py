@@ -386,11 +386,12 @@ def test_what_is_cached_does_not_change_the_cocktail(backbone, domain, pair, tmp
 
 
 def test_other_seeds_draw_other_users(backbone, domain, pair):
-    drawn = [
-        set(Mixer(pair, backbone, domain, "warm", replace(SMALL, seed=seed)).unlabelled["user_id"])
-        for seed in (0, 0, 1)
+    mixers = [
+        Mixer(pair, backbone, domain, "warm", replace(SMALL, seed=seed)) for seed in (0, 0, 1)
     ]
-    assert drawn[0] == drawn[1] != drawn[2]
+    for table in ("unlabelled", "labelled"):
+        drawn = [set(getattr(mixer, table)["user_id"]) for mixer in mixers]
+        assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_at_least_half_of_the_users_are_left_to_be_scored(backbone, domain, pair):

@@ -108,8 +108,18 @@ def test_points_hold_every_objective(backbone, domain, pair):
     between = first.temperature**0.4 * last.temperature**0.6
     wanted = entropy(softmax(middle.scores.numpy() / between)).mean()
     assert middle.value("adapter-calibrated") == pytest.approx(wanted, rel=1e-6)
+    # A diluted mix has the temperature of its proportions.
+    thin = mixer.measure_pair(0.4, dilution=0.5)
+    wanted = entropy(softmax(thin.scores.numpy() / between)).mean()
+    assert thin.value("adapter-calibrated") == pytest.approx(wanted, rel=1e-6)
     # Alone, each is its own calibration.
     assert first.value("adapter-calibrated") == pytest.approx(first.value("calibrated"))
+
+
+def test_mixes_that_hardly_differ_are_measured_apart(backbone, domain, pair):
+    mixer = Mixer(pair, backbone, domain, "warm", SMALL)
+    one, other = (mixer.measure_pair(first) for first in (0.4, 0.4001))
+    assert other.coefficients == [0.4001, 0.5999] and one.entropy != other.entropy
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
