@@ -151,6 +151,12 @@ def test_dare_drops_its_share_and_rescales_the_rest(pair):
     assert share == pytest.approx(0.25, abs=0.05)
 
 
+def test_dare_drops_other_entries_of_another_adapter(pair):
+    module = next(iter(pair[0]))
+    stays = [dropped(lora[module], module, 0.5, seed=0).a != 0 for lora in pair]
+    assert not torch.equal(*stays)
+
+
 def test_dare_is_seeded_and_right_on_average(pair):
     weights = torch.tensor(WEIGHTS)
     module = next(iter(pair[0]))
