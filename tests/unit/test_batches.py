@@ -1,5 +1,6 @@
 import re
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -258,3 +259,33 @@ def test_a_batch_knows_what_its_users_touched(domain, ranker):
     for row, number in enumerate(windows):
         touched = {domain.index[item] for item in histories[built.owner[number]]}
         assert batch["known"][row].tolist() == [item in touched for item in unique]
+
+
+def drawing(ranker, **settings):
+    """Batches of two domains that tell what chance gave each of them."""
+    domains = [plain_windows([[0, 1], [2, 3], [4, 5]], ranker) for _ in range(2)]
+    telling = SimpleNamespace(
+        packed=True,
+        training_batch=lambda *_, rng, **__: {"drawn": torch.tensor(rng.integers(2**62))},
+    )
+    return TrainingBatches(domains, telling, TrainingSettings(**settings), 2000)
+
+
+def test_every_batch_draws_for_itself(ranker):
+    drawn = {
+        seed: [int(batches[n]["drawn"]) for n in range(40)]
+        for seed, batches in ((s, drawing(ranker, seed=s, domains_per_step=2)) for s in (0, 1))
+    }
+    again = drawing(ranker, seed=0, domains_per_step=2)
+    assert [int(again[n]["drawn"]) for n in range(40)] == drawn[0]
+    assert len(set(drawn[0] + drawn[1])) == 80
+
+
+def test_domains_come_in_another_order_by_the_seed_and_as_a_run_goes_on(ranker):
+    orders = [
+        [batches.draw(number)[0] for number in range(2048)]
+        for batches in (drawing(ranker, seed=seed) for seed in (0, 0, 1))
+    ]
+    assert orders[0] == orders[1]
+    assert orders[0][:1024] != orders[2][:1024]
+    assert orders[0][:1024] != orders[0][1024:]

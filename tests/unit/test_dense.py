@@ -272,19 +272,22 @@ def test_pooled_places_of_a_packed_history_read_nothing_that_comes_later(llama, 
             torch.testing.assert_close(states[row, place], alone, atol=1e-5, rtol=0)
 
 
-def test_lent_vectors_are_further_negatives_unless_their_user_touched_them():
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_lent_vectors_are_further_negatives_unless_their_user_touched_them(share):
     ranker, model, tokens = one_word_items("apple", "bread", "milk", "tea")
+    ranker.dense = ranker.dense.model_copy(update={"sampling_correction": share})
     windows, known = [[0, 1], [3, 2]], [{0, 1}, {3, 2}]
-    batch = ranker.training_batch(windows, known, tokens, torch.zeros(4))
+    log_q = torch.tensor([-2.0, -1.0, -3.0, -0.5])
+    batch = ranker.training_batch(windows, known, tokens, log_q)
     assert batch["items"].tolist() == [1, 2]
     assert batch["touched"].tolist() == [[0, 1], [2, 3]]
     v = unit(model, tokens)
     lent = {
         "bank_vectors": v[[0, 3]],
-        "bank_log_q": torch.zeros(2),
+        "bank_log_q": log_q[[0, 3]],
         "bank_known": torch.tensor([[True, False], [False, True]]),
     }
-    logits = v @ v.T / 0.5
+    logits = v @ v.T / 0.5 - share * log_q
     by_hand = [
         -torch.log_softmax(logits[0, [1, 2, 3]], 0)[0],
         -torch.log_softmax(logits[3, [2, 1, 0]], 0)[0],

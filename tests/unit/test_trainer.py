@@ -462,6 +462,20 @@ def test_a_checkpoint_of_before_seals_that_lacks_its_bank_is_named(tmp_path):
     one_sentence(error.value)
 
 
+def test_a_resumed_run_has_trained_for_as_long_as_its_checkpoint_says(tmp_path):
+    write_seconds(tmp_path, 42.0)
+    length = Length(minutes=1)
+    restore(tmp_path, length, None, torch.device("cpu"))
+    assert length.elapsed == pytest.approx(42.0, abs=1)
+    assert length.elapsed == length.elapsed  # it stands still
+
+
+def test_the_recipe_decides_the_weight_decay(tmp_path):
+    batches = SimpleNamespace(steps=1, rounds=1)
+    found = loop.arguments(tmp_path, recipe_with(weight_decay=0.25), batches, pico_backbone())
+    assert found.weight_decay == 0.25
+
+
 @pytest.mark.parametrize("left", [1, 0])
 def test_a_run_goes_on_from_what_is_whole(whole, cut, domain, tmp_path, left):
     out, _ = whole
