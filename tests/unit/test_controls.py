@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -205,6 +206,38 @@ def test_random_is_merged_as_its_cocktail_was(domain, backbone, adapters, tmp_pa
     lora, said = making._random("warm")
     assert said["of"] == "matched"
     assert update_norm(lora) == pytest.approx(update_norm(pair[1].lora), rel=0.05)
+
+
+def test_random_takes_the_base_spirits_place(domain, backbone, adapters, tmp_path):
+    pair = [adapter for adapter, _ in adapters[:2]]
+    mix(pair, backbone, domain, "warm", tmp_path / "uneven", MixSettings(users=6), (0.25, 0.75))
+    sheet = json.loads((tmp_path / "uneven" / "cocktail.json").read_text())
+    making = Controls(*pair, None, [sheet | {"objective": "entropy"}], whole=False, seed=0)
+    lora, said = making._random("warm")
+    assert said["coefficients"] == [0.25, 0.75]
+    own = pair[1].lora
+    expected = combine([random_like(own, 0), own], torch.tensor([0.25, 0.75]))
+    for module, (a, b, scaling) in lora.items():
+        other = expected[module]
+        torch.testing.assert_close(scaling * b @ a, other.scaling * other.b @ other.a)
+
+
+def test_validation_looks_at_the_shape_of_scores_and_not_at_their_size(adapters):
+    rows = pl.DataFrame({"target": ["0"] * 40, "candidates": [[f"{i}" for i in range(10)]] * 40})
+    scorer = SimpleNamespace(valid={"warm": rows})
+    making = Controls(*(a for a, _ in adapters[:2]), scorer, [], whole=False, seed=0)
+    scores = np.random.default_rng(0).normal(size=(40, 10)) + 2 * np.eye(10)[0]
+    losses = [
+        making._log_loss("warm", SimpleNamespace(valid=SimpleNamespace(scores=list(scores * size))))
+        for size in (1, 3)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_of_equal_mixes_the_one_with_less_of_the_base_spirit_is_chosen(adapters):
+    scorer = SimpleNamespace(scored=lambda lora, scenarios, *_, **__: dict.fromkeys(scenarios))
+    making = Controls(*(a for a, _ in adapters[:2]), scorer, [], whole=False, seed=0)
+    assert making._choose("warm", lambda *_: 1.0) == 0.0
 
 
 def test_validation_needs_users_of_every_scenario(domain, backbone, adapters, tmp_path):

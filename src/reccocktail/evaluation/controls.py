@@ -32,7 +32,6 @@ from reccocktail.training.adapter import Adapter, Factors, Lora
 
 CONTROLS = ("average", "validation", "oracle", "random", "ensemble", "linear", "ties", "dare")
 TEST_LABELS = "oracle"
-"""Values of lambda_1 that `validation` and `oracle` choose from."""
 _MERGES: dict[str, Method] = {
     "average": "delta",
     "linear": "linear",
