@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 from http.client import HTTPException
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
+import polars as pl
 import pytest
 from fastapi.testclient import TestClient
 
@@ -19,6 +21,7 @@ from reccocktail.serving.app import create_app
 from reccocktail.serving.keys import Keys
 from reccocktail.serving.query import Query
 from reccocktail.serving.run import serve
+from reccocktail.serving.served import ADDED_SCHEMA
 from reccocktail.serving.service import Service
 from reccocktail.serving.store import Store
 from reccocktail.training.adapter import Adapter
@@ -274,6 +277,26 @@ def test_sheets(here, tmp_path):
         with pytest.raises(RecCocktailError) as error:
             load_sheet(tmp_path)
         one_sentence(error.value)
+
+
+def test_what_is_written_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    done, sync, rename = [], os.fsync, os.replace
+
+    def syncing(descriptor):
+        done.append(("synced", os.fstat(descriptor).st_ino))
+        sync(descriptor)
+
+    def replacing(source, target):
+        done.append(("in place", os.stat(source).st_ino))
+        rename(source, target)
+
+    with contextlib.closing(Store(tmp_path / "state")) as store:
+        monkeypatch.setattr(os, "fsync", syncing)
+        monkeypatch.setattr(os, "replace", replacing)
+        store.write_items("tastes", pl.DataFrame(schema=ADDED_SCHEMA))
+    folder = tmp_path / "state" / "domains" / "tastes"
+    file = (folder / "items.parquet").stat().st_ino
+    assert done == [("synced", file), ("in place", file), ("synced", folder.stat().st_ino)]
 
 
 def test_a_start_clears_what_a_kill_left(tmp_path):

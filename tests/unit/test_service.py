@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from fastapi.testclient import TestClient
 
 from reccocktail.errors import AdapterError, DataError, RunError
+from reccocktail.ranking.newcomers import Levels
 from reccocktail.serving import answering, changing, weights
 from reccocktail.serving.app import create_app
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
@@ -23,7 +25,8 @@ from reccocktail.serving.lookup import TitleLookup
 from reccocktail.serving.paths import Allowed, ForbiddenError
 from reccocktail.serving.query import Query
 from reccocktail.serving.recommend import Recommender
-from reccocktail.serving.remix import MixRequest
+from reccocktail.serving.remix import MixRequest, recent_domain
+from reccocktail.serving.served import ADDED_SCHEMA
 from reccocktail.serving.service import Service
 from reccocktail.serving.store import ADAPTERS_KEPT, Record, Store
 from reccocktail.serving.weights import Models
@@ -491,6 +494,15 @@ def test_a_new_item_is_recommended_at_once(service, here):
     ]
     assert service.changing.add_items("tastes", [twin]) == 0  # again: nothing happens
     assert service.answering.domain("tastes").added.height == 1
+
+
+def test_a_new_item_has_the_level_of_new_ones(service):
+    state = service.answering.domain("tastes")
+    levelling = replace(state.behind.levelling, levels=Levels(spread=1.0, shift=0.75))
+    state = replace(state, behind=replace(state.behind, levelling=levelling))
+    items = pl.DataFrame([["n1", "red moon", None]], schema=ADDED_SCHEMA, orient="row")
+    more = state.with_items(items, service.models)
+    assert more.prior.tolist() == [*state.prior.tolist(), 0.75]
 
 
 @pytest.mark.parametrize(
@@ -992,6 +1004,29 @@ def test_a_mix_searches_with_the_users_who_asked(service, here, monkeypatch):
     assert sheet["objective"] == "entropy" and len(sheet["curve"]) >= 5
     users = sheet["adaptation"]["user_ids"]
     assert users and all(user.startswith("recent") for user in users)
+
+
+def test_a_mix_looks_at_the_latest_users_and_at_items_new_to_them(service, here):
+    long = here.tastes.item_ids[:90]
+    asked = [*histories(here.tastes, 30), long, ["gone"]]
+    domain = recent_domain(service.answering.domain("tastes"), asked, users=12, seed=0)
+    rows = domain.rows("test_warm")
+    assert rows["history"].to_list() == asked[-2:6:-1]
+    for history, candidates in rows.select("history", "candidates").iter_rows():
+        assert len(set(candidates)) == 30 and not set(candidates) & set(history)
+
+
+def test_who_asked_a_mix_by_hand_or_a_domain_that_is_gone_is_not_remembered(
+    service, here, monkeypatch
+):
+    state = service.answering.domain("tastes")
+    monkeypatch.setattr(service.answering.positions, "at", lambda state, _: state)
+    service.answering.recommend("tastes", Query(["i1"]))
+    service.answering.recommend("tastes", Query(["i2"], coefficients=(0.5, 0.5)))
+    assert service.answering.recent("tastes") == [("i1",)]
+    service.answering.withdraw("tastes")
+    service.answering.publish(state)
+    assert service.answering.recent("tastes") == []
 
 
 def test_too_few_users_or_a_wrong_adapter_fail_and_change_nothing(service, here, tmp_path):
