@@ -204,6 +204,18 @@ def test_same_call_same_bytes_other_seed_other_bytes(tmp_path):
         assert fewer.rows(table).drop("candidates").equals(one.rows(table).drop("candidates"))
 
 
+def test_the_seed_draws_cold_items_and_candidates(tmp_path):
+    raw_tables(tmp_path)
+    one, other = (run(tmp_path, f"cold{seed}", seed=seed) for seed in (0, 1))
+    assert one.items["item_id"].equals(other.items["item_id"])
+    assert not one.items["split"].equals(other.items["split"])
+    one, other = (run(tmp_path, f"warm{seed}", seed=seed, cold_fraction=0.0) for seed in (0, 1))
+    for table in ("valid_warm", "test_warm"):
+        rows, others = one.rows(table), other.rows(table)
+        assert rows.drop("candidates").equals(others.drop("candidates"))
+        assert not rows["candidates"].list.sort().equals(others["candidates"].list.sort())
+
+
 def test_no_time_column_means_file_order(tmp_path, capsys):
     events = raw_tables(tmp_path, repeats=False)
     events.drop("timestamp").write_parquet(tmp_path / "interactions.parquet")
@@ -245,6 +257,10 @@ def test_positions_within_users_are_no_times(tmp_path, start):
     assert one_sentence(error.value).endswith("; use --split leave-one-out.")
     # The same numbers with gaps are times: days since the first one, say.
     events.with_columns(timestamp=place * 3).write_parquet(tmp_path / "interactions.parquet")
+    run(tmp_path, split="global-time", negatives=5)
+    # So are they if a few users' are: positions have none.
+    few = pl.when(pl.col("user_id").is_in(["u0", "u1"])).then(place * 3).otherwise(place)
+    events.with_columns(timestamp=few).write_parquet(tmp_path / "interactions.parquet")
     run(tmp_path, split="global-time", negatives=5)
 
 
@@ -289,6 +305,8 @@ def test_low_ratings_are_no_positives_but_still_touched(tmp_path):
     check_promises(domain, events, 5)
     for user, history in domain.train().iter_rows():
         assert all((user, item) in liked for item in history)
+    counts = {c["step"]: c["interactions"] for c in domain.manifest["counts"]}
+    assert counts["rating at least 3"] == len(liked)
     with_commas = rated.with_columns(rating=pl.format("{},5", "rating"))
     with_commas.write_parquet(tmp_path / "interactions.parquet")
     run(tmp_path)  # nobody asks for ratings

@@ -123,6 +123,15 @@ def test_global_time_is_what_its_rule_says(events, cuts):
         assert rows_of(split, rows) == expected[name], name
 
 
+def test_a_validation_target_is_known_to_the_test():
+    items = ([1, 2, 3, 9, 4], [1, 2, 3, 4, 9])
+    events = [(user, item, time) for user in (0, 1) for time, item in enumerate(items[user])]
+    split = leave_one_out(log_of(events), 2, np.full(10, WARM))
+    assert rows_of(split, split.tables["test_warm"]) == {
+        0: ([1, 2, 3, 9], 4), 1: ([1, 2, 3, 4], 9)
+    }  # fmt: skip
+
+
 @given(EVENTS)
 def test_skipped_rows_and_kept_rows_add_up(events):
     log = log_of(events)

@@ -1,7 +1,7 @@
 import gzip
 import io
 import json
-from datetime import date, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import polars as pl
 import pytest
@@ -286,6 +286,12 @@ def test_missing_columns_name_what_was_found_and_the_flag():
     twice = pl.DataFrame({"item": [1], "title": ["t"], "Genres": ["g"], "genres": ["h"]})
     with pytest.raises(DataError, match=r"several columns .*Genres, genres\); rename all"):
         as_items(twice, "x.csv")
+
+
+def test_the_day_comes_first_between_slashes():
+    frame = pl.DataFrame({"user": ["u"], "item": ["i"], "date": ["05/03/2024"]})
+    wanted = datetime(2024, 3, 5, tzinfo=UTC).timestamp() * 1e6
+    assert as_interactions(frame, "x")["timestamp"].to_list() == [wanted]
 
 
 def test_times_that_are_no_times_name_their_rows():
