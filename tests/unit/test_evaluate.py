@@ -12,7 +12,7 @@ import pytest
 from reccocktail.data.prepare import prepare
 from reccocktail.errors import AdapterError, RecipeError, RunError
 from reccocktail.evaluation import scorer, whole
-from reccocktail.evaluation.evaluate import evaluate
+from reccocktail.evaluation.evaluate import _tables, evaluate
 from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.cocktail import mix
 from reccocktail.mixing.measure import MixSettings
@@ -192,6 +192,16 @@ def test_whom_a_share_of_the_domain_adapted_to_is_not_scored(domain, backbone, a
     assert anew.sha256 != domain.sha256
     evaluate(anew, adapters[-2:], backbone, tmp_path / "e", settings=SMALL)
     assert not adaptation_users(adapters) & set(predictions(tmp_path / "e")["user_id"])
+
+
+def test_whom_the_same_domain_of_another_name_adapted_to_is_not_scored(domain):
+    users = domain.rows("test_warm")["user_id"].to_list()
+    sheet = {
+        "adaptation": {"transductive": False, "user_ids": users[:5]},
+        "data": {"name": "elsewhere", "sha256": domain.sha256},
+    }
+    scored = _tables(domain, ["warm"], [sheet], SMALL).test["warm"]
+    assert scored["user_id"].to_list() == users[5:]
 
 
 def test_a_cocktail_that_does_not_say_whom_it_adapted_to_is_refused(
