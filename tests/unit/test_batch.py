@@ -16,6 +16,7 @@ import torch
 
 from reccocktail.backbone import load_backbone
 from reccocktail.errors import AdapterError, DataError, RecipeError, RunError
+from reccocktail.schema import EVALUATION_TABLES
 from reccocktail.serving import batch as module
 from reccocktail.serving.batch import Job, batch
 from reccocktail.serving.recommend import Recommender
@@ -24,7 +25,7 @@ from reccocktail.storage import sha256_file, write_json
 from reccocktail.training.adapter import Adapter
 from tests.adapters import random_adapter, save
 from tests.domains import taste_domain
-from tests.helpers import one_sentence
+from tests.helpers import changed, one_sentence
 from tests.pico import pico_model, pico_tokenizer
 
 
@@ -201,6 +202,39 @@ def test_float_ids_are_those_that_prepare_wrote(job, tmp_path):
     assert rows["history"].to_list() == [["1", "2"], [None], ["3"]]
     with pytest.raises(DataError, match=r"Row 2 of .* has no user id"):
         UserTable(tmp_path / "floats.parquet", domain).check()
+
+
+def test_float_ids_are_spelled_as_the_domain_spells_them(job, tmp_path):
+    """Beside an id 3.5 whole ones were floats to `prepare`; a table without it means the same."""
+    spelled = {
+        table: lambda rows: rows.with_columns(pl.col("user_id").str.strip_prefix("u") + ".0")
+        for table in ("train", *EVALUATION_TABLES)
+    }
+    domain = changed(module.Domain.load(job.data), tmp_path / "floats", **spelled)
+    pl.DataFrame({"user_id": [1.0, 2.0, 7.5]}).write_parquet(tmp_path / "floats.parquet")
+    table = UserTable(tmp_path / "floats.parquet", domain)
+    found = table.rows(0, 2)
+    assert found["user_id"].to_list() == ["1.0", "2.0"] and not found["history"].null_count()
+    assert table.rows(0, 3)["user_id"].to_list() == ["1.0", "2.0", "7.5"]
+    with pytest.raises(DataError, match=r"Row 3 of .* \(user '7\.5'\) is no user of tastes"):
+        table.check()
+
+
+def test_an_id_that_is_no_whole_number_changes_no_other(job, tmp_path):
+    domain = module.Domain.load(job.data)
+    domain = changed(
+        domain,
+        tmp_path / "whole",
+        items=lambda rows: rows.with_columns(pl.col("item_id").str.strip_prefix("i")),
+    )
+    frame = pl.DataFrame({"user_id": [1.0, 3.5, 2.0], "history": [[1.0, 2.0, 3.5]] * 3})
+    frame.write_parquet(tmp_path / "own.parquet")
+    table = UserTable(tmp_path / "own.parquet", domain)
+    rows = table.rows(0, 3)
+    assert rows["history"].to_list() == [["1", "2", "3.5"]] * 3
+    # In whatever slices a table is read, a user has one name.
+    assert rows["user_id"].to_list() == ["1", "3.5", "2"]
+    assert table.rows(2, 1)["user_id"].to_list() == ["2"]
 
 
 def test_a_list_may_end_in_a_semicolon(job, tmp_path):

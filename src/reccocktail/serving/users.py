@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from reccocktail.data.columns import as_interactions, find_column
+from reccocktail.data.columns import find_column
 from reccocktail.data.domain import Domain
 from reccocktail.data.tables import read_table
 from reccocktail.errors import DataError
@@ -82,13 +82,14 @@ class UserTable:
         if self._has_history:
             columns.append(pl.col(HISTORY))
         part = self._rows.slice(start, count).select(columns).collect()
-        part = part.with_columns(self._text(pl.col(USER), part[USER]))
+        users = pl.Series(dtype=pl.String) if self._has_history else self._histories()[USER]
+        part = part.with_columns(self._text(pl.col(USER), part[USER], users))
         if not self._has_history:
             return part.join(self._histories(), on=USER, how="left", maintain_order="left")
         if part.schema[HISTORY] == pl.String:
             lists = [self._parsed(text, start + row) for row, text in enumerate(part[HISTORY], 1)]
             return part.with_columns(pl.Series(HISTORY, lists, dtype=_LIST))
-        item = self._text(pl.element(), part[HISTORY].explode())
+        item = self._text(pl.element(), part[HISTORY].explode(), self._domain.items[ITEM])
         return part.with_columns(pl.col(HISTORY).list.eval(item).cast(_LIST))
 
     def check(self) -> None:
@@ -126,13 +127,20 @@ class UserTable:
             self._own = domain.latest_histories() if self._latest else domain.histories()
         return self._own
 
-    def _text(self, column: pl.Expr, ids: pl.Series) -> pl.Expr:
-        """A column of `ids` as `prepare` writes them, which made the domain's."""
+    def _text(self, column: pl.Expr, ids: pl.Series, known: pl.Series) -> pl.Expr:
+        """A column of `ids` as the domain spells those that it has (`known`), others in one way.
+
+        `prepare` writes whole numbers as such, but as 1.0 where one id of a column is not whole,
+        which a table of some users need not hold.
+        """
         if not ids.dtype.is_float():
             return column.cast(pl.String)
-        known = ids.fill_nan(None).drop_nulls().unique()
-        text = as_interactions(pl.DataFrame({USER: known, ITEM: known}), self._path.name)[USER]
-        return column.replace_strict(known, text, default=None, return_dtype=pl.String)
+        values = ids.fill_nan(None).drop_nulls().unique()
+        whole = values.set(values != values.round(), None).cast(pl.Int64, strict=False)
+        spelled = pl.DataFrame({"whole": whole, "own": values}).cast(pl.String)
+        of_domain = [pl.when(pl.col(c).is_in(known.implode())).then(c) for c in spelled.columns]
+        text = spelled.select(pl.coalesce(*of_domain, *spelled.columns)).to_series()
+        return column.replace_strict(values, text, default=None, return_dtype=pl.String)
 
     def _parsed(self, text: str | None, row: int) -> list[str] | None:
         if text is None:
