@@ -499,6 +499,9 @@ def test_bad_flags_and_values(refused, tmp_path):
         f"{mix} --scenario warm --coefficients 1": "coefficients",
         mix: "--scenario",
         f"mix --adapter base --data shop --scenario warm --out {tmp_path}/c": "two adapters",
+        "mix --adapter base --adapter ingredient --data shop --scenario warm --out base/../base": (
+            "is one of the adapters that are mixed"
+        ),
         f"{evaluate} --users 0": "--users",
         f"{evaluate} --users -3": "--users",
         f"{evaluate} --seed -1": "seed",

@@ -155,19 +155,6 @@ def test_a_grid_between_the_adapters_is_needed(backbone, domain, pair, tmp_path,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_cocktail_does_not_take_the_place_of_its_own_part(backbone, domain, pair, tmp_path):
-    out = tmp_path / "c"
-    first = mix(pair, backbone, domain, "warm", out, SMALL, (0.5, 0.5))
-    with pytest.raises(AdapterError, match="is one of the adapters that are mixed") as error:
-        mix([first, pair[1]], backbone, domain, "warm", out, SMALL, (0.5, 0.5))
-    one_sentence(error.value)
-    assert Adapter.load(out).sha256 == first.sha256
-    mix(pair, backbone, domain, "warm", out, SMALL, (0.25, 0.75))  # another mix of its parts may
-    (out / "adapter_model.safetensors").write_bytes(b"")
-    mix(pair, backbone, domain, "warm", out, SMALL, (0.5, 0.5))  # and take a damaged one's
-    assert Adapter.load(out).sha256 == first.sha256
-
-
 # -- what is searched is what is saved --------------------------------------------------------
 
 

@@ -275,7 +275,7 @@ def test_a_folder_with_other_files_is_never_replaced(
 
 def test_a_file_in_place_of_the_folder_is_never_replaced(films: Source, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("precious")
-    with pytest.raises(RunError, match="Not a directory"):
+    with pytest.raises(RunError, match="a file stands where"):
         fetch(films.name, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "precious"
 

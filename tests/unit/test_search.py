@@ -95,14 +95,16 @@ def test_of_equal_values_the_smallest_coefficient_is_taken():
 def test_groups(backbone, loras):
     modules = set(loras[0])
     one = Groups.build(loras, "global")
-    assert one.names == ("all",) and set(one.of.values()) == {0} and set(one.of) == modules
+    assert (
+        one.names == ("all",) and set(one.group_of.values()) == {0} and set(one.group_of) == modules
+    )
     layers = Groups.build(loras, "layer")
     assert layers.names == ("0", "1")
     for module in modules:
-        assert f".{layers.names[layers.of[module]]}." in module
+        assert f".{layers.names[layers.group_of[module]]}." in module
     each = Groups.build(loras, "module")
     assert set(each.names) == modules
-    assert all(each.names[group] == module for module, group in each.of.items())
+    assert all(each.names[group] == module for module, group in each.group_of.items())
 
 
 def test_layers_are_in_the_order_of_their_numbers(loras):
@@ -114,7 +116,7 @@ def test_layers_are_in_the_order_of_their_numbers(loras):
 def test_groups_hold_the_modules_of_all_adapters(loras):
     names = sorted(loras[0])
     parts = [{n: loras[0][n] for n in names[:2]}, {n: loras[1][n] for n in names[1:]}]
-    assert sorted(Groups.build(parts, "module").of) == names
+    assert sorted(Groups.build(parts, "module").group_of) == names
 
 
 def test_spread_gives_each_module_the_row_of_its_group(loras):

@@ -16,7 +16,7 @@ from reccocktail.cli.shared import (
     output,
     quantization_of,
 )
-from reccocktail.errors import RecipeError
+from reccocktail.errors import AdapterError, RecipeError
 from reccocktail.launcher import is_first
 from reccocktail.progress import say
 from reccocktail.schema import Objective, Scenario
@@ -209,7 +209,13 @@ def mix(
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
 
-    adapters = [Adapter.load(resolve(path)) for path in adapter]
+    folders = [resolve(path) for path in adapter]
+    if out.resolve() in {folder.resolve() for folder in folders}:
+        raise AdapterError(
+            f"{out} is one of the adapters that are mixed, and would be replaced; choose another "
+            "folder."
+        )
+    adapters = [Adapter.load(folder) for folder in folders]
     domain = Domain.load(data)
     descent: dict[str, Any] = {
         "steps": steps,

@@ -8,7 +8,7 @@ import torch
 
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain
-from reccocktail.errors import AdapterError, RecCocktailError
+from reccocktail.errors import AdapterError
 from reccocktail.mixing.arithmetic import merge
 from reccocktail.mixing.batch_loss import BatchLoss
 from reccocktail.mixing.entropy import collapse_reason
@@ -74,7 +74,6 @@ def mix(
             f"{out} holds a trained adapter, which the cocktail would replace; "
             "choose another folder."
         )
-    _require_not_mixed(out, adapters)
     settings = settings or MixSettings()
     mixer = Mixer(adapters, backbone, domain, scenario, settings, searched=coefficients is None)
     settings = mixer.settings  # nothing is left open there
@@ -96,21 +95,6 @@ def mix(
     cocktail.save(out, adapter_readme(out.name, cocktail.card, body), {COCKTAIL_FILE: sheet})
     say(f"{out.name}: {words} in {time.monotonic() - started:.0f} s. {sheet['agreement']}")
     return cocktail
-
-
-def _require_not_mixed(out: Path, adapters: Sequence[Adapter]) -> None:
-    """Refuse to replace a cocktail that is itself one of the adapters."""
-    if not (out / COCKTAIL_FILE).exists():
-        return
-    try:
-        there = Adapter.load(out).sha256
-    except RecCocktailError:  # damaged; nothing is lost with it
-        return
-    if there in {adapter.sha256 for adapter in adapters}:
-        raise AdapterError(
-            f"{out} is one of the adapters that are mixed, and would be replaced; choose another "
-            "folder."
-        )
 
 
 def _note_trained_beside(adapters: Sequence[Adapter]) -> None:
