@@ -114,6 +114,13 @@ class Bench:
         self._adapters[name] = adapter
         return adapter
 
+    def _own(self, row: str) -> Adapter:
+        """The adapter that is the ingredient or its second round."""
+        if row == INGREDIENT:
+            return self.ingredient
+        length = Length(steps=_steps(self.ingredient))
+        return self._trained(row, length, initial=self.target.base)
+
     @property
     def neighbours(self) -> list["Bench"]:
         """This seed and the one it makes soups with: 0 and 1, 2 and 3."""
@@ -143,11 +150,8 @@ class Bench:
             return None, {}
         if row == BASE:
             return self.target.base.lora, {"steps": self.target.base.card.steps}
-        if row == INGREDIENT:
-            return self.ingredient.lora, {"steps": self.ingredient.card.steps}
-        if row == "second_round":
-            length = Length(steps=_steps(self.ingredient))
-            found = self._trained(row, length, initial=self.target.base)
+        if row in _SOUPS.values():
+            found = self._own(row)
             return found.lora, {"steps": found.card.steps}
         if row == "woven":
             base = self.target.base
@@ -159,10 +163,8 @@ class Bench:
             found = self._trained(row, length, joint=True)
             return found.lora, {"steps": found.card.steps, "sources": len(self.sources)}
         if row in _SOUPS:
-            benches = self.neighbours
-            parts = [lora for b in benches if (lora := b.lora(_SOUPS[row], scenario)[0])]
-            half = [0.5, 0.5]
-            said = {"coefficients": half, "of seeds": [bench.seed for bench in benches]}
+            half, parts = [0.5, 0.5], [bench._own(_SOUPS[row]).lora for bench in self.neighbours]
+            said = {"coefficients": half, "of seeds": [bench.seed for bench in self.neighbours]}
             return combine(parts, torch.tensor(half)), said
         pair = [adapter.lora for adapter in self.pair]
         sheet = self.sheet("cocktail" if row in _CHOSEN_BY else row, scenario)

@@ -224,7 +224,7 @@ def _factor(parts: Sequence[tuple[Factors, Tensor]], root: bool = False) -> Fact
 
 
 def compress(lora: Lora, rank: int) -> tuple[dict[str, Factors], float]:
-    """Best approximation of each update at `rank` (truncated_svd SVD), and the energy it loses.
+    """Best approximation of each update at `rank` (truncated SVD), and the energy it loses.
 
     The best in the Frobenius norm (Eckart-Young). The SVD runs on the small core of two QR
     factorisations, never on the full weight.

@@ -18,7 +18,7 @@ from torch import Tensor
 from reccocktail.ranking.base import entropy_of
 
 _LOG_TEMPERATURES = (math.log(0.05), math.log(20.0))
-# By hand: far below what any adapter that learnt something shows on its own.
+# Where a mix counts as collapsed. Set by hand, not measured.
 _LEAST_ENTROPY = 0.02  # of its maximum
 _LEAST_INFORMATION = 0.5  # of the least among the unmixed adapters
 
@@ -93,7 +93,7 @@ def mutual_information(scores: Tensor) -> float:
 def collapse_reason(
     entropy: float, candidates: int, information: float, reference_information: float
 ) -> str | None:
-    """Why a model's candidate_entropy is not to be trusted, or None.
+    """Why a model's certainty is not to be trusted, or None.
 
     Args:
         entropy: mean entropy over the candidates, nats.

@@ -218,7 +218,8 @@ class Mixer:
         settings.check(len(adapters), searched)
         self.adapters, self.backbone, self.domain = list(adapters), backbone, domain
         self.scenario, self.settings = scenario, settings
-        self.descent = settings.descent or Descent()
+        assert settings.descent is not None  # `resolved` leaves nothing open
+        self.descent = settings.descent
         self.catalogue = Catalogue.of(domain, self.ranker)
         table = domain.rows(f"test_{scenario}")
         if table.height < 2:

@@ -36,7 +36,7 @@ def admin_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
             raise ForbiddenError("Changes are off here; start the service with an admin key.")
 
     router = APIRouter(
-        prefix="/v1/domains",
+        prefix=f"{schemas.API}/domains",
         tags=["changes"],
         dependencies=[Depends(off), require(keys.may_change)],
     )

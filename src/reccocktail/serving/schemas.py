@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from reccocktail.errors import RecipeError
 
+API = "/v1"
+"""What the path of every route begins with, but for those of operation."""
+
 MAX_ID, MAX_TITLE = 256, 1_000
 
 DOMAIN_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"

@@ -9,7 +9,7 @@ from starlette.routing import Match, Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-API = "/v1/"
+from reccocktail.serving.schemas import API
 
 
 class PageFiles(StaticFiles):
@@ -36,6 +36,6 @@ class PageMount(Mount):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """As a mount does, but for the paths below `API`."""
-        if scope["type"] == "http" and scope["path"].startswith(API):
+        if scope["type"] == "http" and scope["path"].startswith(f"{API}/"):
             return Match.NONE, {}
         return super().matches(scope)

@@ -24,7 +24,9 @@ def user_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
     """The routes of a service that ask, for those who `may_ask`."""
     answering = service.answering
     router = APIRouter(
-        prefix="/v1/domains", tags=["recommendation"], dependencies=[require(keys.may_ask)]
+        prefix=f"{schemas.API}/domains",
+        tags=["recommendation"],
+        dependencies=[require(keys.may_ask)],
     )
     asked = documented(400, 404, 413, 422, 429, 503, 504)
 
