@@ -3,9 +3,10 @@
     python benchmarks/source_validation.py --data PREPARED [--data ...] --adapter NAME=FOLDER \
         [--adapter ...] --out results/source_validation.json
 
-Mean NDCG@10 of warm validation users of each domain, of every adapter and the bare backbone, as a
-training validates; no figure of a test user. Differences are of the first adapter, over domains.
-Resumable: adapters that stand in the file are taken as they are.
+NDCG@10 of warm validation users of each domain, of every adapter and the bare backbone, as a
+training validates, with intervals over users; no figure of a test user. Differences are of the
+first adapter, user by user in each domain and over the domains' means. Resumable: ranks that stand
+in the file are taken as they are.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from program import program
 from provenance import backbone_of, environment, write_result
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
+from reccocktail.evaluation.metrics import FloatArray, mean_in_words, per_user, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.spirits import resolve
@@ -42,14 +44,38 @@ def decides(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"users": users, "seed": seed, "data": data, **backbone_of(result)}
 
 
-def differences(found: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> dict[str, Any]:
-    """The first adapter less each other one, with intervals over the domains."""
-    values = {
-        model: {MEASURE: np.array([of[f"{MEASURE}/{name}"] for name in names])}
-        for model, of in found.items()
-    }
+def values_of(ranks: Mapping[str, Sequence[int]]) -> dict[str, dict[str, FloatArray]]:
+    """The users' NDCG@10 of each domain."""
+    return {name: {MEASURE: per_user(places)[MEASURE]} for name, places in ranks.items()}
+
+
+def means_of(values: Mapping[str, Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
+    """The mean of each domain, as a table of domains in place of users."""
+    return {MEASURE: np.array([of[MEASURE].mean() for of in values.values()])}
+
+
+def figures(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Means of each domain, and what the first model has over the others, with intervals."""
+    values = {name: values_of(found["ranks"]) for name, found in models.items()}
     first, *others = values
-    return {other: paired_bootstrap(values[first], values[other])[MEASURE] for other in others}
+    return {
+        "domains": {
+            domain: {model: summarise(of[domain]) for model, of in values.items()}
+            for domain in values[first]
+        },
+        "means": {model: summarise(means_of(of)) for model, of in values.items()},
+        "minus": {
+            other: paired_bootstrap(means_of(values[first]), means_of(values[other]))[MEASURE]
+            for other in others
+        },
+        "minus_by_domain": {
+            other: {
+                domain: paired_bootstrap(of, values[other][domain])[MEASURE]
+                for domain, of in values[first].items()
+            }
+            for other in others
+        },
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,14 +111,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sha256 = adapter.sha256 if adapter else None
         if name not in found or found[name]["sha256"] != sha256:
             with scoring(backbone, adapter.lora if adapter else None) as model:
-                found[name] = {"sha256": sha256, **validation(model)}
+                ranks = validation.ranks(model)
+            found[name] = {
+                "sha256": sha256,
+                "ranks": {domain: places.tolist() for domain, places in ranks.items()},
+            }
             result |= about
             write_result(args.out, result)
-    result["minus"] = differences({name: found[name] for name in models}, [d.name for d in domains])
+    result |= figures({name: found[name] for name in models})
     write_result(args.out, result)
     table = Table("domain", *models)
-    for name in [*(f"{MEASURE}/{d.name}" for d in domains), MEASURE]:
-        table.add_row(name, *(f"{found[model][name]:.3f}" for model in models))
+    for domain, of in [*result["domains"].items(), ("mean", result["means"])]:
+        table.add_row(domain, *(mean_in_words(of[model], MEASURE) for model in models))
     Console().print(table)
     for other, gap in result["minus"].items():
         Console().print(f"less {other}: {gap_in_words(gap)}")

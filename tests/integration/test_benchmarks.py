@@ -442,18 +442,26 @@ def test_source_validation_is_the_validation_of_a_training(
     ranker = ranker_of(adapter.card, backbone)
     with merged(backbone.model, adapter.lora) as model:
         expected = Validation([Catalogue.of(domain, ranker)], 20, 0)(model)
-    assert found["models"]["spirit"]["ndcg@10/tastes"] == expected["ndcg@10/tastes"]
-    gaps = [
-        found["models"]["spirit"][f"ndcg@10/{name}"]
-        - found["models"]["backbone"][f"ndcg@10/{name}"]
-        for name in ("other", "tastes")
-    ]
-    assert found["minus"]["backbone"]["difference"] == pytest.approx(sum(gaps) / 2)
+    of_tastes = found["domains"]["tastes"]["spirit"]
+    assert of_tastes["ndcg@10"] == pytest.approx(expected["ndcg@10/tastes"])
+    assert of_tastes["n"] == len(found["models"]["spirit"]["ranks"]["tastes"])
+    low, high = of_tastes["ci95"]["ndcg@10"]
+    assert low < of_tastes["ndcg@10"] < high
+    gaps = {
+        name: of["spirit"]["ndcg@10"] - of["backbone"]["ndcg@10"]
+        for name, of in found["domains"].items()
+    }
+    assert list(gaps) == ["other", "tastes"]
+    assert found["minus"]["backbone"]["difference"] == pytest.approx(sum(gaps.values()) / 2)
+    for name, gap in gaps.items():
+        paired = found["minus_by_domain"]["backbone"][name]
+        assert paired["difference"] == pytest.approx(gap)
+        assert paired["ci95"][0] <= gap <= paired["ci95"][1]
     # What stands there is taken as it is, and not for other users.
-    found["models"]["spirit"]["ndcg@10/tastes"] = 0.123
+    found["models"]["spirit"]["ranks"]["tastes"] = [0] * of_tastes["n"]
     out.write_text(json.dumps(found))
     study.main([*arguments, "--adapter", f"spirit={base}"])
-    assert json.loads(out.read_text())["models"]["spirit"]["ndcg@10/tastes"] == 0.123
+    assert json.loads(out.read_text())["domains"]["tastes"]["spirit"]["ndcg@10"] == 1
     refused = {"seed": ["--seed", "1"], "precision": ["--precision", "bfloat16"]}
     for what, more in refused.items():
         with pytest.raises(RunError, match=rf"other settings or data \({what}\)"):
