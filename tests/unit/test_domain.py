@@ -1,11 +1,14 @@
 """What a prepared domain says of its users: their histories, and all that they chose."""
 
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
 
 from reccocktail.data.domain import Domain
 from reccocktail.data.prepare import prepare
+from reccocktail.errors import DataError
 from reccocktail.schema import EVALUATION_TABLES
 from tests.domains import taste_domain
 
@@ -111,3 +114,20 @@ def test_counts_are_read_once_and_cannot_be_changed(domain):
     assert counts is domain.train_counts()
     with pytest.raises(ValueError, match="read-only"):
         counts[0] = 1
+
+
+def test_tables_of_a_folder_that_was_prepared_again_are_refused(tmp_path):
+    """Its catalogue is in memory: rows of another one would name items that it does not have."""
+    opened = taste_domain(tmp_path, users=60)
+    train = opened.train()
+    same = taste_domain(tmp_path, users=60)
+    assert opened.train().equals(train)
+    assert opened.rows("test_warm").equals(same.rows("test_warm"))
+    other = taste_domain(tmp_path, users=60, tastes=5)
+    for read in (opened.train, lambda: opened.rows("test_warm"), opened.latest_histories):
+        with pytest.raises(DataError, match="not the folder that was opened any more; open it"):
+            read()
+    assert set(other.train()["user_id"]) == {f"u{user}" for user in range(60)}
+    shutil.rmtree(other.path)
+    with pytest.raises(DataError, match="not the folder that was opened"):
+        other.train()

@@ -14,6 +14,7 @@ from reccocktail.serving import positions
 from reccocktail.serving.app import create_app
 from reccocktail.serving.keys import Keys
 from reccocktail.training.adapter import Adapter
+from tests.domains import taste_domain
 from tests.serving import kitchen
 
 ADMIN = {"X-API-Key": "a-key-for-changes-0123"}
@@ -135,3 +136,17 @@ def test_what_is_damaged_beside_a_cocktail_is_passed_over(client, service, here,
     true = Adapter.load(here.adapters["one"]).sha256
     assert positions._find("one", true, near=[shop, here.adapters["two"]]) is not None
     assert positions._find("x" * 300, true, near=[shop]) is None  # no folder can have this name
+
+
+def test_a_folder_that_was_prepared_again_is_said(client, service, here, tmp_path):
+    """What is in memory goes on; a position would read tables of another catalogue."""
+    domain = taste_domain(tmp_path, name="again", users=60)
+    service.changing.plug("again", domain.path, here.root / "mixed")
+    before = scores(ask(client, name="again"))
+    taste_domain(tmp_path, name="again", users=60, tastes=5, seed=9)
+    found = ask(client, [1, 0], "again")
+    assert found.status_code == 422
+    assert "not the folder that was opened any more" in found.json()["detail"]
+    assert scores(ask(client, name="again")) == before
+    service.changing.plug("again", domain.path, here.root / "mixed")
+    assert ask(client, [1, 0], "again").status_code == 200

@@ -114,7 +114,8 @@ class Domain:
         """Training table: `user_id`, `history` (at least two items, oldest first).
 
         Raises:
-            DataError: it does not keep the promises of its kind, see `schema.validate`.
+            DataError: it does not keep the promises of its kind, see `schema.validate`, or the
+                folder was prepared again since it was loaded.
         """
         return self._table("train", "train")
 
@@ -122,8 +123,8 @@ class Domain:
         """One of `EVALUATION_TABLES`: `user_id`, `history`, `target`, `candidates`.
 
         Raises:
-            DataError: there is no table of that name, or it does not keep the promises of its kind,
-                see `schema.validate`.
+            DataError: there is no table of that name, it does not keep the promises of its kind, see
+                `schema.validate`, or the folder was prepared again since it was loaded.
         """
         if table not in EVALUATION_TABLES:
             raise DataError(
@@ -132,8 +133,21 @@ class Domain:
         return self._table(table, "evaluation")
 
     def _table(self, table: str, kind: Kind) -> pl.DataFrame:
+        self._require_same()
         file = self.path / f"{table}.parquet"
         return validate(_read(file), kind, str(file))
+
+    def _require_same(self) -> None:
+        """Refuse tables of a folder that was prepared again: they name items of another catalogue."""
+        try:
+            same = read_json(self.path / MANIFEST)["outputs"] == self.manifest["outputs"]
+        except (RunError, KeyError, TypeError):
+            same = False
+        if not same:
+            raise DataError(
+                f"{self.path} is not the folder that was opened any more; open it again (restart "
+                "the command, or plug the domain into the service again)."
+            )
 
     def numbers(self, rows: pl.DataFrame, column: str) -> list[list[int]]:
         """Catalogue rows of each list of item ids, such as a table's histories or candidates."""
