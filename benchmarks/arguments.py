@@ -1,11 +1,15 @@
 """Arguments that several programs take, and the backbone that they ask for."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from reccocktail.backbone import DTYPES, Backbone, load_backbone
+from reccocktail.errors import RunError
 from reccocktail.precision import PRECISIONS
 from reccocktail.recipe import Recipe
+from reccocktail.spirits import resolve
+from reccocktail.training.adapter import Adapter
 
 
 def study_parser(doc: str | None) -> argparse.ArgumentParser:
@@ -57,3 +61,21 @@ def asked_backbone(args: argparse.Namespace, recipe: Recipe) -> Backbone:
         dtype=args.dtype,
         precision=args.precision,
     )
+
+
+def named_adapters(given: Sequence[str]) -> dict[str, Adapter]:
+    """Adapters by the names of `--adapter NAME=FOLDER`; a folder may be the name of a spirit.
+
+    Raises:
+        RunError: another form, or a name twice.
+        AdapterError: one is missing or damaged.
+    """
+    found: dict[str, Adapter] = {}
+    for entry in given:
+        name, separator, folder = entry.partition("=")
+        if not separator:
+            raise RunError(f"--adapter is NAME=FOLDER, not '{entry}'.")
+        if name in found:
+            raise RunError(f"Two adapters are called '{name}'; give each a name of its own.")
+        found[name] = Adapter.load(resolve(Path(folder)))
+    return found

@@ -18,16 +18,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from arguments import asked_backbone, backbone_arguments
+from arguments import asked_backbone, backbone_arguments, named_adapters
 from cells import require_alike
 from program import program
 from provenance import backbone_of, environment, write_result
 from reccocktail.data.domain import Domain
-from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import FloatArray, mean_in_words, per_user, summarise
 from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking.scoring import Catalogue
-from reccocktail.spirits import resolve
 from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import ranker_of, scoring
@@ -89,12 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     backbone_arguments(parser)
     args = parser.parse_args(arguments)
-    adapters: dict[str, Adapter] = {}
-    for given in args.adapter:
-        name, separator, folder = given.partition("=")
-        if not separator:
-            raise RunError(f"--adapter is NAME=FOLDER, not '{given}'.")
-        adapters[name] = Adapter.load(resolve(Path(folder)))
+    adapters = named_adapters(args.adapter)
     first = next(iter(adapters.values()))
     backbone = asked_backbone(args, first.card.recipe)
     ranker = ranker_of(first.card, backbone)

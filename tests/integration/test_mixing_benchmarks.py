@@ -49,6 +49,34 @@ def arguments(folder, out):
     ]  # fmt: skip
 
 
+def dense(adapter):
+    """All updates of an adapter as one long vector."""
+    return torch.cat([(m.scaling * m.b @ m.a).flatten() for m in adapter.lora.values()])
+
+
+def test_updates_are_compared_as_whole_matrices(folder, bench, tmp_path):
+    out = tmp_path / "updates.json"
+    given = [f"base={folder / 'base'}", f"own={folder / 'own'}", f"again={folder / 'own'}"]
+    words = [word for entry in given for word in ("--adapter", entry)]
+    bench("updates").main([*words, "--out", str(out)])
+    found = json.loads(out.read_text())
+    assert str(folder) not in out.read_text()
+    base, own = (dense(Adapter.load(folder / name)) for name in ("base", "own"))
+    assert found["adapters"]["base"]["norm"] == pytest.approx(base.norm().item(), rel=1e-4)
+    pairs = {tuple(pair["of"]): pair for pair in found["pairs"]}
+    assert list(pairs) == [("base", "own"), ("base", "again"), ("own", "again")]
+    cosine = (base @ own / base.norm() / own.norm()).item()
+    assert pairs["base", "own"]["cosine"] == pytest.approx(cosine, abs=1e-5)
+    kept = ((base + own).norm() / (base.norm() + own.norm())).item()
+    assert pairs["base", "own"]["kept_by_average"] == pytest.approx(kept, rel=1e-4)
+    assert pairs["own", "again"]["cosine"] == pytest.approx(1)
+    assert pairs["own", "again"]["kept_by_average"] == pytest.approx(1)
+    with pytest.raises(RunError, match="at least twice"):
+        bench("updates").main([*words[:2], "--out", str(out)])
+    with pytest.raises(RunError, match="Two adapters are called 'base'"):
+        bench("updates").main([*words, *words[:2], "--out", str(out)])
+
+
 @pytest.fixture
 def remedied(folder, bench, tmp_path):
     out = tmp_path / "run"
