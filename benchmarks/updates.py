@@ -62,11 +62,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         first.card.backbone.require_match(adapter.card.backbone, adapter.name)
     found = measured(adapters)
     write_result(args.out, found | machine(torch.device("cpu")))
-    table = Table("", "adapter", "norm", *(f"{number}" for number in range(1, len(adapters) + 1)))
-    cosines = {frozenset(pair["of"]): f"{pair['cosine']:.2f}" for pair in found["pairs"]}
-    for number, (name, of) in enumerate(found["adapters"].items(), 1):
-        others = (cosines.get(frozenset((name, other)), "") for other in adapters)
-        table.add_row(f"{number}", name, f"{of['norm']:.1f}", *others)
+    table = Table("updates of", "norms", "cosine", "kept by their average")
+    for pair in found["pairs"]:
+        norms = " / ".join(f"{found['adapters'][name]['norm']:.1f}" for name in pair["of"])
+        shares = f"{pair['cosine']:.2f}", f"{pair['kept_by_average']:.0%}"
+        table.add_row(" / ".join(pair["of"]), norms, *shares)
     Console().print(table)
 
 
