@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import socket
 import subprocess
 import sys
 from http.client import HTTPException
@@ -12,8 +13,8 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from reccocktail.cli import app
-from reccocktail.errors import RecipeError
-from reccocktail.serving.run import parse_domains, serve
+from reccocktail.errors import RecipeError, RunError
+from reccocktail.serving.run import Serving, page_address, parse_domains, require_free, serve
 from tests.helpers import one_sentence
 from tests.service_process import Process
 
@@ -74,6 +75,31 @@ def test_names_that_fit_no_address_are_refused(here):
         with pytest.raises(RecipeError) as error:
             serve(here.backbone, {name: (here.tastes.path, here.adapters["one"])})
         one_sentence(error.value)
+
+
+def test_a_taken_address_is_refused_before_anything_is_encoded(here, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(RunError, match=rf"Cannot listen at 127.0.0.1:{port} \(") as error:
+            serve(
+                here.backbone,
+                {"tastes": (here.tastes.path, here.adapters["one"])},
+                Serving(port=port),
+            )
+    one_sentence(error.value)
+    assert "Plugging in" not in capsys.readouterr().err
+    require_free("127.0.0.1", port)  # its owner is gone
+    with pytest.raises(RunError, match=r"Cannot listen at no\.such\.host\.invalid:80") as error:
+        require_free("no.such.host.invalid", 80)
+    one_sentence(error.value)
+    with pytest.raises(RunError, match="no such host"):
+        require_free("x" * 70, 80)
+
+
+def test_where_the_page_is():
+    assert page_address("127.0.0.1", 8000) == "http://127.0.0.1:8000/"
+    assert page_address("0.0.0.0", 80) == "http://127.0.0.1:80/"
+    assert page_address("::", 80) == page_address("::1", 80) == "http://[::1]:80/"
 
 
 def test_the_command_parses():

@@ -123,8 +123,8 @@ class Domain:
         """One of `EVALUATION_TABLES`: `user_id`, `history`, `target`, `candidates`.
 
         Raises:
-            DataError: there is no table of that name, it does not keep the promises of its kind, see
-                `schema.validate`, or the folder was prepared again since it was loaded.
+            DataError: there is no table of that name, it does not keep the promises of its kind
+                (`schema.validate`), or the folder was prepared again since it was loaded.
         """
         if table not in EVALUATION_TABLES:
             raise DataError(
@@ -138,7 +138,7 @@ class Domain:
         return validate(_read(file), kind, str(file))
 
     def _require_same(self) -> None:
-        """Refuse tables of a folder that was prepared again: they name items of another catalogue."""
+        """Refuse tables of a folder that was prepared again: their items may be others."""
         try:
             same = read_json(self.path / MANIFEST)["outputs"] == self.manifest["outputs"]
         except (RunError, KeyError, TypeError):

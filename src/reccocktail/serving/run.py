@@ -1,7 +1,9 @@
 """Start the HTTP service: from folders to a listening process."""
 
+import errno
 import gc
 import re
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,6 +75,40 @@ def parse_domains(values: Sequence[str]) -> dict[str, tuple[Path, str]]:
     return found
 
 
+def require_free(host: str, port: int) -> None:
+    """Refuse an address that is taken before minutes of encoding are spent on it.
+
+    Raises:
+        RunError: another process listens there, or it may not be listened at.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                if sys.platform != "win32":  # there it would bind beside another one
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except UnicodeError as error:
+        raise _cannot_listen(host, port, "no such host") from error
+    except OSError as error:
+        # A name of several addresses is served where one of them is this machine's.
+        if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+            raise _cannot_listen(host, port, error.strerror) from error
+
+
+def _cannot_listen(host: str, port: int, reason: str | None = None) -> RunError:
+    why = f" ({reason})" if reason else ""
+    return RunError(f"Cannot listen at {host}:{port}{why}; choose another --host or --port.")
+
+
+def page_address(host: str, port: int) -> str:
+    """Where a browser on this machine finds the page."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return f"http://{here.get(host, f'[{host}]' if ':' in host else host)}:{port}/"
+
+
 SWITCH_SECONDS = 0.0005
 """How long a thread may keep the interpreter from the others. A pass of the model asks for it many
 hundred times, and each time would wait up to 5 ms (Python's default) behind busy requests."""
@@ -89,8 +125,8 @@ def serve(
         settings: see `Serving`.
 
     Raises:
-        RunError: the packages of the extra `serve` are missing, the port is taken, a name is wrong,
-            or the state folder cannot be used.
+        RunError: the packages of the extra `serve` are missing, the address is taken, a name is
+            wrong, or the state folder cannot be used.
         RecCocktailError: none of `domains` can be served. One that cannot, beside others, is said
             and answers its requests with the reason.
     """
@@ -107,6 +143,7 @@ def serve(
     settings = settings or Serving()
     for name in domains:
         require_name(name)
+    require_free(settings.host, settings.port)
     allowed = Allowed(settings.root, settings.names) if settings.root else None
     service = Service(
         backbone,
@@ -127,6 +164,8 @@ def serve(
         service.close()
         raise errors[0]
     app = create_app(service, settings.keys, max_body=settings.max_body)
+    if settings.port:
+        say(f"The page is at {page_address(settings.host, settings.port)}; Ctrl+C stops.")
     log_json()
     progress.console.quiet = True  # from here on, standard error is for log lines
     event("start", domains=[state.name for state in service.answering.domains()])
@@ -145,9 +184,7 @@ def serve(
     try:
         uvicorn.Server(config).run()
     except SystemExit as error:  # uvicorn logged why it cannot listen
-        raise RunError(
-            f"Cannot listen at {settings.host}:{settings.port}; choose another --host or --port."
-        ) from error
+        raise _cannot_listen(settings.host, settings.port) from error
     finally:
         sys.setswitchinterval(switch)
         progress.console.quiet = False
