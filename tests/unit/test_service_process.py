@@ -92,8 +92,16 @@ def test_a_taken_address_is_refused_before_anything_is_encoded(here, capsys):
     with pytest.raises(RunError, match=r"Cannot listen at no\.such\.host\.invalid:80") as error:
         require_free("no.such.host.invalid", 80)
     one_sentence(error.value)
-    with pytest.raises(RunError, match="no such host"):
+
+
+def test_a_host_that_no_name_service_takes_is_refused(monkeypatch):
+    def encoded(host, *more, **named):
+        host.encode("idna")
+
+    monkeypatch.setattr(socket, "getaddrinfo", encoded)
+    with pytest.raises(RunError, match="no such host") as error:
         require_free("x" * 70, 80)
+    one_sentence(error.value)
 
 
 def test_where_the_page_is():
