@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 
+from agreement import agreement, score_difference
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
@@ -55,12 +56,11 @@ def scores_of(backbone: Backbone, adapter: Adapter, domain: Domain, rows: pl.Dat
 
 def compare(one: Sequence[FloatArray], other: Sequence[FloatArray]) -> dict[str, float]:
     """Differences of scores, in units of logits, and users whose first item stays the same."""
-    gaps = np.concatenate([np.abs(a - b) for a, b in zip(one, other, strict=True)])
-    same = [a.argmax() == b.argmax() for a, b in zip(one, other, strict=True)]
+    apart, top = score_difference(one, other), agreement(one, other)
     return {
-        "largest": float(gaps.max()),
-        "mean": float(gaps.mean()),
-        "same_first_item": float(np.mean(same)),
+        "largest": apart["largest"],
+        "mean": apart["mean"],
+        "same_first_item": top["same_first"],
     }
 
 

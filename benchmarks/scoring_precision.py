@@ -23,6 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from agreement import agreement, score_difference
 from costs import seconds
 from program import program
 from provenance import environment, write_result
@@ -41,7 +42,6 @@ from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import ranker_of, scoring
 from spreads import gap_in_words, spread
 
-TOP = 10
 EXACT, ROUNDED = "float32", "bfloat16"
 METRIC = "ndcg@10"
 
@@ -135,9 +135,6 @@ def measure(
         for side in order:
             side.turn(rows[part.tolist()], f"Round {number + 1}/{rounds}")
     exact, rounded = sides[EXACT], sides[ROUNDED]
-    gaps = np.concatenate(
-        [np.abs(a - b) for a, b in zip(exact.scores, rounded.scores, strict=True)]
-    )
     quality = {n: per_user(ranks(s.scores, positive_columns(rows))) for n, s in sides.items()}
     found: dict[str, Any] = {
         "users": rows.height,
@@ -157,12 +154,7 @@ def measure(
         "times_less_cpu": spread(
             [a / b for a, b in zip(exact.cpu_seconds, rounded.cpu_seconds, strict=True)]
         ),
-        "score_difference": {
-            "largest": float(gaps.max()),
-            "mean": float(gaps.mean()),
-            # Logits have no unit: a difference is small or large beside a user's spread of scores.
-            "mean_spread_of_a_user": float(np.mean([s.std() for s in exact.scores])),
-        },
+        "score_difference": score_difference(exact.scores, rounded.scores),
         "top_10": agreement(exact.scores, rounded.scores),
         "bfloat16_minus_float32": paired_bootstrap(quality[ROUNDED], quality[EXACT])[METRIC],
     }
@@ -171,24 +163,6 @@ def measure(
             side.rank_catalogue(rows)
         found["top_10_of_the_catalogue"] = agreement(exact.whole, rounded.whole)
     return found
-
-
-def agreement(one: Sequence[FloatArray], other: Sequence[FloatArray]) -> dict[str, float]:
-    """How far two rankings of the same things agree, as means over users.
-
-    Returns:
-        `shared`: share of the ten best of the one that are among the ten best of the other;
-        `same_order`: share of users whose ten best are the same in the same order; `same_first`:
-        share of users with the same first.
-    """
-    best = [[np.argsort(-row, kind="stable")[:TOP].tolist() for row in side]
-            for side in (one, other)]  # fmt: skip
-    pairs = list(zip(*best, strict=True))
-    return {
-        "shared": float(np.mean([len({*a} & {*b}) / len(a) for a, b in pairs])),
-        "same_order": float(np.mean([a == b for a, b in pairs])),
-        "same_first": float(np.mean([a[0] == b[0] for a, b in pairs])),
-    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

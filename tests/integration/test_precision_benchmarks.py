@@ -1,6 +1,7 @@
 """Studies in bfloat16 keep to it, and the benchmark of precisions compares what it says."""
 
 import json
+from dataclasses import replace
 from importlib import import_module as bench
 
 import numpy as np
@@ -12,10 +13,12 @@ from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.settings import EvaluationSettings
+from reccocktail.recipe import DenseSettings
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
-from tests.adapters import pico_recipe
+from tests.adapters import pico_recipe, random_adapter, save
 from tests.benches import benchmark_modules
+from tests.byte_level import byte_backbone, byte_tokenizer
 from tests.domains import taste_domain
 from tests.helpers import one_sentence
 from tests.pico import pico_model, pico_tokenizer
@@ -80,7 +83,7 @@ def test_both_precisions_score_the_same_users(folder, tmp_path, capsys):
 
 
 def test_agreement_by_hand():
-    agreement = bench("scoring_precision").agreement
+    agreement = bench("agreement").agreement
     one = [np.arange(12.0), np.arange(12.0)]
     swapped = np.arange(12.0)
     swapped[[10, 11]] = swapped[[11, 10]]
@@ -199,3 +202,39 @@ def test_the_papers_tables_keep_to_their_precision(folder, tmp_path):
     assert all(set(view["rows"]) == {"popularity"} for view in views)
     cell = json.loads((out / "tastes/popularity/every-seed/warm/cell.json").read_text())
     assert "precision" not in cell["identity"] and cell["precision"] == "float32"
+
+
+def test_llama_cpp_gives_the_scores_of_an_export(tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+    byte_backbone().model.save_pretrained(tmp_path / "backbone")
+    byte_tokenizer().save_pretrained(tmp_path / "backbone")
+    backbone = load_backbone(str(tmp_path / "backbone"), device="cpu", dtype="float32")
+    domain = taste_domain(tmp_path, users=60)
+    adapter = random_adapter(backbone, domain, "cocktail", recipe=pico_recipe(backbone.name))
+    save(adapter, tmp_path)
+    out = tmp_path / "found.json"
+    words = ["--adapter", str(tmp_path / "cocktail"), "--data", str(domain.path), "--users", "6"]
+    assert bench("gguf_scores").main([*words, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert found["users"] == 6 and found["agree"]
+    types = found["types"]
+    gaps = {name: of["score_difference"] for name, of in types.items()}
+    assert 0 < gaps["float32"]["largest"] < gaps["float16"]["largest"] < gaps["q8_0"]["largest"]
+    assert gaps["float32"]["mean_spread_of_a_user"] > 100 * gaps["float32"]["largest"]
+    assert types["float32"]["top_10"]["shared"] == 1
+    assert types["float16"]["bytes"] < types["float32"]["bytes"]
+    # Scores of other weights are no success.
+    study = bench("gguf_scores")
+    right = study.export_gguf
+
+    def bare(adapter, backbone, folder, dtype):
+        right(replace(adapter, lora={}), backbone, folder, dtype)
+
+    monkeypatch.setattr(study, "export_gguf", bare)
+    assert study.main(words) == 1
+    mean = adapter.card.recipe.model_copy(update={"dense": DenseSettings(pooling="mean")})
+    other = replace(adapter, name="mean", card=adapter.card.model_copy(update={"recipe": mean}))
+    save(other, tmp_path)
+    with pytest.raises(RunError, match="reads the last token's state") as error:
+        study.main(["--adapter", str(tmp_path / "mean"), *words[2:]])
+    one_sentence(error.value)

@@ -8,11 +8,10 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from torch.nn.functional import cosine_similarity, normalize
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from reccocktail.backbone import Backbone
 from reccocktail.cli import main
 from reccocktail.errors import AdapterError, BackboneError, RunError
 from reccocktail.export.folders import export_gguf, export_merged, export_peft
@@ -22,50 +21,12 @@ from reccocktail.ranking.readout import Readout, Whitening
 from reccocktail.training.adapter import Adapter, Factors
 from reccocktail.training.model import merged, ranker_of
 from tests.adapters import random_adapter, save
+from tests.byte_level import byte_backbone, byte_tokenizer
 from tests.helpers import one_sentence
-from tests.pico import CHAT_TEMPLATE, FAMILIES, HIDDEN, SHAPE, WORDS, pico_backbone
+from tests.pico import CHAT_TEMPLATE, HIDDEN, pico_backbone
 
 TEXT = "the red apple 12 queen, old tea"
 DOMAIN = SimpleNamespace(name="d", sha256="0" * 64)
-
-
-def byte_tokenizer(steps=None):
-    """A byte-level BPE of 400 tokens; `steps` cut the text before it."""
-    tokenizer = Tokenizer(models.BPE())
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if steps else byte_level
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<unk>", "<pad>", "<s>", "</s>"],
-        initial_alphabet=byte_level.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([" ".join(WORDS)] * 3 + ["12 12 12"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def byte_backbone(family="llama", tokenizer=None, **settings):
-    """A pico model over the byte-level tokenizer, with rows to spare in its embedding."""
-    tokenizer = tokenizer or byte_tokenizer()
-    config_class, extra = FAMILIES[family]
-    config = config_class(vocab_size=len(tokenizer) + 8, **SHAPE | extra | settings)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        for name, weight in model.named_parameters():
-            if weight.ndim == 2:
-                weight.data.normal_(std=0.2)
-            elif name.endswith("bias"):
-                weight.data.normal_(std=0.1)
-    return Backbone.from_memory(model, tokenizer, f"byte-{family}")
 
 
 @pytest.fixture(scope="module")
