@@ -55,7 +55,7 @@ class LlamaCpp:
         params.pooling_type = x.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
         params.n_ctx = params.n_batch = params.n_ubatch = longest
         params.n_parallel, params.n_gpu_layers, params.warmup = 1, 0, False
-        params.cpuparams.n_threads = 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
         params.cache_type_k = params.cache_type_v = x.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.verbosity = -1
