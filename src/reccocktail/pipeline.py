@@ -23,7 +23,7 @@ from reccocktail.mixing.sheet import load_sheet
 from reccocktail.progress import say
 from reccocktail.recipe import Recipe
 from reccocktail.schema import SCENARIOS, Scenario
-from reccocktail.storage import read_json, sha256_json, write_json
+from reccocktail.storage import read_json, read_object, sha256_json, write_json
 from reccocktail.training.adapter import Adapter, Card
 from reccocktail.training.model import check_compatible
 from reccocktail.training.schedule import Length
@@ -238,7 +238,9 @@ class _State:
         )
         path = out / STATE
         former: dict[str, Any] = (
-            read_json(path) if path.exists() else {"identity": identity, "seconds": {}}
+            read_object(path, ("identity", "seconds"), f"delete {out} to start anew")
+            if path.exists()
+            else {"identity": identity, "seconds": {}}
         )
         if former["identity"] != identity:
             raise RunError(

@@ -31,7 +31,7 @@ from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.serving.schemas import usable_name
-from reccocktail.storage import read_json, require_unmarked, sha256_file, write_json
+from reccocktail.storage import read_object, require_unmarked, sha256_file, write_json
 from reccocktail.training.adapter import Adapter
 
 PACE = "pace.json"
@@ -164,7 +164,11 @@ def _pace(out: Path, backbone: Backbone, reading: Catalogue[DenseRanker]) -> flo
     file = out / PACE
     if not file.exists():
         write_json(file, {"tokens_per_second": tokens_per_second(backbone, reading)})
-    return float(read_json(file)["tokens_per_second"])
+    way_out = f"delete it, and {out} too if the run is to start anew"
+    found = read_object(file, ("tokens_per_second",), way_out)["tokens_per_second"]
+    if not isinstance(found, int | float) or not found > 0:
+        raise RunError(f"{file} holds no pace; {way_out}.")
+    return float(found)
 
 
 def _introduce(
@@ -219,7 +223,9 @@ def _prepared_tables(
 ) -> Domain:
     folder = out / "data" / name
     if (folder / MANIFEST).exists():
-        made_of = {one["sha256"] for one in read_json(folder / MANIFEST)["inputs"].values()}
+        way_out = f"delete {folder}; it is prepared again"
+        inputs = read_object(folder / MANIFEST, ("inputs",), way_out)["inputs"]
+        made_of = {one["sha256"] for one in inputs.values()}
         if made_of != {sha256_file(interactions), sha256_file(items)}:
             raise RunError(
                 f"{out} holds a run on other tables than {interactions.parent}; "

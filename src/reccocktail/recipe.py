@@ -44,6 +44,8 @@ class LoraSettings(_Settings):
     )
     init_seed: int = Field(
         0,
+        ge=0,
+        lt=2**31,
         description="Seed of A's start. The same in every adapter, so that adapters stay mixable.",
     )
 
@@ -169,7 +171,7 @@ class TrainingSettings(_Settings):
     compile: bool = Field(
         False, description="Compile the layers: faster after a minute; needs a C++ compiler."
     )
-    seed: int = Field(0, ge=0, description="Order of batches and dropout.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Order of batches and dropout.")
     validation_users: int = Field(64, ge=0, description="Users per domain of the validation NDCG.")
     validations: int = Field(
         4, ge=0, description="How often the run is validated, the end included."

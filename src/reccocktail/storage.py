@@ -375,3 +375,20 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path} cannot be read ({reason}); check who may read it.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise RunError(f"{path} is not a readable JSON file ({error}); make it again.") from error
+
+
+def read_object(path: Path, keys: Iterable[str], way_out: str) -> dict[str, Any]:
+    """Content of a JSON file that must be an object with these keys.
+
+    Raises:
+        RunError: it cannot be read or is something else; ends with `way_out`, what to do.
+    """
+    try:
+        found = read_json(path)
+    except RunError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise
+        found = None
+    if not isinstance(found, dict) or not set(keys) <= set(found):
+        raise RunError(f"{path} cannot be read or is damaged; {way_out}.")
+    return found

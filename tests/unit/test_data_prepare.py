@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reccocktail.data.domain import Domain
+from reccocktail.data.ingest import _first_rows
 from reccocktail.data.overlap import overlap, overlapping_items
 from reccocktail.data.prepare import prepare
 from reccocktail.errors import DataError
-from reccocktail.schema import EVALUATION_TABLES, validate
+from reccocktail.schema import EVALUATION_TABLES, ITEM, TITLE, validate
 from reccocktail.storage import write_json
 from tests.helpers import changed, one_sentence
 
@@ -567,3 +568,11 @@ def test_overlap_counts_and_names_items_with_the_same_title(tmp_path):
     assert overlapping_items(two, [one]) == [f"bi{n:02d}" for n in range(10)]
     assert overlapping_items(one, []) == []
     assert overlap([one]).height == 0
+
+
+def test_the_first_title_that_can_be_read_is_an_items_title():
+    """A tag or a word for nothing is no title, though it is not blank."""
+    items = pl.DataFrame(
+        {ITEM: ["a", "a", "b", "b", "c"], TITLE: ["<br>", "Real", " null ", "B", "C"]}
+    )
+    assert _first_rows(items).rows() == [("a", "Real"), ("b", "B"), ("c", "C")]

@@ -11,7 +11,7 @@ from reccocktail.data.sources import convert, read_source
 from reccocktail.data.sources.amazon import read_amazon
 from reccocktail.data.sources.complete_journey import product_title, read_complete_journey
 from reccocktail.data.sources.movielens import article_first, read_movielens
-from reccocktail.data.sources.steam import read_steam
+from reccocktail.data.sources.steam import read_libraries, read_steam
 from reccocktail.errors import DataError
 from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER
 
@@ -430,3 +430,17 @@ def test_broken_movielens(tmp_path, ratings, movies, message):
         read_movielens(
             put(tmp_path / "ratings.dat", [ratings]), put(tmp_path / "movies.dat", [movies])
         )
+
+
+def test_ratings_of_another_form_are_refused(tmp_path):
+    (tmp_path / "ratings.txt").write_text("1::1::5::1")
+    (tmp_path / "movies.dat").write_text("1::A (1999)::B")
+    with pytest.raises(DataError, match=r"ratings.txt is no MovieLens file of ratings; give"):
+        read_movielens(tmp_path / "ratings.txt", tmp_path / "movies.dat")
+
+
+def test_steam_titles_cut_through_a_character_are_mended(tmp_path):
+    owned = {"user_id": "u", "items": [{"item_id": "1", "item_name": "Half \ud83d"}]}
+    put(tmp_path / "libraries.json", [json.dumps(owned)])
+    _, items = read_libraries(tmp_path / "libraries.json")
+    assert items.rows() == [("1", "Half ?")]

@@ -221,6 +221,17 @@ def test_json_lines_whose_columns_come_late_keep_them(tmp_path):
     assert as_items(read_table(path), path.name).row(-1) == ("late", "Late", "a, b")
 
 
+def test_half_a_character_in_json_is_a_question_mark(tmp_path):
+    """As in a title that was cut through an emoji; here a type that changes has it read slowly."""
+    path = tmp_path / "items.jsonl"
+    lines = [
+        '{"item_id": 1, "title": "Lamp \\ud83d"}',
+        '{"item_id": "b", "title": ["Cup \\uDE00"]}',
+    ]
+    path.write_text("\n".join(lines))
+    assert read_table(path)["title"].to_list() == [["Lamp ?"], ["Cup ?"]]
+
+
 def test_lists_stay_lists_where_a_type_changes_late(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [{"user": n, "history": ["a, b", 3], "deep": [["a"], ["b"]]} for n in range(10_050)]

@@ -71,6 +71,10 @@ def test_titles_stay_in_order():
         ("Shampoo, 12 oz", "Shampoo, 16 oz", False),
         ("!!!", "???", False),
         ("नमस्ते", "नमसते", False),
+        ("किताब", "कीताब", False),
+        ("กิน", "กัน", False),
+        ("किताब: एक", "किताब एक!", True),
+        ("I ❤\ufe0f tea", "I ❤ tea", True),
     ],
 )
 def test_title_key(one, two, same):

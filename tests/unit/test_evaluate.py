@@ -530,7 +530,7 @@ def test_adapters_that_do_not_fit_are_refused(domain, backbone, adapters, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"users": 0}, {"users": -1}, {"validation_users": -1}, {"seed": -1}]
+    "wrong", [{"users": 0}, {"users": -1}, {"validation_users": -1}, {"seed": -1}, {"seed": 2**31}]
 )
 def test_numbers_out_of_range_are_refused(domain, tmp_path, wrong):
     with pytest.raises(RecipeError) as error:

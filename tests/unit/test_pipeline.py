@@ -135,6 +135,15 @@ def test_a_second_call_does_nothing(run, no_work):
     assert {str(name) for name in before if after[name] != before[name]} <= {"pipeline.json"}
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "{", '{"identity": "x"}'])
+def test_a_damaged_state_is_said(run, content):
+    run.out.mkdir(parents=True, exist_ok=True)
+    (run.out / "pipeline.json").write_text(content)
+    with pytest.raises(RunError, match=r"pipeline.json cannot be read or is damaged; delete") as e:
+        run()
+    one_sentence(e.value)
+
+
 @pytest.mark.parametrize("change", ["recipe", "plan", "data"])
 def test_other_settings_are_refused(run, target, no_work, change):
     run()

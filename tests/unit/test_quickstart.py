@@ -317,6 +317,14 @@ def test_a_slow_machine_takes_longer_unless_it_is_told(root, tmp_path, monkeypat
     assert plans[1].evaluation.users <= plans[0].evaluation.users
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", '{"tokens_per_second": "many"}', "{"])
+def test_a_damaged_pace_is_said(tmp_path, content):
+    (tmp_path / quickstart.PACE).write_text(content)
+    with pytest.raises(RunError, match=rf"{quickstart.PACE} .*; delete it, and") as error:
+        quickstart._pace(tmp_path, None, None)
+    one_sentence(error.value)
+
+
 def test_the_pace_of_a_run_is_measured_once(root, tmp_path, monkeypatch):
     plans, paces = [], iter([800.0, 400.0])
     monkeypatch.setattr(quickstart, "run_pipeline", lambda *a: plans.append(a[4]) or {})

@@ -126,6 +126,29 @@ def test_a_batch_in_parts_is_the_batch(backbone, domain, tmp_path):
     assert one == pytest.approx(two, rel=0.5) and one > 1.0
 
 
+def test_examples_count_alike_however_they_are_parted(backbone, domain):
+    """Each pass takes the mean of its examples, and the passes of a step are averaged evenly."""
+    ranker = build(backbone, recipe_for("choice"))
+    windows = DomainWindows.build(domain, ranker)
+
+    def step(per_batch, per_pass, numbers=slice(None)):
+        settings = TrainingSettings(prompts_per_batch=per_batch, prompts_per_pass=per_pass)
+        some = {"windows": windows.windows[numbers], "owner": windows.owner[numbers]}
+        return TrainingBatches([replace(windows, **some, epochs=[])], ranker, settings, steps=1)
+
+    for per_pass, sizes in ((2, [2, 2, 1]), (4, [3, 2]), (5, [5])):
+        batches = step(5, per_pass)
+        found = [batches[number] for number in range(len(batches))]
+        assert [len(batch["positives"]) for batch in found] == sizes
+        weights = [float(batch.get("weight", 1.0)) for batch in found]
+        each = [w / n / len(found) for w, n in zip(weights, sizes, strict=True)]
+        assert each == pytest.approx([1 / 5] * len(found))
+    # Even parts need no weights, and a domain of fewer windows has some of them twice.
+    assert "weight" not in step(4, 2)[0]
+    few = step(3, 1, slice(2))
+    assert not any("weight" in few[number] for number in range(3))
+
+
 @pytest.mark.parametrize("name", PROMPTED)
 def test_a_batch_can_be_learned(backbone, domain, name):
     recipe = recipe_for(name)

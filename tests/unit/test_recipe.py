@@ -49,6 +49,8 @@ def test_every_setting_changes_the_hash(rank, rate, target):
         ("dense: {temperature: 0}", "dense.temperature"),
         ("dense: {sampling_correction: 1.5}", "dense.sampling_correction"),
         ("training: {targets_per_batch: 1}", "training.targets_per_batch"),
+        ("training: {seed: 2147483648}", "training.seed"),
+        ("lora: {init_seed: -1}", "lora.init_seed"),
         ("prompt: {max_history: 0}", "prompt.max_history"),
         ("ranker: best", "ranker"),
         ("bakcbone: x", "bakcbone"),

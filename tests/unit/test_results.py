@@ -20,6 +20,7 @@ from reccocktail.evaluation.results import (
     metrics_table,
     prediction_ranks,
     read_metrics,
+    require_evaluation_dir,
     scenarios_of,
     terminal_table,
     write_evaluation,
@@ -245,6 +246,20 @@ def test_a_full_disk_leaves_the_old_evaluation_whole(
     with pytest.raises(RunError, match=f"{full}: No space left"):
         evaluate(tmp_path, predictions(30))
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_table_of_somebody_else_is_not_replaced(tmp_path: Path) -> None:
+    pl.DataFrame({"user": [1]}).write_parquet(tmp_path / "predictions.parquet")
+    with pytest.raises(RunError, match=r"predictions.parquet is not an evaluation's"):
+        require_evaluation_dir(tmp_path)
+    (tmp_path / "predictions.parquet").write_bytes(b"no table")
+    with pytest.raises(RunError, match=r"predictions.parquet is not an evaluation's"):
+        require_evaluation_dir(tmp_path)
+    # What an interrupted evaluation left is its own.
+    evaluate(tmp_path)
+    for name in ("metrics.json", "run.json"):
+        (tmp_path / name).unlink()
+    require_evaluation_dir(tmp_path)
 
 
 def test_read_metrics_refuses_other_json(tmp_path: Path) -> None:

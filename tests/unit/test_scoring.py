@@ -248,3 +248,24 @@ def test_domains_of_one_name_are_validated_apart(catalogue, tmp_path, backbone):
     alone = [Validation([one], 9, 0)(backbone.model)["ndcg@10"] for one in (catalogue, namesake)]
     assert [found["ndcg@10/tastes"], found["ndcg@10/tastes (2)"]] == alone
     assert alone[0] != alone[1] and found["ndcg@10"] == pytest.approx(sum(alone) / 2)
+
+
+def test_vectors_of_a_whole_catalogue_are_kept_once(backbone, catalogue):
+    items = ItemVectors(catalogue)
+    backwards = list(range(len(catalogue.tokens)))[::-1]
+    items.add(backbone.model, backwards, backbone.device, int)
+    before = items.of([3, 0, 5])
+    whole = items.all()
+    assert items.all() is whole
+    assert torch.equal(whole[[3, 0, 5]], before) and torch.equal(items.of([3, 0, 5]), before)
+    assert items.missing(backwards) == []
+
+
+def test_kept_vectors_are_named_by_who_reads(monkeypatch):
+    here = kept.place(["a"])
+    assert kept.place(["a"]) == here != kept.place(["b"])
+    monkeypatch.setattr(kept, "READERS", kept.READERS + 1)
+    assert kept.place(["a"]) != here
+    monkeypatch.undo()
+    monkeypatch.setattr(kept, "version", lambda name: "0")
+    assert kept.place(["a"]) != here

@@ -838,6 +838,38 @@ def test_a_training_that_diverges_ends_with_a_sentence(domain, tmp_path, monkeyp
     assert kept and "checkpoint-5" not in kept
 
 
+@pytest.mark.parametrize("validations", [0, 2])
+def test_weights_that_left_the_numbers_are_no_adapter(domain, tmp_path, monkeypatch, validations):
+    """The last step's loss is finite, its gradient is not: no later loss would tell."""
+    own, steps = DenseRanker.loss, []
+
+    def loss(self, model, batch):
+        steps.append(None)
+        found = own(self, model, batch)
+        if len(steps) == STEPS:
+            found.register_hook(lambda gradient: gradient * float("nan"))
+        return found
+
+    monkeypatch.setattr(DenseRanker, "loss", loss)
+    with pytest.raises(RunError, match=f"after step {STEPS} is no number") as error:
+        run([domain], tmp_path / "mine", recipe=recipe_with(validations=validations))
+    one_sentence(error.value)
+    assert not (tmp_path / "mine").exists()
+    record = json.loads((tmp_path / "mine.training" / "run.json").read_text())
+    assert record["finished"] is False
+
+
+def test_checkpoints_of_a_finished_run_are_not_gone_on_from(cut, domain, tmp_path):
+    """They are left where the run was stopped right after it had written its record."""
+    _, last = left_of(cut, tmp_path)
+    folder = last.parent
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"finished": True}))
+    out = tmp_path / "mine"
+    assert starting_point(folder, out, "of another run", resume=False) is None
+    assert not list(folder.glob("checkpoint-*"))
+
+
 # -- minutes ----------------------------------------------------------------------------------
 
 

@@ -51,6 +51,19 @@ def leaves(value: Any) -> list[str]:
     return [] if value is None else [str(value)]
 
 
-def whole_text(text: str) -> str:
-    """The text with a question mark for each half of a character, such as a cut emoji's."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+def whole(record: Any, line: str) -> Any:
+    """The record of a line with a question mark for each half of a character, as of a cut emoji.
+
+    Only escapes can name a half, so lines without one are taken as they are.
+    """
+    return _mended(record) if "\\ud" in line or "\\uD" in line else record
+
+
+def _mended(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list):
+        return [_mended(part) for part in value]
+    if isinstance(value, dict):
+        return {_mended(name): _mended(part) for name, part in value.items()}
+    return value

@@ -92,11 +92,12 @@ def encode(
 
 
 def _first_rows(items: pl.DataFrame) -> pl.DataFrame:
-    """One row an item, the first, with the item's first title that is not blank."""
+    """One row an item, the first, with the item's first title of which something is readable."""
     unique = items.unique(subset=ITEM, keep="first", maintain_order=True)
     if unique.height == items.height:
         return unique
-    titled = items.filter(pl.col(TITLE).str.strip_chars() != "").unique(ITEM, keep="first")
+    readable = pl.Series(clean_titles(items[TITLE])) != ""
+    titled = items.filter(readable).unique(ITEM, keep="first")
     titles = unique.join(titled.select(ITEM, TITLE), on=ITEM, how="left", maintain_order="left")
     return unique.with_columns(titles[f"{TITLE}_right"].alias(TITLE))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from reccocktail.data.cells import leaves
+from reccocktail.data.cells import leaves, whole
 from reccocktail.errors import DataError
 
 FORMATS = ".parquet, .csv, .tsv, .inter, .item, .jsonl, .ndjson or .json, each also with .gz"
@@ -118,14 +118,15 @@ def _line_by_line(content: bytes, path: Path) -> pl.DataFrame:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            text = line.decode("utf-8-sig")
+            row = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{path.name}: line {number} is not JSON ({error}); mend or remove it."
             ) from error
         if not isinstance(row, dict):
             raise DataError(f"{path.name}: line {number} is not a JSON object; mend or remove it.")
-        rows.append(row)
+        rows.append(whole(row, text))
     names = dict.fromkeys(name for row in rows for name in row)
     return pl.DataFrame([_column(name, [row.get(name) for row in rows]) for name in names])
 

@@ -12,7 +12,6 @@ _INVISIBLE = re.compile(
     r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\u200b\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
 )
 _SPACE = re.compile(r"\s+")
-_WORD = re.compile(r"[^\W_]+")
 _MISSING = frozenset({"", "nan", "null", "n/a", "\\n"})  # pandas, JSON, people, MySQL
 
 
@@ -54,9 +53,15 @@ def title_key(title: str) -> str:
     >>> title_key("Amélie: The Movie!") == title_key("AMELIE the movie")
     True
     """
-    decomposed = unicodedata.normalize("NFKD", title.casefold())
-    # Accents go, but marks that carry vowels (Indic, Thai) stay part of their words.
-    stripped = "".join(
-        c for c in decomposed if not (unicodedata.combining(c) and "\u0300" <= c <= "\u036f")
-    )
-    return " ".join(_WORD.findall(stripped)) or title.strip()
+    found: list[str] = []
+    for c in unicodedata.normalize("NFKD", title.casefold()):
+        if c.isalnum():
+            found.append(c)
+        elif "\u0300" <= c <= "\u036f":  # accents go
+            continue
+        # Marks that carry vowels (Indic, Thai) belong to the letter before them.
+        elif found and found[-1] != " " and unicodedata.category(c) in ("Mn", "Mc"):
+            found.append(c)
+        else:
+            found.append(" ")
+    return " ".join("".join(found).split()) or title.strip()

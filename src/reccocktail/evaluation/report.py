@@ -42,6 +42,7 @@ _KINDS = {
     "average": "plain average",
     "cocktail": "cocktail",
 }
+_READERS = frozenset({"backbone", "base", "ingredient", "cocktail"})  # models on the backbone
 
 
 def report(runs: list[Path], out: Path) -> Path:
@@ -163,8 +164,8 @@ def _content(
     first = cocktails[0] if cocktails else {}
     return {
         "name": name.parent.name if name.name == "evaluation" else name.name,
-        "data": first.get("data", {}).get("name"),
-        "backbone": first.get("backbone", {}).get("name"),
+        "data": facts.get("data", {}).get("name") or first.get("data", {}).get("name"),
+        "backbone": first.get("backbone", {}).get("name") or _backbone(facts, kinds),
         "facts": facts,
         "recipe": json.dumps(facts.get("recipe", {}), indent=2, ensure_ascii=False),
         "verdicts": [
@@ -184,6 +185,12 @@ def _content(
         "mixed": mixed,
         "kinds": {model: _KINDS.get(kind, kind) for model, kind in kinds.items()},
     }
+
+
+def _backbone(facts: Mapping[str, Any], kinds: Mapping[str, str]) -> str | None:
+    """The recipe's backbone, where a model was judged that reads with one."""
+    found: str | None = facts.get("recipe", {}).get("backbone")
+    return found if _READERS.intersection(kinds.values()) else None
 
 
 def _drawing(figure: Figure, name: str) -> Markup:

@@ -149,10 +149,22 @@ def require_evaluation_dir(out: Path) -> None:
             except RunError:
                 found = None
             if not isinstance(found, dict) or key not in found:
-                raise RunError(
-                    f"{out / name} is not an evaluation's and would be replaced; choose another "
-                    "folder."
-                )
+                raise _not_ours(out / name)
+    table = out / PREDICTIONS_FILE
+    if table.exists() and not (out / RUN_FILE).exists() and not _holds_predictions(table):
+        raise _not_ours(table)
+
+
+def _not_ours(file: Path) -> RunError:
+    return RunError(f"{file} is not an evaluation's and would be replaced; choose another folder.")
+
+
+def _holds_predictions(file: Path) -> bool:
+    """Whether a table has an evaluation's columns; one that was interrupted may lie there alone."""
+    try:
+        return set(PREDICTION_SCHEMA) <= set(pl.read_parquet_schema(file))
+    except (OSError, pl.exceptions.PolarsError):
+        return False
 
 
 def check_predictions(predictions: pl.DataFrame) -> pl.DataFrame:

@@ -63,3 +63,5 @@ class EvaluationSettings:
             raise RecipeError(f"At least one user must be scored, not {self.users}; raise --users.")
         if min(self.validation_users, self.seed) < 0:
             raise RecipeError("The number of validation users and the seed must not be negative.")
+        if self.seed >= 2**31:
+            raise RecipeError(f"The seed {self.seed} is too large; give one below 2,147,483,648.")

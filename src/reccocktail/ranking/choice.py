@@ -53,7 +53,6 @@ class ChoiceRanker(PromptRanker):
             [example.history for example in examples],
             [example.candidates for example in examples],
             orders=1,
-            answer_tokens=1,
         )
         return batch | {"positives": torch.tensor([example.positive for example in examples])}
 
@@ -72,7 +71,6 @@ class ChoiceRanker(PromptRanker):
             [self.recent(history) for history in histories],
             [[titles[item] for item in row] for row in candidates],
             orders=self.choice.orders,
-            answer_tokens=1,
         )
 
     def _batch(
@@ -80,7 +78,6 @@ class ChoiceRanker(PromptRanker):
         histories: Sequence[Sequence[TokenIds]],
         candidates: Sequence[Sequence[TokenIds]],
         orders: int,
-        answer_tokens: int,
     ) -> Batch:
         prompts: list[TokenIds] = []
         places: list[list[int]] = []
@@ -94,7 +91,7 @@ class ChoiceRanker(PromptRanker):
             for number in range(orders):
                 order = _order(len(row), number)
                 shown = [row[candidate] for candidate in order]
-                prompts.append(self.instruction.prompt(history, shown, answer_tokens, labels))
+                prompts.append(self.instruction.prompt(history, shown, 1, labels))
                 places.append(np.argsort(order).tolist())
         stacked = pad(places, NO_TOKEN)
         return {

@@ -19,7 +19,6 @@ length 1: the less a title tells, the nearer it is to 0, the average item.
 
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.metadata import version
 
 import numpy as np
 import numpy.typing as npt
@@ -68,9 +67,8 @@ class Collaborative(ItemSpace):
         """
         super().__init__(max_history)
         self._words = words_of(tuple(domain.titles), max_history)
-        made_by = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
         settings = [*WAY, CHOICES, LEARNT_FROM, self._words.width, _PENALTIES.tolist()]
-        file = kept.place(["what follows what", settings, made_by, domain.sha256])
+        file = kept.place(["what follows what", settings, domain.sha256])
         stored = kept.read(file)
         if stored is None:
             histories = _drawn(domain.numbers(domain.train(), HISTORY))

@@ -32,7 +32,7 @@ class Context:
 
     def __init__(self, model: Model, ids: Tensor) -> None:
         """Read the prompt `ids` (tokens,), which lie on the model's device."""
-        self._model, self._ids = model, ids
+        self.model, self._ids = model, ids
         kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         self._cached = kinds <= _CACHEABLE
         # A mask for a tree holds for layers that see the whole sequence.
@@ -66,7 +66,7 @@ class Context:
             self._own, done = self._copies(1), 0
         fresh = torch.tensor([tokens[done:]], device=self._ids.device)
         if self._cached:
-            output = self._model(
+            output = self.model(
                 input_ids=fresh,
                 use_cache=True,
                 logits_to_keep=1,
@@ -75,15 +75,10 @@ class Context:
         else:
             fresh = torch.tensor([tokens], device=self._ids.device)
             whole = torch.cat([self._ids[None], fresh], dim=1)
-            output = self._model(input_ids=whole, use_cache=False, logits_to_keep=1)
+            output = self.model(input_ids=whole, use_cache=False, logits_to_keep=1)
         self._read = list(tokens)
         found: Tensor = output.logits[0, -1].float().log_softmax(-1)
         return found
-
-    @property
-    def model(self) -> Model:
-        """The model that reads."""
-        return self._model
 
     def allows_tree(self, paths: Sequence[TokenIds]) -> bool:
         """Whether `tree` may be worth a try: on a CPU, within what every layer sees."""
@@ -105,7 +100,7 @@ class Context:
             tree = forest.to(self._ids.device)
             before = len(self._ids)
             sees_prompt = tree.follows.new_ones(1, tree.follows.shape[1], before)
-            output = self._model(
+            output = self.model(
                 input_ids=tree.input_ids,
                 position_ids=before + tree.depths,
                 attention_mask=torch.cat([sees_prompt, tree.follows], -1)[:, None],
@@ -143,7 +138,7 @@ class Context:
     def _logits(self, ids: Tensor) -> Tensor:
         """Logits after each token of continuations `ids` (paths, tokens), padded on the right."""
         if self._cached:
-            output = self._model(
+            output = self.model(
                 input_ids=ids, use_cache=True, **{self._cache_name: self._copies(len(ids))}
             )
             logits: Tensor = output.logits
@@ -151,7 +146,7 @@ class Context:
         start = len(self._ids)
         whole = torch.cat([self._ids.expand(len(ids), -1), ids], dim=1)
         keep = torch.arange(start, whole.shape[1], device=ids.device)
-        kept: Tensor = self._model(input_ids=whole, use_cache=False, logits_to_keep=keep).logits
+        kept: Tensor = self.model(input_ids=whole, use_cache=False, logits_to_keep=keep).logits
         return kept
 
     def _copies(self, number: int) -> DynamicCache | None:

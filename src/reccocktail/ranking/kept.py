@@ -1,10 +1,12 @@
 """Vectors kept on disk, each file named by a hash of all that decides what is in it.
 
-So a file is never stale; what is damaged is forgotten and computed again.
+So a file is never stale: libraries and `READERS` are part of the name. What is damaged is forgotten
+and computed again.
 """
 
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,11 +16,15 @@ from torch import Tensor
 from reccocktail.storage import atomic_file, cache_dir, sha256_json
 
 CACHE_BYTES = 2 * 2**30  # on disk
+READERS = 1
+"""Raised when the same titles and interactions are read into other vectors."""
+_LIBRARIES = ("numpy", "scikit-learn", "scipy", "torch", "transformers")
 
 
 def place(decides: object) -> Path:
     """File of the vectors that `decides` (anything that JSON can say) makes."""
-    return cache_dir() / "vectors" / f"{sha256_json(decides)}.safetensors"
+    libraries = {name: version(name) for name in _LIBRARIES}
+    return cache_dir() / "vectors" / f"{sha256_json([READERS, libraries, decides])}.safetensors"
 
 
 def read(file: Path) -> dict[str, Tensor] | None:

@@ -9,7 +9,6 @@ items too, and from no interaction.
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -111,9 +110,7 @@ class Words(ItemSpace):
         """
         super().__init__(max_history)
         self._titles = list(titles)
-        # Other versions may number the directions otherwise.
-        made_by = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
-        file = kept.place(["words", DIMENSIONS, LEARNT_FROM, made_by, self._titles])
+        file = kept.place(["words", DIMENSIONS, LEARNT_FROM, self._titles])
         stored = kept.read(file)
         if stored is None:
             self.items = self.lexicon.vectors(titles)

@@ -109,6 +109,7 @@ class ItemVectors:
         self._catalogue = catalogue
         self._column: dict[int, int] = {}
         self._vectors: Tensor | None = None
+        self._in_order = False  # all are there, each at its own number
         self._file: Path | None = None
         if model_sha256 is not None:
             ranker = catalogue.ranker
@@ -153,8 +154,14 @@ class ItemVectors:
         return self._vectors[torch.tensor([self._column[item] for item in items])]
 
     def all(self) -> Tensor:
-        """Vectors (catalogue, d) in catalogue order."""
-        return self.of(range(len(self._catalogue.tokens)))
+        """Vectors (catalogue, d) in catalogue order; kept in it, so that there is one copy."""
+        if not self._in_order:
+            everything = range(len(self._catalogue.tokens))
+            self._vectors = self.of(everything)
+            self._column = {item: item for item in everything}
+            self._in_order = True
+        assert self._vectors is not None
+        return self._vectors
 
 
 def encode(
@@ -254,12 +261,9 @@ def _from_vectors(
             return torch.empty(0, 0)
         return ranker.logits(vectors.users, vectors.items.of(shared))
 
-    every: list[Tensor] = []  # gathered once, at the first block of rows
-
     def of_rows(part: slice) -> NDArray[np.float64]:
-        if not every:
-            every.append(vectors.items.all())
-        found: NDArray[np.float64] = ranker.logits(vectors.users[part], every[0]).double().numpy()
+        every = vectors.items.all()
+        found: NDArray[np.float64] = ranker.logits(vectors.users[part], every).double().numpy()
         return found if distinct else found[:, twins]
 
     twins = catalogue.twins

@@ -118,10 +118,9 @@ class Trie:
             for token in path:
                 node = node.children.setdefault(token, _Node())
                 node.leaves.add(leaf)
-            if node is self._root or node.children or len(node.leaves) > 1:
-                raise ValueError("Paths of a trie must not be empty or start one another.")
         for path in self._paths:
-            if self._at(path).children:
+            node = self._at(path)
+            if not path or node.children or len(node.leaves) > 1:
                 raise ValueError("Paths of a trie must not be empty or start one another.")
 
     def __len__(self) -> int:

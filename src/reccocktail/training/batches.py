@@ -252,19 +252,25 @@ class TrainingBatches(Dataset[Batch]):
             return share_of(self._pass(step, part), process, self.processes)
         # Passes may not go round evenly; all processes must take part in each, some for nothing.
         weight = self.rounds * self.processes / self.passes if place < self.passes else 0.0
-        return self._pass(step, place % self.passes) | {"weight": torch.tensor(weight)}
+        batch = self._pass(step, place % self.passes)
+        return batch | {"weight": weight * batch.get("weight", torch.tensor(1.0))}
 
     def _pass(self, step: int, part: int) -> Batch:
         packed = self._ranker.packed
         domain_number, batch_number = self.draw(step * self.passes + part if packed else step)
         domain = self._domains[domain_number]
         mine = domain.batch(batch_number, self._targets, self._settings.seed + domain_number)
+        weight = 1.0
         if not packed:
             # A domain of a few windows has some of them twice in a step.
-            mine = mine[part :: self.passes] or [mine[part % len(mine)]]
+            share = mine[part :: self.passes] or [mine[part % len(mine)]]
+            # Each pass takes its mean: uneven ones must not make some examples count for more.
+            weight = self.passes * len(share) / max(len(mine), self.passes)
+            mine = share
         rng = np.random.default_rng([self._settings.seed, 2**21, step * self.passes + part])
         batch = domain.training_batch(self._ranker, mine, rng)
-        return batch | {"domain": torch.tensor(domain_number)}
+        found = batch | {"domain": torch.tensor(domain_number)}
+        return found if weight == 1 else found | {"weight": torch.tensor(weight)}
 
     def draw(self, number: int) -> tuple[int, int]:
         """Domain number of a draw, and the number of that batch within its domain."""

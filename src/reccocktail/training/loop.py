@@ -169,6 +169,7 @@ class RunCallback(TrainerCallback):
         progress = agree(self._length.progress)
         if int(progress * self._validations) > int(self._shown * self._validations):
             logging = control.should_log
+            require_finite(self._module.model, state.global_step)
             self._validate(state.global_step)
             control.should_log = logging  # a report of validation must not pass for the step's own
         asked = self._interrupt.asked
@@ -202,10 +203,7 @@ class RunCallback(TrainerCallback):
             RunError: it is no number.
         """
         if logs and not math.isfinite(float(logs.get("loss", 0.0))):
-            raise RunError(
-                f"The loss of step {state.global_step} is no number: the training has diverged; "
-                "lower training.learning_rate and train anew."
-            )
+            raise _diverged(f"The loss of step {state.global_step}")
         if self._log is not None and logs and "loss" in logs:
             names: tuple[str, ...] = ("loss", "learning_rate", "grad_norm")
             kept = {name: float(logs[name]) for name in names if name in logs}
@@ -225,6 +223,25 @@ class RunCallback(TrainerCallback):
                 self.report(found)
             self._advance(0)
         self._length.start()
+
+
+def require_finite(model: nn.Module, step: int) -> None:
+    """Refuse LoRA tensors with an entry that is no number.
+
+    A step's loss is that of the weights before it, so the last step's weights are in no loss.
+
+    Raises:
+        RunError: there is one.
+    """
+    if not all(p.isfinite().all() for p in model.parameters() if p.requires_grad):
+        raise _diverged(f"An entry of the adapter after step {step}")
+
+
+def _diverged(what: str) -> RunError:
+    return RunError(
+        f"{what} is no number: the training has diverged; lower training.learning_rate and train "
+        "anew."
+    )
 
 
 def only(examples: Sequence[Batch]) -> Batch:

@@ -60,17 +60,15 @@ def check_compatible(adapters: Sequence[Adapter], backbone: Backbone) -> None:
     """
     if not adapters:
         raise AdapterError("There is no adapter; give at least one.")
-    first = adapters[0]
+    readings = []
     for adapter in adapters:
         backbone.fingerprint.require_match(adapter.card.backbone, adapter.name)
-        ours, theirs = (
-            a.card.reading() | {"score temperature": _score_temperature(a, backbone)}
-            for a in (first, adapter)
-        )
-        for what, value in ours.items():
-            if value != theirs[what]:
+        temperature = {"score temperature": _score_temperature(adapter, backbone)}
+        readings.append(adapter.card.reading() | temperature)
+        for what, value in readings[0].items():
+            if value != readings[-1][what]:
                 raise AdapterError(
-                    f"'{first.name}' and '{adapter.name}' differ in their {what}; "
+                    f"'{adapters[0].name}' and '{adapter.name}' differ in their {what}; "
                     "train both with the same recipe."
                 )
 

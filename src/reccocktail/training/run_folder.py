@@ -15,7 +15,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from reccocktail.errors import RunError
 from reccocktail.progress import say
-from reccocktail.storage import locked, read_json, write_json
+from reccocktail.storage import locked, read_json, read_object, write_json
 from reccocktail.training.adapter import Adapter
 
 FINISHED = "finished"
@@ -75,6 +75,8 @@ def starting_point(run_folder: Path, out: Path, identity: str, resume: bool) -> 
         return None
     former = _read_record(run_folder)
     if former["finished"] and (not resume or not out.exists()):
+        # Those that an interrupted end left: a later run must not go on from them.
+        remove_checkpoints(run_folder)
         return None
     if not resume:
         raise RunError(
@@ -87,6 +89,12 @@ def starting_point(run_folder: Path, out: Path, identity: str, resume: bool) -> 
             f"give the same ones, or delete the folder to start anew."
         )
     return FINISHED if former["finished"] else _last_whole_checkpoint(run_folder, out.name)
+
+
+def remove_checkpoints(run_folder: Path) -> None:
+    """Delete all checkpoints of a run that needs them no more."""
+    for folder in run_folder.glob("checkpoint-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def seal(checkpoint: Path) -> None:
@@ -117,16 +125,8 @@ def read_seconds(checkpoint: Path) -> float:
 
 
 def _read_record(run_folder: Path) -> dict[str, Any]:
-    try:
-        record = read_json(run_folder / _RUN_FILE)
-    except RunError:
-        record = None
-    if not isinstance(record, dict) or not {"identity", "finished"} <= set(record):
-        raise RunError(
-            f"{run_folder / _RUN_FILE} cannot be read or is damaged; "
-            f"delete {run_folder} to start anew."
-        )
-    return record
+    way_out = f"delete {run_folder} to start anew"
+    return read_object(run_folder / _RUN_FILE, ("identity", "finished"), way_out)
 
 
 def _last_whole_checkpoint(run_folder: Path, name: str) -> str | None:

@@ -1,6 +1,5 @@
 """Train a base spirit or an ingredient, from domains to an adapter folder; resumable."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -45,12 +44,14 @@ from reccocktail.training.loop import (
     RunCallback,
     arguments,
     only,
+    require_finite,
     restore,
 )
 from reccocktail.training.model import base_model, merged, new_peft_model, tensors_of
 from reccocktail.training.run_folder import (
     FINISHED,
     hold,
+    remove_checkpoints,
     require_written,
     starting_point,
     write_record,
@@ -250,6 +251,7 @@ def _fit(
         if interrupt.obeyed:
             say(f"{name}: step {trainer.state.global_step} is kept.")
             raise KeyboardInterrupt
+        require_finite(peft_model, trainer.state.global_step)
         return tensors_of(peft_model), trainer.state.global_step, interrupt
 
 
@@ -309,6 +311,8 @@ def _identity(
     # Added only when used: runs begun before these options existed can still be resumed.
     more = [initial.sha256] if initial else []
     more += ["beside", beside.sha256] if beside else []
+    # Since the passes of a step count by their examples.
+    more += ["passes"] if card.recipe.ranker != "dense" else []
     products = _products(backbone)
     if products or backbone.model.dtype != torch.float32:
         more += ["dtypes", str(backbone.model.dtype), str(products)]
@@ -324,8 +328,7 @@ def _finish(adapter: Adapter, run: _Run) -> None:
     adapter.save(run.out, adapter_readme(run.out.name, adapter.card))
     done = {"seconds": run.length.elapsed, "adapter_sha256": adapter.sha256}
     write_record(run.folder, run.record(finished=True) | done)
-    for folder in run.folder.glob("checkpoint-*"):
-        shutil.rmtree(folder)
+    remove_checkpoints(run.folder)
     last = [row for row in read_log(run.folder) if "loss" in row][-1]
     say(
         f"{run.out.name}: {adapter.card.steps} steps in {run.length.elapsed / 60:.1f} minutes, "

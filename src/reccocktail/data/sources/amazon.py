@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from reccocktail.data.cells import leaves, whole_text
+from reccocktail.data.cells import leaves
 from reccocktail.data.sources.lines import field, number_field, one_file, parse, text_lines
 from reccocktail.errors import DataError
 from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER
@@ -94,8 +94,8 @@ def read_metadata(path: Path, wanted: set[str] | None = None) -> pl.DataFrame:
             title = record.get("title")
             categories = leaves(record.get("categories") or record.get("category") or [])
             usable = isinstance(title, str) and _SCRIPT not in title
-            shown = whole_text(str(title)) if usable else None
-            rows.append((item, shown, whole_text(", ".join(categories)) or None))
+            shown = str(title) if usable else None
+            rows.append((item, shown, ", ".join(categories) or None))
     schema = {ITEM: pl.String, TITLE: pl.String, CATEGORIES: pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 

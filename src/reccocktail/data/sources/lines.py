@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from reccocktail.data.cells import whole
 from reccocktail.errors import DataError
 
 
@@ -56,7 +57,8 @@ def parse(path: Path, number: int, line: str) -> dict[str, Any]:
         raise DataError(
             f"{path.name}: line {number} is not a record with fields; mend or remove it."
         )
-    return record
+    mended: dict[str, Any] = whole(record, line)
+    return mended
 
 
 def field(record: dict[str, Any], names: tuple[str, ...], path: Path, number: int) -> Any:

@@ -15,6 +15,8 @@ _ARTICLE = re.compile(
 )
 Row = tuple[str, str, str | None]
 _RATINGS = (USER, ITEM, RATING, TIME)
+_RATINGS_FORM = {".dat": ("\t", False), ".data": ("\t", False), ".csv": (",", True)}
+"""Separator, once `::` is a tab, and whether there is a header."""
 
 
 def article_first(title: str) -> str:
@@ -64,6 +66,11 @@ def read_movielens(ratings: Path, movies: Path) -> tuple[pl.DataFrame, pl.DataFr
     Raises:
         DataError: a file cannot be read or a line has too few fields.
     """
+    if ratings.suffix not in _RATINGS_FORM:
+        raise DataError(
+            f"{ratings.name} is no MovieLens file of ratings; give ratings.dat, ratings.csv or "
+            "u.data."
+        )
     readers = {".dat": _films_dat, ".csv": _films_csv, ".item": _films_item}
     if movies.suffix not in readers:
         raise DataError(
@@ -76,9 +83,7 @@ def read_movielens(ratings: Path, movies: Path) -> tuple[pl.DataFrame, pl.DataFr
 
 def _read_ratings(path: Path) -> pl.DataFrame:
     content = _content(path)
-    separator, header = {".dat": ("\t", False), ".data": ("\t", False), ".csv": (",", True)}[
-        path.suffix
-    ]
+    separator, header = _RATINGS_FORM[path.suffix]
     if path.suffix == ".dat":
         content = content.replace(b"::", b"\t")
     try:
