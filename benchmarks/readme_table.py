@@ -26,7 +26,7 @@ from table_target import COLD, WARM
 
 START, END = "<!-- paper_table:start -->", "<!-- paper_table:end -->"
 ROWS = (
-    *("popularity", "item-knn", "sasrec", "gru4rec", "text-similarity", "backbone"),
+    *("popularity", "item-knn", "bpr", "sasrec", "gru4rec", "text-similarity", "backbone"),
     *("base_spirit", "ingredient", "average", "cocktail", "validation", "diluted", "second_round"),
     *("random_average", "ensemble", "oracle"),
 )
