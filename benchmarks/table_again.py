@@ -7,7 +7,8 @@
 Rows that RUN holds take the place of the published ones of that name, the others are published
 ones, and all intervals, differences and marks come from every user's ranks again. Rows of RUN must
 be judged on the same users. The published adapters are not needed, and not even their backbone.
-`--compare base_spirit text-similarity` says how two rows differ, without an adjusted p-value.
+`--compare base_spirit text-similarity` says how two rows differ, without an adjusted p-value;
+`--differences FILE` keeps it.
 """
 
 import argparse
@@ -20,7 +21,7 @@ import torch
 
 from cells import SHEET_FILE, published_cells, read_cell, require_alike, write_cell
 from program import program
-from provenance import command, machine
+from provenance import command, machine, write_result
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.progress import say
@@ -28,7 +29,7 @@ from reccocktail.schema import TARGET, USER
 from reccocktail.storage import read_json
 from study import judged_rows
 from table_page import write_all
-from table_report import Cells, differences, summary
+from table_report import HEADLINE, Cells, difference_in_words, differences, summary
 from table_rows import BY_NAME, ROWS
 from table_target import SCENARIO
 
@@ -39,15 +40,17 @@ def again(
     file: Path,
     out: Path,
     pairs: Sequence[Sequence[str]] = (),
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """A target's tables, with the rows that were in `out` before its published cells.
+
+    Beside them, how the `pairs` differ: table, names, view.
 
     Args:
         domain: the target, prepared as it was.
         former: the published figures.
         file: the published cells.
         out: the target's folder in the run.
-        pairs: rows whose difference is said.
+        pairs: rows whose difference is said and returned.
 
     Raises:
         RunError: the data are others, or a cell of the run was made for other users.
@@ -74,12 +77,16 @@ def again(
             ranks = ranks.insert_column(0, tables[sheet["table"]][USER])
             write_cell(out / sheet["row"] / seed / sheet["table"], ranks, sheet)
     cells = {table: (_cells(out, table), of[TARGET].to_list()) for table, of in tables.items()}
-    for pair in pairs:
-        for table, (of_table, items) in cells.items():
+    gaps: dict[str, Any] = {}
+    for table, (of_table, items) in cells.items():
+        for pair in pairs:
             if set(pair) <= set(of_table):
-                for view, said in differences(of_table, items, pair).items():
-                    say(f"{domain.name}, {table}, {view}: {' less '.join(pair)} {said}")
-    return found | {"tables": {table: summary(*both) for table, both in cells.items()}}
+                name = " less ".join(pair)
+                views = gaps.setdefault(table, {})[name] = differences(of_table, items, pair)
+                for view, gap in views.items():
+                    words = difference_in_words(gap)
+                    say(f"{domain.name}, {table}, {view}: {name} {words}")
+    return found | {"tables": {t: summary(*both) for t, both in cells.items()}}, gaps
 
 
 def _cells(out: Path, table: str) -> Cells:
@@ -101,15 +108,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--target", type=Path, action="append", required=True)
     parser.add_argument("--compare", nargs=2, metavar="ROW", action="append", default=[],
                         help="print the first row less the second, in every table")  # fmt: skip
+    parser.add_argument("--differences", type=Path, help="also write what --compare says there")
     args = parser.parse_args(arguments)
     targets: dict[str, Any] = {}
+    gaps: dict[str, Any] = {}
     former: dict[str, Any] = {}
     for path in args.target:
         domain = Domain.load(path)
         former = read_json(args.published / f"{domain.name}.json")
         file = args.published / f"{domain.name}.parquet"
-        targets[domain.name] = again(domain, former, file, args.run / domain.name, args.compare)
+        targets[domain.name], gaps[domain.name] = again(
+            domain, former, file, args.run / domain.name, args.compare
+        )
     made = {"command": command(), **machine(torch.device("cpu"))}
+    if args.differences:
+        write_result(args.differences, {"metric": HEADLINE, "targets": gaps, **made})
     write_all(args.run, former | {"targets": targets, "figures_made_anew": made})
 
 

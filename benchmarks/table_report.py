@@ -76,17 +76,25 @@ def _view(cells: Cells, column: str, targets: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def differences(cells: Cells, targets: Sequence[str], pair: Sequence[str]) -> dict[str, str]:
-    """View -> the headline metric of one row less another's, with both intervals, in words."""
+def differences(
+    cells: Cells, targets: Sequence[str], pair: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """View -> the headline metric of one row less another's: difference and both intervals."""
     _, against = pair
     seeds = {name: [sheet["seed"] for sheet, _ in cells[name]] for name in pair}
     found = {}
     for view, column in VIEWS.items():
         values = {name: _values(cells[name], column) for name in pair}
         (entry,) = compare(values, seeds, against, "row", targets)
-        least, most = entry[HEADLINE]["ci95_items"]
-        found[view] = f"{gap_in_words(entry[HEADLINE])} (over items [{least:+.3f}, {most:+.3f}])"
+        kept = ("difference", "ci95", "ci95_items")
+        found[view] = {"n": entry["n"], **{key: entry[HEADLINE][key] for key in kept}}
     return found
+
+
+def difference_in_words(found: Mapping[str, Any]) -> str:
+    """One view of `differences` in words."""
+    least, most = found["ci95_items"]
+    return f"{gap_in_words(found)} (over items [{least:+.3f}, {most:+.3f}])"
 
 
 def _values(cells: Sequence[tuple[dict[str, Any], pl.DataFrame]], column: str) -> FloatArray:

@@ -528,12 +528,17 @@ def test_published_tables_are_made_again_with_a_row_of_another_run(done, folder,
     main = bench("table_again").main
     views = result["targets"]["tastes"]["tables"]["warm"]["views"]
     entry = views["text alone"]["paired"][-1]
-    main([*again, "--compare", entry["row"], entry["against"]])
+    kept = tmp_path / "differences.json"
+    pairs = ["--compare", entry["row"], entry["against"]]
+    main([*again, *pairs, "--differences", str(kept)])
     told = " ".join(capsys.readouterr().err.split())
     gap, low = entry["ndcg@10"]["difference"], entry["ndcg@10"]["ci95"][0]
     pair = f"{entry['row']} less {entry['against']}"
     assert f"tastes, warm, text alone: {pair} {gap:+.3f} [{low:+.3f}, " in told
     assert f"tastes, cold, with prior: {pair} " in told
+    gaps = json.loads(kept.read_text())["targets"]["tastes"]
+    assert gaps["warm"][pair]["text alone"]["difference"] == entry["ndcg@10"]["difference"]
+    assert gaps["warm"][pair]["text alone"]["ci95_items"] == entry["ndcg@10"]["ci95_items"]
     made = json.loads((run / "paper_table.json").read_text())
     assert made["targets"] == result["targets"]
     assert made["settings"] == result["settings"] and made["figures_made_anew"]["versions"]
