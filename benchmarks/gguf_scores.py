@@ -10,19 +10,18 @@ more than `--tolerance`. For `dense` adapters that read the last token's state, 
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
 
 from agreement import agreement, score_difference
+from llama_cpp import LlamaCpp
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
@@ -31,46 +30,12 @@ from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import FloatArray
 from reccocktail.export.folders import GGUF_FILE, export_gguf
 from reccocktail.export.gguf import GGUF_TYPES
-from reccocktail.progress import track
-from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, score
 from reccocktail.schema import SCENARIOS
 from reccocktail.spirits import resolve
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import merged, ranker_of
-
-AT_ONCE = 32  # sequences in one request
-
-
-class LlamaCpp:
-    """Unit hidden states of the last token, by llama.cpp on one core."""
-
-    def __init__(self, file: Path, longest: int) -> None:
-        import xllamacpp as x
-
-        params = x.CommonParams()
-        params.model.path = str(file)
-        params.embedding, params.embd_normalize = True, 2
-        params.pooling_type = x.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
-        params.n_ctx = params.n_batch = params.n_ubatch = longest
-        params.n_parallel, params.n_gpu_layers, params.warmup = 1, 0, False
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-        params.cache_type_k = params.cache_type_v = x.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        params.verbosity = -1
-        self._server = x.Server(params)
-
-    def vectors(self, sequences: Sequence[TokenIds], label: str) -> FloatArray:
-        """(sequences, hidden)."""
-        found = []
-        for start in track(range(0, len(sequences), AT_ONCE), label):
-            some = [list(ids) for ids in sequences[start : start + AT_ONCE]]
-            answer = self._server.handle_embeddings({"input": some})
-            answer = json.loads(answer) if isinstance(answer, str) else answer
-            ordered = sorted(answer["data"], key=lambda row: row["index"])
-            found += [row["embedding"] for row in ordered]
-        return np.array(found, dtype=np.float64)
 
 
 def exported_scores(

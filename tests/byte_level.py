@@ -2,10 +2,10 @@
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from reccocktail.backbone import Backbone
-from tests.pico import CHAT_TEMPLATE, FAMILIES, SHAPE, WORDS
+from tests.pico import FAMILIES, SHAPE, SPECIAL, WORDS, fast
 
 
 def byte_tokenizer(steps=None):
@@ -16,19 +16,12 @@ def byte_tokenizer(steps=None):
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
-        special_tokens=["<unk>", "<pad>", "<s>", "</s>"],
+        special_tokens=SPECIAL[:4],
         initial_alphabet=byte_level.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator([" ".join(WORDS)] * 3 + ["12 12 12"], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        chat_template=CHAT_TEMPLATE,
-    )
+    return fast(tokenizer)
 
 
 def byte_backbone(family="llama", tokenizer=None, **settings):

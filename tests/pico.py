@@ -75,14 +75,17 @@ def pico_tokenizer(more: Sequence[str] = ()) -> PreTrainedTokenizerFast:
             pre_tokenizers.Digits(True),
         ]
     )
+    return fast(tokenizer, additional_special_tokens=SPECIAL[4:])
+
+
+def fast(tokenizer: Tokenizer, **more: object) -> PreTrainedTokenizerFast:
+    """A tokenizer as transformers has it, with the first of `SPECIAL` and the chat template."""
+    names = ("unk_token", "pad_token", "bos_token", "eos_token")
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=SPECIAL[4:],
         chat_template=CHAT_TEMPLATE,
+        **dict(zip(names, SPECIAL[:4], strict=True)),
+        **more,
     )
 
 

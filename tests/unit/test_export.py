@@ -21,6 +21,7 @@ from reccocktail.ranking.readout import Readout, Whitening
 from reccocktail.training.adapter import Adapter, Factors
 from reccocktail.training.model import merged, ranker_of
 from tests.adapters import random_adapter, save
+from tests.benches import benchmark_modules
 from tests.byte_level import byte_backbone, byte_tokenizer
 from tests.helpers import one_sentence
 from tests.pico import CHAT_TEMPLATE, HIDDEN, pico_backbone
@@ -179,20 +180,10 @@ def test_a_readout_travels_with_the_export(backbone, adapter, tmp_path):
 
 def llama_cpp(file, inputs):
     """Hidden states (inputs, width) of each input's last token, by llama.cpp itself."""
-    x = pytest.importorskip("xllamacpp")
-    params = x.CommonParams()
-    params.model.path = str(file)
-    params.embedding, params.embd_normalize = True, -1
-    params.pooling_type = x.llama_pooling_type.LLAMA_POOLING_TYPE_LAST
-    params.n_ctx = params.n_batch = params.n_ubatch = 256
-    params.n_parallel, params.n_gpu_layers, params.warmup = 1, 0, False
-    params.cpuparams.n_threads = 1
-    params.cache_type_k = params.cache_type_v = x.ggml_type.GGML_TYPE_F32
-    params.flash_attn_type = x.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    params.verbosity = -1
-    answer = x.Server(params).handle_embeddings({"input": inputs})
-    answer = json.loads(answer) if isinstance(answer, str) else answer
-    return torch.tensor([row["embedding"] for row in answer["data"]])
+    pytest.importorskip("xllamacpp")
+    with benchmark_modules() as find:
+        read = find("llama_cpp").LlamaCpp(file, 256, unit=False).vectors(inputs, "llama.cpp")
+    return torch.from_numpy(read).float()
 
 
 def states(backbone, adapter, sequences):
