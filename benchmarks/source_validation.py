@@ -102,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     models: dict[str, Adapter | None] = {**adapters, BARE: None}
     for name, adapter in models.items():
         sha256 = adapter.sha256 if adapter else None
-        if name not in found or found[name]["sha256"] != sha256:
+        known = found.get(name, {})
+        # Files of before ranks were kept have means alone.
+        if "ranks" not in known or known["sha256"] != sha256:
             with scoring(backbone, adapter.lora if adapter else None) as model:
                 ranks = validation.ranks(model)
             found[name] = {

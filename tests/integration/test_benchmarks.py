@@ -462,6 +462,11 @@ def test_source_validation_is_the_validation_of_a_training(
     out.write_text(json.dumps(found))
     study.main([*arguments, "--adapter", f"spirit={base}"])
     assert json.loads(out.read_text())["domains"]["tastes"]["spirit"]["ndcg@10"] == 1
+    # What stands there without ranks, as files once did, is measured again.
+    found["models"]["spirit"] = {"sha256": found["models"]["spirit"]["sha256"], "ndcg@10": 1.0}
+    out.write_text(json.dumps(found))
+    study.main([*arguments, "--adapter", f"spirit={base}"])
+    assert json.loads(out.read_text())["domains"]["tastes"]["spirit"] == of_tastes
     refused = {"seed": ["--seed", "1"], "precision": ["--precision", "bfloat16"]}
     for what, more in refused.items():
         with pytest.raises(RunError, match=rf"other settings or data \({what}\)"):
