@@ -5,7 +5,8 @@ goes on.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -211,8 +212,6 @@ class _State:
 
     def __init__(self, path: Path, identity: str, seconds: dict[str, float]) -> None:
         self._path, self._identity, self.seconds = path, identity, seconds
-        self._name = ""
-        self._started = 0.0
 
     @classmethod
     def open(
@@ -251,18 +250,16 @@ class _State:
         state._write()
         return state
 
-    def step(self, name: str) -> "_State":
-        """Time the block under `name`."""
-        self._name = name
-        return self
-
-    def __enter__(self) -> None:
-        self._started = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        spent = time.monotonic() - self._started
-        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + spent
-        self._write()
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time of the block to that of `name`, also if the block is interrupted."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - started
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent
+            self._write()
 
     def _write(self) -> None:
         write_json(self._path, {"identity": self._identity, "seconds": self.seconds})

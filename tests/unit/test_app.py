@@ -115,10 +115,17 @@ def test_categories_come_as_they_are_written(client):
         "item_id": "n1",
         "title": "red moon",
         "new": True,
-        "categories": ["Sky", "A", "b"],
+        "categories": ["Sky", "A; b"],
     }
     ranked = ask(client, {"history": ["i1"], "categories": ["sky"], "k": 200}).json()["items"]
-    assert {tuple(item["categories"]) for item in ranked} == {("All", "Sky"), ("Sky", "A", "b")}
+    assert {tuple(item["categories"]) for item in ranked} == {("All", "Sky"), ("Sky", "A; b")}
+
+
+def test_an_uploaded_category_keeps_its_commas(client):
+    lamp = {"item_id": "n1", "title": "red moon", "categories": ["Home, Garden & Pets"]}
+    put_items(client, lamp)
+    asked = {"history": ["i1"], "categories": lamp["categories"]}
+    assert [item["item_id"] for item in ask(client, asked).json()["items"]] == ["n1"]
 
 
 @pytest.mark.parametrize(

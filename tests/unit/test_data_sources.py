@@ -143,7 +143,7 @@ def test_amazon_2014(tmp_path):
     assert events.select(USER, ITEM, TIME, RATING).rows() == [
         ("A1YJEY40YUW4SE", "7806397051", 1391040000, 1.0)
     ]
-    assert items.rows() == [("7806397051", "WAWO's 15 Color", "Beauty, Makeup, Gifts")]
+    assert items.rows() == [("7806397051", "WAWO's 15 Color", "Beauty|Makeup|Gifts")]
 
 
 def test_amazon_2018(tmp_path):
@@ -201,7 +201,7 @@ def test_amazon_2023_uses_the_parent_product_and_its_own_title(tmp_path):
     assert events.select(USER, ITEM, TIME, RATING).rows() == [
         ("AGK", "B00PARENT", 1588687728923, 4.0)
     ]
-    assert items.rows() == [("B00PARENT", "Shea Butter", "Body, Butter")]
+    assert items.rows() == [("B00PARENT", "Shea Butter", "Body|Butter")]
 
 
 def test_literals_are_parsed_and_never_run(tmp_path):
@@ -274,7 +274,7 @@ def test_steam(tmp_path):
     events, items = read_source(tmp_path, "steam")[""]
     assert events.rows() == [("Chaos Syren", "725280", 1513468800), ("Bob", "328100", 86_400)]
     assert items.rows() == [
-        ("725280", "Lost Summoner Kitty", "Action, Indie"),
+        ("725280", "Lost Summoner Kitty", "Action|Indie"),
         ("328100", "Rogue", "RPG"),
     ]
     put(

@@ -192,7 +192,7 @@ def test_lists_of_categories_become_text(tmp_path):
     frame = pl.DataFrame(
         {"asin": ["a"], "title": ["t"], "categories": [[["Beauty", "Hair"], ["Beauty"]]]}
     )
-    assert as_items(frame, "x")["categories"].to_list() == ["Beauty, Hair"]
+    assert as_items(frame, "x")["categories"].to_list() == ["Beauty|Hair"]
 
 
 def test_empty_places_in_lists_of_categories_are_no_category():
@@ -218,7 +218,7 @@ def test_json_lines_whose_columns_come_late_keep_them(tmp_path):
     early = [{"item_id": f"i{n}"} for n in range(12_000)]
     late = [{"item_id": "late", "title": "Late", "categories": ["a", "b"]}]
     path.write_text("".join(json.dumps(row) + "\n" for row in [*early, *late]))
-    assert as_items(read_table(path), path.name).row(-1) == ("late", "Late", "a, b")
+    assert as_items(read_table(path), path.name).row(-1) == ("late", "Late", "a|b")
 
 
 def test_half_a_character_in_json_is_a_question_mark(tmp_path):

@@ -1,7 +1,10 @@
 """Any table -> our columns: found by name, ids as text, times as numbers."""
 
+from collections.abc import Callable
+
 import polars as pl
 
+from reccocktail.data.categories import join
 from reccocktail.data.cells import cast, leaves
 from reccocktail.data.times import as_time
 from reccocktail.errors import DataError
@@ -228,7 +231,7 @@ def as_items(
     ]
     categories = find_column(frame, CATEGORIES, None, where, items=True)
     if categories not in (None, title, item):
-        columns.append(_as_text(frame[categories], where).alias(CATEGORIES))
+        columns.append(_as_categories(frame[categories], where).alias(CATEGORIES))
     return validate(pl.DataFrame(columns), "items", where, {ITEM: item})
 
 
@@ -236,17 +239,27 @@ def _as_text(column: pl.Series, where: str) -> pl.Series:
     """Write cells as text; whole floats (an id column that once held gaps) as whole numbers."""
     if column.dtype == pl.String:
         return column
-    if isinstance(column.dtype, pl.List | pl.Array):
-        listed = column.to_list()
-        return pl.Series(
-            [None if row is None else ", ".join(leaves(row)) or None for row in listed],
-            dtype=pl.String,
-        )
+    if _is_list(column):
+        return _listed(column, lambda row: ", ".join(row) or None)
     if column.dtype.is_float():
         column = column.fill_nan(None)
         if (column.is_null() | (column == column.round())).all():
             column = cast(column, pl.Int64(), where, "numbers beyond 64 bits", "write text")
     return cast(column, pl.String(), where, "what is no text", "write it as UTF-8 text")
+
+
+def _as_categories(column: pl.Series, where: str) -> pl.Series:
+    return _listed(column, join) if _is_list(column) else _as_text(column, where)
+
+
+def _is_list(column: pl.Series) -> bool:
+    return isinstance(column.dtype, pl.List | pl.Array)
+
+
+def _listed(column: pl.Series, write: Callable[[list[str]], str | None]) -> pl.Series:
+    """Text of cells that are lists, perhaps of lists."""
+    rows = (None if row is None else write(leaves(row)) for row in column.to_list())
+    return pl.Series(list(rows), dtype=pl.String)
 
 
 def _as_rating(column: pl.Series, where: str) -> pl.Series:

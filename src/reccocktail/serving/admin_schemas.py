@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from reccocktail.data.categories import join
 from reccocktail.mixing.arithmetic import Method
 from reccocktail.mixing.search import Granularity
 from reccocktail.schema import Objective, Scenario
@@ -46,7 +47,7 @@ class ItemIn(In):
 
     def item(self) -> NewItem:
         """The item without HTTP."""
-        return NewItem(self.item_id, self.title, "|".join(self.categories) or None)
+        return NewItem(self.item_id, self.title, join(self.categories))
 
 
 class ItemsIn(In):

@@ -14,7 +14,7 @@ from reccocktail.serving.served import ADDED_SCHEMA, Served
 
 @dataclass(frozen=True)
 class NewItem:
-    """An item to add; `categories` may name several, divided by `|`."""
+    """An item to add; `categories` is a cell, as `data.categories.join` writes it."""
 
     item_id: str
     title: str

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from reccocktail.data.categories import split
 from reccocktail.errors import DataError
 from reccocktail.serving.index import best
 from reccocktail.serving.lookup import Match
-from reccocktail.serving.served import Served, split_categories
+from reccocktail.serving.served import Served
 
 SCORES_AT_ONCE = 2**25  # users x items of one matrix product: 128 MiB in float32
 FEW = 10_000  # so many items are looked at rather than searched for in a graph
@@ -192,7 +193,7 @@ def _answer(
             state.titles[i],
             round(float(score), 6),
             bool(state.new[i]),
-            split_categories(state.cells[i]),
+            split(state.cells[i]),
         )
         for place, (i, score) in enumerate(zip(items.tolist(), scores, strict=True), 1)
     ]

@@ -5,8 +5,7 @@ requests that began with the old one finish with it.
 """
 
 import itertools
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from reccocktail.backbone import Backbone
+from reccocktail.data.categories import divided, split
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RunError
 from reccocktail.mixing.sheet import load_sheet
@@ -32,7 +32,6 @@ from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import check_compatible, model_sha256, ranker_of
 
 ADDED_SCHEMA = {ITEM: pl.String(), TITLE: pl.String(), CATEGORIES: pl.String()}
-_BETWEEN_CATEGORIES = re.compile(r"[|,;]")
 _serials = itertools.count(1)
 
 
@@ -83,7 +82,7 @@ class Served:
         prior: (items,) weighted popularity prior, and the level of new items.
         behind: what stands behind the model's vectors.
         new: (items,) whether nobody touched the item in training.
-        cells: (items,) the categories of each item in one string, as the catalogue has them.
+        cells: (items,) the categories of each item in one string, for `data.categories.split`.
         categories: category in lower case -> item numbers.
         added: items added at run time (`ADDED_SCHEMA`).
         cocktail: `cocktail.json`, if the adapter is one.
@@ -142,7 +141,8 @@ class Served:
         every = [*self.titles, *titles]
         numbers = range(first, len(ids))
         categories = dict(self.categories)
-        for category, more in _by_category(items, first).items():
+        cells = _cells(items)
+        for category, more in _by_category(cells, first).items():
             categories[category] = np.concatenate([categories.get(category, more[:0]), more])
         return replace(
             self,
@@ -154,7 +154,7 @@ class Served:
             vectors=self.rows.view(),
             prior=np.concatenate([self.prior, prior]),
             new=np.concatenate([self.new, np.ones(len(titles), dtype=np.bool_)]),
-            cells=[*self.cells, *items[CATEGORIES].to_list()],
+            cells=[*self.cells, *cells],
             categories=categories,
             added=pl.concat([self.added, items]),
         )
@@ -234,6 +234,7 @@ def encoded(
     catalogue = encode_catalogue(model, domain, ranker, identity, tick=tick)
     catalogue.behind.learn()
     rows = Rows(catalogue.vectors)
+    cells = divided(_cells(domain.items))
     return Served(
         name=name,
         domain=domain,
@@ -252,8 +253,8 @@ def encoded(
         prior=catalogue.prior.astype(np.float32),
         behind=catalogue.behind,
         new=domain.untouched(),
-        cells=_cells(domain.items),
-        categories=_by_category(domain.items, 0),
+        cells=cells,
+        categories=_by_category(cells, 0),
         added=pl.DataFrame(schema=ADDED_SCHEMA),
     )
 
@@ -262,19 +263,13 @@ def _cells(items: pl.DataFrame) -> list[str | None]:
     return items[CATEGORIES].to_list() if CATEGORIES in items.columns else [None] * items.height
 
 
-def _by_category(items: pl.DataFrame, first: int) -> dict[str, NDArray[np.int64]]:
+def _by_category(cells: Sequence[str | None], first: int) -> dict[str, NDArray[np.int64]]:
     """Item numbers, from `first`, of each category; a cell may hold several (``Action|Comedy``)."""
     found: dict[str, list[int]] = {}
-    for number, cell in enumerate(_cells(items), first):
-        for category in split_categories(cell):
+    for number, cell in enumerate(cells, first):
+        for category in split(cell):
             found.setdefault(category.casefold(), []).append(number)
     return {category: np.array(numbers, dtype=np.int64) for category, numbers in found.items()}
-
-
-def split_categories(cell: str | None) -> list[str]:
-    """The categories in a cell as they are written, each once whatever its case."""
-    parts = [part.strip() for part in _BETWEEN_CATEGORIES.split(cell or "")]
-    return list({part.casefold(): part for part in reversed(parts) if part}.values())[::-1]
 
 
 def describe(state: Served) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
+from reccocktail.data.categories import split
 from reccocktail.errors import DataError
 from reccocktail.serving import schemas, user_schemas
 from reccocktail.serving.errors import documented
@@ -16,7 +17,7 @@ from reccocktail.serving.limits import TimedOutError
 from reccocktail.serving.plugging import Plugging
 from reccocktail.serving.query import Query as Question
 from reccocktail.serving.routes import DomainName, require
-from reccocktail.serving.served import describe, split_categories
+from reccocktail.serving.served import describe
 from reccocktail.serving.service import Service
 
 
@@ -119,7 +120,7 @@ def user_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
                     item_id=state.ids[i],
                     title=state.titles[i],
                     new=bool(state.new[i]),
-                    categories=split_categories(state.cells[i]),
+                    categories=split(state.cells[i]),
                 )
                 for i in found
             ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from reccocktail.data.categories import join
 from reccocktail.data.cells import leaves
 from reccocktail.data.sources.lines import field, number_field, one_file, parse, text_lines
 from reccocktail.errors import DataError
@@ -95,7 +96,7 @@ def read_metadata(path: Path, wanted: set[str] | None = None) -> pl.DataFrame:
             categories = leaves(record.get("categories") or record.get("category") or [])
             usable = isinstance(title, str) and _SCRIPT not in title
             shown = str(title) if usable else None
-            rows.append((item, shown, ", ".join(categories) or None))
+            rows.append((item, shown, join(categories)))
     schema = {ITEM: pl.String, TITLE: pl.String, CATEGORIES: pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import polars as pl
 
+from reccocktail.data.categories import join
 from reccocktail.data.sources.lines import field, one_file, parse, text_lines
 from reccocktail.errors import DataError
 from reccocktail.schema import CATEGORIES, ITEM, TIME, TITLE, USER
@@ -91,6 +92,6 @@ def _read_games(path: Path) -> pl.DataFrame:
         if record.get("id") is not None:
             genres = record.get("genres") or record.get("tags") or []
             name = record.get("app_name") or record.get("title")
-            categories = ", ".join(map(str, genres)) or None
+            categories = join(map(str, genres))
             rows.append((str(record["id"]), None if name is None else str(name), categories))
     return pl.DataFrame(rows, schema=_ITEMS, orient="row")
