@@ -525,6 +525,19 @@ def test_no_domain_is_said(browser, here, tmp_path):
         page.close()
 
 
+def test_all_that_hinders_is_said_at_once(browser, here, tmp_path):
+    service = here.service(tmp_path / "hindered")
+    service.changing.remove("tastes")
+    for name in ("a", "b"):
+        service.answering.unavailable(name, f"The adapter of {name} is damaged.")
+    with listening(create_app(service)) as address:
+        page = browser.new_page()
+        page.goto(address)
+        for sentence in ("adapter of a is", "adapter of b is", "No domain is served yet."):
+            expect(page.get_by_role("alert")).to_contain_text(sentence)
+        page.close()
+
+
 # -- everybody --------------------------------------------------------------------------------
 
 

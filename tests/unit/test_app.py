@@ -1,6 +1,7 @@
 """The service over HTTP: routes, keys, bounds, errors, overload; no 5xx whatever is sent."""
 
 import asyncio
+import gc
 import io
 import json
 import logging
@@ -305,6 +306,19 @@ def test_a_plug_in_that_takes_long_goes_on(client, service, monkeypatch):
     assert client.delete("/v1/domains/third", headers=AS_ADMIN).status_code == 204
     assert client.get("/v1/domains").json()["failed"] == {}
     sentence(client.delete("/v1/domains/third", headers=AS_ADMIN), 404)
+
+
+def test_a_plug_in_that_fails_after_the_wait_is_told_once(client, caplog):
+    put = {"url": "/v1/domains/third", "json": {"data": "small", "adapter": "small"}}
+    for _ in range(3):  # what nobody fetched is logged when it is forgotten
+        assert client.put(**put, headers=AS_ADMIN, params={"wait": 0}).status_code in (202, 422)
+        for _ in range(200):
+            if not client.get("/v1/domains").json()["loading"]:
+                break
+            time.sleep(0.02)
+    gc.collect()
+    assert "adapter" in client.get("/v1/domains").json()["failed"]["third"]
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_plug_ins_stay_below_the_root(client, service, here):

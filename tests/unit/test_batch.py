@@ -122,8 +122,9 @@ def test_histories_of_the_table_win(job, tmp_path):
     ):
         text = users.with_columns(pl.Series("history", texts))
         text.write_csv(tmp_path / name, separator=separator)
+    users.rename({"history": "History"}).write_parquet(tmp_path / "large.parquet")
     found = []
-    for name in ("own.parquet", "own.jsonl", "own.csv", "own.tsv"):
+    for name in ("own.parquet", "own.jsonl", "own.csv", "own.tsv", "large.parquet"):
         out = tmp_path / f"out-{name}"
         batch(replace(job, users=tmp_path / name, out=out))
         found.append(table(out))
@@ -423,6 +424,9 @@ def test_numbers_below_one_and_foreign_folders_are_refused(job, tmp_path):
         one_sentence(error.value)
     with pytest.raises(RecipeError, match="--workers must be at least 1"):
         batch(job, workers=0)
+    for for_ray in ({"workers": 4}, {"address": "nowhere:1"}):
+        with pytest.raises(RecipeError, match="--engine ray"):
+            batch(job, **for_ray)
     job.out.mkdir()
     (job.out / "precious.txt").write_text("mine")
     with pytest.raises(RunError, match="other files than a batch's") as error:

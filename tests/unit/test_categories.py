@@ -1,4 +1,4 @@
-"""Several categories in one cell: written so that they are read again, and read as catalogues are."""
+"""Several categories in one cell: written to be read again, and read as catalogues are."""
 
 import pytest
 from hypothesis import given

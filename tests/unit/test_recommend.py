@@ -297,6 +297,23 @@ def test_of_titles_that_read_alike_the_one_that_is_spelled_so_is_meant():
     ]  # fmt: skip
 
 
+def test_search_knows_no_accents():
+    lookup = TitleLookup("films", ["a", "b"], ["Amélie (2001)", "Pokémon: Mewtwo"])
+    assert [lookup.search(text, 5) for text in ("amelie", "AMÉLIE", "pokemon mew")] == [
+        [0],
+        [0],
+        [1],
+    ]
+
+
+@pytest.mark.parametrize("typed", ["\N{GRINNING FACE}", "$$", "!!!"])
+def test_titles_without_letters_do_not_resemble_one_another(typed):
+    lookup = TitleLookup("films", ["a", "b"], ["Heat", "???"])
+    with pytest.raises(DataError, match="No title of films resembles"):
+        lookup.match([typed])
+    assert lookup.match(["???"])[0].item_id == "b"
+
+
 @pytest.mark.parametrize(
     ("text", "titles"),
     [

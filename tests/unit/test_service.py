@@ -1,5 +1,6 @@
 """The service without HTTP: many users, many domains, changes while requests run, restarts."""
 
+import errno
 import itertools
 import shutil
 import sys
@@ -17,18 +18,20 @@ from fastapi.testclient import TestClient
 from reccocktail.errors import AdapterError, DataError, RunError
 from reccocktail.ranking.newcomers import Levels
 from reccocktail.serving import answering, changing, weights
+from reccocktail.serving import store as store_module
 from reccocktail.serving.app import create_app
 from reccocktail.serving.batching import Batcher, ClosedError, OverloadedError
 from reccocktail.serving.items import NewItem
 from reccocktail.serving.limits import ConflictError, TimedOutError, UnknownDomainError
 from reccocktail.serving.lookup import TitleLookup
 from reccocktail.serving.paths import Allowed, ForbiddenError
+from reccocktail.serving.plugging import Plugging
 from reccocktail.serving.query import Query
 from reccocktail.serving.recommend import Recommender
 from reccocktail.serving.remix import MixRequest, recent_domain
 from reccocktail.serving.served import ADDED_SCHEMA
 from reccocktail.serving.service import Service
-from reccocktail.serving.store import ADAPTERS_KEPT, Record, Store
+from reccocktail.serving.store import ADAPTERS_KEPT, Record, StateError, Store
 from reccocktail.serving.weights import Models
 from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
@@ -550,11 +553,33 @@ def test_without_a_state_folder_nothing_is_promised(here):
         lambda: service.changing.remove("tastes"),
         lambda: service.changing.revert("tastes"),
         lambda: service.changing.start_mix("tastes", MixRequest((here.adapters["one"],) * 2)),
+        lambda: Plugging(service.changing).start("b", here.small.path, here.adapters["one"]),
     ):
         with pytest.raises(ConflictError, match="--state") as error:
             change()
         one_sentence(error.value)
     service.close()
+
+
+def test_a_removal_that_cannot_be_written_removes_nothing(service, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module.os, "replace", refuse)
+        with pytest.raises(StateError, match="Read-only") as error:
+            service.changing.remove("tastes")
+    one_sentence(error.value)
+    assert service.answering.recommend("tastes", Query(["i1"])).places
+
+
+def test_histories_of_another_catalogue_are_forgotten(service, here):
+    service.answering.recommend("tastes", Query(["i1"]))
+    assert service.answering.recent("tastes") == [("i1",)]
+    service.changing.plug("tastes", here.tastes.path, here.adapters["two"])
+    assert service.answering.recent("tastes") == [("i1",)]
+    service.changing.plug("tastes", here.small.path, here.adapters["one"])
+    assert service.answering.recent("tastes") == []
 
 
 def test_an_upload_that_cannot_be_written_leaves_no_trace(service, here, monkeypatch):
@@ -1138,6 +1163,19 @@ def test_folders_are_confined(here, tmp_path):
     for path in ("nowhere", "a\0b", "x" * 5000):
         with pytest.raises(DataError):
             allowed.folder(path)
+
+
+def test_a_link_that_leads_on_later_is_followed(here, tmp_path):
+    """Its target is not what a service remembers: a new folder is put in place by its link."""
+    root = tmp_path / "root"
+    for folder in ("may", "june"):
+        (root / folder).mkdir(parents=True)
+    (root / "current").symlink_to("may")
+    found = Allowed(root).folder("current")
+    assert found == root / "current" == Allowed(root).folder("./june/../current")
+    (root / "current").unlink()
+    (root / "current").symlink_to("june")
+    assert found.resolve() == root / "june"
 
 
 @pytest.mark.parametrize(("group", "setting"), [("prompt", "template"), ("dense", "readout")])

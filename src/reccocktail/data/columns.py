@@ -8,7 +8,7 @@ from reccocktail.data.categories import join
 from reccocktail.data.cells import cast, leaves
 from reccocktail.data.times import as_time
 from reccocktail.errors import DataError
-from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER, validate
+from reccocktail.schema import CATEGORIES, HISTORY, ITEM, RATING, TIME, TITLE, USER, validate
 
 # Common names, most telling first; compared in lower case without "_", "-", spaces and a ":type"
 # ending.
@@ -78,6 +78,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "songtitle",
         "tracktitle",
     ),
+    HISTORY: ("history",),
     CATEGORIES: ("categories", "category", "genres", "genre", "tags", "maincategory", "maincat"),
 }
 # In a table of items a bare "id" can only be the item's.
@@ -120,7 +121,7 @@ def find_column(
         if len(found := plain.get(alias, [])) > 1:
             raise DataError(
                 f"{where} has several columns for the {_PLAIN[wanted]} ({', '.join(found)}); "
-                + ("" if wanted == CATEGORIES else f"name one with {_flag(wanted)}, or ")
+                + ("" if wanted in (CATEGORIES, HISTORY) else f"name one with {_flag(wanted)}, or ")
                 + "rename all but one."
             )
         if found:
@@ -135,6 +136,7 @@ _PLAIN = {
     RATING: "rating",
     TITLE: "title",
     CATEGORIES: "categories",
+    HISTORY: "history",
 }
 
 

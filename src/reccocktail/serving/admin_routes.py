@@ -69,14 +69,15 @@ def admin_routes(service: Service, plugging: Plugging, keys: Keys) -> APIRouter:
     ) -> admin_schemas.PlugOut:
         data = await run_in_threadpool(allowed().folder, body.data)
         adapter = await run_in_threadpool(allowed().adapter, body.adapter)
-        future = plugging.start(name, data, adapter)
-        try:
-            # Shielded: it goes on when the wait is over.
-            state = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), wait)
-        except TimeoutError:
+        plugged = asyncio.wrap_future(plugging.start(name, data, adapter))
+        # What fails after the wait stands in `failed`; unasked, asyncio would log it once more.
+        plugged.add_done_callback(lambda done: done.cancelled() or done.exception())
+        done, _ = await asyncio.wait({plugged}, timeout=wait)  # it goes on when the wait is over
+        if not done:
             response.status_code = 202
             return admin_schemas.PlugOut(status="loading", domain=None)
-        return admin_schemas.PlugOut(status="ready", domain=schemas.DomainOut(**describe(state)))
+        ready = schemas.DomainOut(**describe(plugged.result()))
+        return admin_schemas.PlugOut(status="ready", domain=ready)
 
     @router.delete("/{name}", status_code=204, summary="Remove a domain", responses=changed)
     async def remove(name: DomainName) -> None:

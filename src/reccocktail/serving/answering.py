@@ -185,8 +185,13 @@ class Answering:
     # -- the door: what the room of changes may do here -----------------------------------------
 
     def publish(self, state: Served) -> Served:
-        """Answer with this state from now on."""
-        self._recent.setdefault(state.name, deque(maxlen=RECENT_HISTORIES))
+        """Answer with this state from now on.
+
+        Of another catalogue, whose ids may be the same, the histories so far tell nothing.
+        """
+        former = self._domains.get(state.name)
+        if former is None or _catalogue(former) != _catalogue(state):
+            self._recent[state.name] = deque(maxlen=RECENT_HISTORIES)
         self._domains[state.name] = state
         self._failed.pop(state.name, None)
         return state
@@ -212,3 +217,8 @@ class Answering:
         """Where the parents of a domain's cocktail may lie."""
         served = [state.adapter_folder for state in self.domains()]
         return [*self._parents(name), *served]
+
+
+def _catalogue(state: Served) -> tuple[str, Path]:
+    """What tells one catalogue from another; prepared anew in its place it is the same."""
+    return state.domain.name, state.domain.path

@@ -152,7 +152,7 @@ def batch(
     Raises:
         DataError: a row of the table cannot be served; see `UserTable.check`.
         RunError: the folder holds other files, or a run with other inputs; or Ray is missing.
-        RecipeError: k, chunk or workers is below 1.
+        RecipeError: k, chunk or workers is below 1, or address or workers are given without Ray.
         AdapterError: see `ChunkWriter`.
         BackboneError: see `load_backbone`.
     """
@@ -163,6 +163,8 @@ def batch(
     ):
         if value < 1:
             raise RecipeError(f"{flag} must be at least 1, not {value}.")
+    if engine != "ray" and (address is not None or workers is not None):
+        raise RecipeError("--address and --workers are for Ray; give --engine ray with them.")
     job = _settled(job)
     adapter, domain = _adapter(job), Domain.load(job.data)
     users = UserTable(job.users, domain, job.latest)

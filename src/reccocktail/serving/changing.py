@@ -49,6 +49,19 @@ class Changing:
         self._guard = threading.Lock()
         self._closed = False
 
+    def require_store(self) -> Store:
+        """The state folder, without which requests change nothing.
+
+        Raises:
+            ConflictError: there is none.
+        """
+        if self._store is None:
+            raise ConflictError(
+                "Changes must survive a restart and this service has no folder for them; "
+                "start it with --state."
+            )
+        return self._store
+
     # -- domains come and go ------------------------------------------------------------------
 
     def restore(
@@ -71,7 +84,7 @@ class Changing:
             try:
                 if name in given:
                     self.plug(name, *given[name])
-                elif (record := self._require_store().record(name)) is not None:
+                elif (record := self.require_store().record(name)) is not None:
                     self.plug(name, record.data, record.adapters[0])
             except RecCocktailError as error:
                 self._answering.unavailable(name, str(error))
@@ -119,7 +132,7 @@ class Changing:
             UnknownDomainError: there is none of that name.
             ConflictError: there is no state folder.
         """
-        store = self._require_store()
+        store = self.require_store()
         with self._change(name):
             self._require_known(name)
             store.remove(name)
@@ -140,7 +153,7 @@ class Changing:
             ConflictError: an id that is there with another title, too many items, or no state
                 folder.
         """
-        store = self._require_store()
+        store = self.require_store()
         with self._change(name):
             state = self._answering.domain(name)
             fresh = fresh_items(state, items)
@@ -164,7 +177,7 @@ class Changing:
             UnknownDomainError: there is none of that name.
             ConflictError: a mix is running or cannot start, or there is no state folder.
         """
-        store = self._require_store()
+        store = self.require_store()
         with self._change(name):
             state = self._answering.domain(name)
             with self._guard:  # whoever was told that a mix ended can start the next one
@@ -204,7 +217,7 @@ class Changing:
             UnknownDomainError: there is none of that name.
             ConflictError: there was no mix, or there is no state folder.
         """
-        store = self._require_store()
+        store = self.require_store()
         with self._change(name):
             self._require_known(name)
             record = store.record(name)
@@ -319,14 +332,6 @@ class Changing:
         """Refuse a name that is neither served nor should be."""
         if name not in self._answering.failed:
             self._answering.domain(name)
-
-    def _require_store(self) -> Store:
-        if self._store is None:
-            raise ConflictError(
-                "Changes must survive a restart and this service has no folder for them; "
-                "start it with --state."
-            )
-        return self._store
 
 
 def _places(record: Record) -> tuple[Path, Path]:

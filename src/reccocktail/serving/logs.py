@@ -28,10 +28,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_json() -> None:
-    """Send this package's and uvicorn's log lines to standard error as JSON."""
+    """Send the log lines of this package, uvicorn and asyncio to standard error as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
-    for name in ("reccocktail", "uvicorn"):
+    for name in ("reccocktail", "uvicorn", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(logging.INFO)

@@ -6,7 +6,7 @@ from functools import cached_property
 from heapq import nsmallest
 
 import numpy as np
-from rapidfuzz import fuzz, process, utils
+from rapidfuzz import fuzz, process
 
 from reccocktail.data.titles import title_key
 from reccocktail.errors import DataError
@@ -33,33 +33,32 @@ class TitleLookup:
         self.name, self.ids, self.titles = name, ids, titles
 
     @cached_property
+    def _plain(self) -> list[str]:
+        return [title_key(title) for title in self.titles]
+
+    @cached_property
     def _exact(self) -> dict[str, int]:
-        return {title_key(title): place for place, title in reversed(list(enumerate(self.titles)))}
+        return {key: place for place, key in reversed(list(enumerate(self._plain)))}
 
     @cached_property
     def _spelled(self) -> dict[str, int]:
         return {title: place for place, title in reversed(list(enumerate(self.titles)))}
-
-    @cached_property
-    def _plain(self) -> list[str]:
-        return [utils.default_process(title) for title in self.titles]
 
     def extended(self, ids: Sequence[str], titles: Sequence[str]) -> "TitleLookup":
         """The same with more items, which come last; `ids` and `titles` are all of them."""
         lookup = TitleLookup(self.name, ids, titles)
         known = len(self.titles)
         # What was prepared already is taken over: uploads come often, questions oftener.
+        if "_plain" in self.__dict__:
+            lookup.__dict__["_plain"] = [*self._plain, *map(title_key, titles[known:])]
         if "_exact" in self.__dict__:
             exact = dict(self._exact)
             for place in range(known, len(titles)):
-                exact.setdefault(title_key(titles[place]), place)
+                exact.setdefault(lookup._plain[place], place)
             lookup.__dict__["_exact"] = exact
         if "_spelled" in self.__dict__:
             spelled = {titles[place]: place for place in reversed(range(known, len(titles)))}
             lookup.__dict__["_spelled"] = spelled | self._spelled
-        if "_plain" in self.__dict__:
-            more = [utils.default_process(title) for title in titles[known:]]
-            lookup.__dict__["_plain"] = [*self._plain, *more]
         return lookup
 
     def match(
@@ -115,7 +114,7 @@ class TitleLookup:
         The letters in their order, or the words in any: half for all of them, half for those that
         both have, so that neither one shared word nor a subtitle that was left out decides.
         """
-        plain = utils.default_process(typed)
+        plain = title_key(typed)
         letters, words, shared = (
             process.cdist([plain], self._plain, scorer=scorer)[0]
             for scorer in (fuzz.ratio, fuzz.token_sort_ratio, fuzz.token_set_ratio)
@@ -130,7 +129,7 @@ class TitleLookup:
         Words may be unfinished: people search while they type. Titles with words that begin so come
         before those that hold them elsewhere, and short titles before long ones.
         """
-        words = utils.default_process(text).split()
+        words = title_key(text).split()
         if not words:
             return []
         plain = self._plain

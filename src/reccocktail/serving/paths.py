@@ -1,5 +1,6 @@
 """Folders named in requests, confined to where they may lie."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Allowed:
     names: Mapping[str, Path] = field(default_factory=dict)
 
     def folder(self, asked: str) -> Path:
-        """A folder below the root, given relative to it.
+        """A folder below the root, given relative to it; a link stays one, and may lead on later.
 
         Raises:
             ForbiddenError: it, or what lies in it, leads out of the root.
@@ -47,7 +48,8 @@ class Allowed:
                 raise outside  # a link in the folder
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(f"'{asked}' cannot be read; check the path.") from error
-        return path
+        spelled = Path(os.path.normpath(root / asked))
+        return spelled if spelled.resolve() == path else path
 
     def adapter(self, asked: str) -> Path:
         """An adapter folder below the root, or a known name.

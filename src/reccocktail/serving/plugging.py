@@ -29,8 +29,9 @@ class Plugging:
         """Plug a domain in; the future tells when it is ready, or why it cannot be.
 
         Raises:
-            ConflictError: the name is being plugged in.
+            ConflictError: the name is being plugged in, or there is no state folder.
         """
+        self._changing.require_store()
         if name in self.loading:
             raise ConflictError(f"'{name}' is being plugged in; wait for its end.")
         self.forget(name)

@@ -204,25 +204,38 @@ class Store:
                     emptied.rmdir()
 
     def remove(self, name: str) -> None:
-        """Forget a domain, its added items and its cocktails."""
+        """Forget a domain, its added items and its cocktails.
+
+        Raises:
+            StateError: the write was refused; all stays.
+        """
         folder = self._domains / name
         if folder.exists():
             grave = self._domains / f"{_REMOVED}{uuid.uuid4().hex[:8]}"
-            os.replace(folder, grave)  # at once; what follows may be interrupted
-            _sync(self._domains)
+            with _refused(self._domains):
+                os.replace(folder, grave)  # at once; what follows may be interrupted
+                _sync(self._domains)
             shutil.rmtree(grave, ignore_errors=True)
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Say of a write below the state folder that was refused what it was."""
+    try:
+        with writing(path):
+            yield
+    except RunError as error:
+        raise StateError(str(error)) from error
 
 
 @contextmanager
 def _durable(path: Path) -> Iterator[Path]:
     """`atomic_file` that also survives a loss of power once it has returned."""
-    try:
+    with _refused(path):
         with atomic_file(path) as temporary:
             yield temporary
             _sync(temporary)
         _sync(path.parent)
-    except RunError as error:
-        raise StateError(str(error)) from error
 
 
 def _sync(path: Path) -> None:

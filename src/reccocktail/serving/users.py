@@ -50,15 +50,16 @@ class UserTable:
                 f"{path.name} has no user column (columns found: {found}); name one 'user_id'."
             )
         self._user = user
-        self._has_history = HISTORY in head.columns
-        if self._has_history and latest:
-            raise DataError(
-                f"{path.name} has histories of its own, and whole ones; leave --latest out."
-            )
-        if self._has_history and head.schema[HISTORY] != pl.String:
-            if not isinstance(head.schema[HISTORY], pl.List):
+        self._history = find_column(head, HISTORY, None, path.name)
+        if self._history is not None:
+            if latest:
                 raise DataError(
-                    f"The column '{HISTORY}' of {path.name} is {head.schema[HISTORY]}; "
+                    f"{path.name} has histories of its own, and whole ones; leave --latest out."
+                )
+            kind = head.schema[self._history]
+            if kind != pl.String and not isinstance(kind, pl.List):
+                raise DataError(
+                    f"The column '{self._history}' of {path.name} is {kind}; "
                     "give lists of item ids."
                 )
         self._own: pl.DataFrame | None = None
@@ -79,12 +80,12 @@ class UserTable:
 
     def _read(self, start: int, count: int) -> pl.DataFrame:
         columns = [pl.col(self._user).alias(USER)]
-        if self._has_history:
-            columns.append(pl.col(HISTORY))
+        if self._history is not None:
+            columns.append(pl.col(self._history).alias(HISTORY))
         part = self._rows.slice(start, count).select(columns).collect()
-        users = pl.Series(dtype=pl.String) if self._has_history else self._histories()[USER]
+        users = self._histories()[USER] if self._history is None else pl.Series(dtype=pl.String)
         part = part.with_columns(self._text(pl.col(USER), part[USER], users))
-        if not self._has_history:
+        if self._history is None:
             return part.join(self._histories(), on=USER, how="left", maintain_order="left")
         if part.schema[HISTORY] == pl.String:
             lists = [self._parsed(text, start + row) for row, text in enumerate(part[HISTORY], 1)]
@@ -102,7 +103,7 @@ class UserTable:
         for start in range(0, self.height, _CHECKED_AT_ONCE):
             part = self.rows(start, _CHECKED_AT_ONCE).with_row_index("row", offset=start + 1)
             self._refuse(part.filter(pl.col(USER).is_null()), "has no user id; give one")
-            if not self._has_history:
+            if self._history is None:
                 wrong = part.filter(pl.col(HISTORY).is_null())
                 self._refuse(wrong, f"is no user of {self._domain.name}; add a column 'history'")
             few = pl.col(HISTORY).is_null() | (pl.col(HISTORY).list.len() == 0)

@@ -5,7 +5,7 @@ import * as api from "./api.js";
 import { focusChip, showChips } from "./chips.js";
 import { combobox } from "./combobox.js";
 import { byId, el } from "./dom.js";
-import { asServed, chosenOf, inWords, namesOf, showMix } from "./mix.js";
+import { asServed, chosenOf, inWords, namesOf, partsOf, showMix } from "./mix.js";
 import { column, link } from "./ranking.js";
 
 const K = 10;
@@ -70,12 +70,15 @@ async function start() {
     if (number !== starts) return;
     const names = domains.map((one) => one.name);
     byId("domain").replaceChildren(...names.map((name) => el("option", { value: name }, name)));
-    note("");
-    if (loading.length) note(`Being plugged in: ${loading.join(", ")}.`, start);
-    for (const [name, why] of Object.entries(failed)) note(`${name} could not be plugged in: ${why}`);
-    if (!names.length) return loading.length ? null : note("No domain is served yet.", start);
     const known = names.includes(asked.domain);
-    if (asked.domain && !known) note(`There is no domain '${asked.domain}' here; this is ${names[0]}.`);
+    const sentences = Object.entries(failed).map(([name, why]) => `${name} could not be plugged in: ${why}`);
+    if (loading.length) sentences.push(`Being plugged in: ${loading.join(", ")}.`);
+    else if (!names.length) sentences.push("No domain is served yet.");
+    if (names.length && asked.domain && !known) {
+      sentences.push(`There is no domain '${asked.domain}' here; this is ${names[0]}.`);
+    }
+    note(sentences.join(" "), loading.length || !names.length ? start : null);
+    if (!names.length) return;
     await open(known ? asked : { ...asked, domain: names[0], ids: [] });
   } catch (error) {
     report(error, start);
@@ -120,6 +123,7 @@ async function open({ domain, ids, at, view: kind }) {
 }
 
 byId("domain").addEventListener("change", (event) => {
+  starts += 1; // a list of domains that is still on its way says nothing of this choice
   note("");
   open({ domain: event.target.value, ids: [], at: null, view: view.kind });
 });
@@ -171,14 +175,11 @@ byId("clear").addEventListener("click", () => {
 
 // -- recommendations --------------------------------------------------------------------------
 
-const HEADINGS = ["Base spirit", "Ingredient"]; // in the order that is usual
-
 /** What is shown: key, heading and first coefficient of each column. */
 function columnsNow() {
   if (view.kind === "list") return [{ key: "list", at: view.at }];
   const names = namesOf(view.detail);
-  const roles = view.detail.cocktail.adapters.map((a) => a.role).join(" ");
-  const headings = roles === "ingredient base" ? [...HEADINGS].reverse() : HEADINGS;
+  const headings = partsOf(view.detail);
   const at = view.at ?? chosenOf(view.detail);
   const words = at === null ? asServed(view.detail) : inWords(at, names);
   return [

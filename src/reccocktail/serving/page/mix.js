@@ -13,6 +13,14 @@ export function chosenOf(detail) {
 /** Names of base spirit and ingredient (the first and second adapter). */
 export const namesOf = (detail) => (detail.cocktail?.adapters ?? []).map((a) => a.name);
 
+const ROLES = { base: "Base spirit", ingredient: "Ingredient" };
+
+/** What each adapter is to the cocktail; two of one role are told apart by their places. */
+export function partsOf(detail) {
+  const parts = detail.cocktail.adapters.map((adapter) => ROLES[adapter.role]);
+  return parts[0] && parts[1] && parts[0] !== parts[1] ? parts : ["First adapter", "Second adapter"];
+}
+
 const percent = (share) => `${+(100 * share).toFixed(1)} %`;
 
 /** A cocktail that is no position, in words. */
@@ -119,10 +127,11 @@ function slider(detail, at, chosen, names, figure, move) {
     go(stops[Math.min(Math.max(place, 0), stops.length - 1)]);
   });
   tell();
+  const [first, second] = partsOf(detail).map((part) => part.toLowerCase());
   return el(
     "div",
     { class: "slider card" },
-    el("label", { for: "lambda" }, "λ between ingredient and base spirit"),
+    el("label", { for: "lambda" }, `λ between ${second} and ${first}`),
     el("div", { class: "range" }, range, el("div", { class: "ticks", "aria-hidden": "true" }, ...ticks)),
     el("div", { class: "ends small", "aria-hidden": "true" }, el("span", {}, names[1]), el("span", {}, names[0])),
     words,
