@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    GPT2Config,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -60,6 +61,7 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, int]]] = {
     "qwen3": (Qwen3Config, {"head_dim": 8}),
     "gemma3": (Gemma3TextConfig, {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64}),
     "mistral": (MistralConfig, {"sliding_window": 64}),
+    "gpt2": (GPT2Config, {}),  # its layers are no `nn.Linear`
 }
 
 

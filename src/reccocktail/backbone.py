@@ -158,7 +158,7 @@ def choose_device(device: str | None = None) -> torch.device:
     try:
         place = torch.device(device)
         torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise _unusable(device) from error
     if place.type == "meta":  # it holds no numbers
         raise _unusable(device)
@@ -205,7 +205,10 @@ def quiet_transformers() -> Iterator[None]:
 
 def _resolve(name: str, revision: str | None) -> tuple[Path, Source, str | None, str]:
     """Folder to load from, kind of source, revision, and hash of the source's weights."""
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # ~ of nobody
+        raise BackboneError(f"Backbone '{name}' is no path here; check it.") from error
     packed = path.suffix.lower() == ".gguf"
     local = name == SMOLLM2 or path.exists() or packed
     if local and revision is not None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reccocktail.errors import RecipeError
 from reccocktail.storage import atomic_file, sha256_json
@@ -14,7 +14,7 @@ Quantization = Literal["nf4"]
 
 
 class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PromptSettings(_Settings):
@@ -39,7 +39,7 @@ class LoraSettings(_Settings):
     rank: int = Field(16, ge=1, description="Inner dimension r of the update.")
     alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of A while training.")
-    target_modules: str | tuple[str, ...] = Field(
+    target_modules: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear", description="Names of linear layers that carry LoRA, or 'all-linear'."
     )
     init_seed: int = Field(
@@ -48,6 +48,11 @@ class LoraSettings(_Settings):
         lt=2**31,
         description="Seed of A's start. The same in every adapter, so that adapters stay mixable.",
     )
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _one_name_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) and value != "all-linear" else value
 
 
 class DenseSettings(_Settings):
@@ -274,7 +279,9 @@ class Recipe(_Settings):
                 raise RecipeError(
                     f"Setting '{name}' in {path} does not exist; recipes/default.yaml lists all."
                 ) from error
-            raise RecipeError(f"Setting '{name}' in {path}: {first['msg']}.") from error
+            reason = first["msg"].removeprefix("Value error, ")
+            what = f"Setting '{name}' in {path}" if name else str(path)
+            raise RecipeError(f"{what}: {reason}.") from error
 
     def save(self, path: Path) -> None:
         """Write all settings as YAML, atomically."""

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from reccocktail.errors import AdapterError, RecCocktailError
+from reccocktail.errors import AdapterError, RecCocktailError, RecipeError
 from reccocktail.mixing.arithmetic import combine
 from reccocktail.ranking.base import hidden_states
-from reccocktail.recipe import LoraSettings, Recipe
+from reccocktail.recipe import DenseSettings, LoraSettings, Recipe
 from reccocktail.training.adapter import (
     CARD_FILE,
     CONFIG_FILE,
@@ -295,6 +295,37 @@ def test_target_modules_that_are_not_there(backbone):
     assert not hasattr(backbone.model, "peft_config")
 
 
+def test_layers_of_gpt2_carry_adapters_too(tmp_path):
+    """They keep their weights the other way round."""
+    backbone = pico_backbone("gpt2")
+    before = {name: weight.clone() for name, weight in backbone.model.state_dict().items()}
+    trained = new_peft_model(backbone, Recipe())
+    for name, parameter in trained.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1)
+    lora = tensors_of(trained)
+    unmerged = states(trained.eval().get_base_model())
+    trained.unload()
+    adapter_on(backbone, lora).save(tmp_path / "mine", "")
+    bare = states(backbone.model)
+    with merged(backbone.model, load_lora(tmp_path / "mine")) as model:
+        assert not torch.allclose(states(model), bare, atol=1e-2)
+        torch.testing.assert_close(states(model), unmerged, atol=1e-4, rtol=0)
+    assert all(torch.equal(before[n], w) for n, w in backbone.model.state_dict().items())
+    shallow = Recipe().model_copy(update={"dense": DenseSettings(depth=1)})
+    with pytest.raises(RecipeError, match=r"leave dense\.depth out"):
+        new_peft_model(backbone, shallow)
+
+
+@pytest.mark.parametrize("names", [("embed_tokens",), ("q_proj", "embed_tokens"), ("lm_head",)])
+def test_modules_that_could_not_be_kept_or_trained_are_refused(backbone, names):
+    recipe = Recipe(lora=LoraSettings(target_modules=names))
+    with pytest.raises(AdapterError, match=rf"names .*{names[-1]}., which .* leave it out"):
+        new_peft_model(backbone, recipe)
+    assert not hasattr(backbone.model, "peft_config")
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+
+
 # -- what is refused --------------------------------------------------------------------------
 
 
@@ -329,6 +360,9 @@ def edit_config(folder, **values):
         ({"lora_alpha": float("inf")}, "lora_alpha"),
         ({"alpha_pattern": ["x"]}, "damaged"),
         ({"rank_pattern": ["x"]}, "damaged"),
+        ({"rank_pattern": {"layers.0.(": 2}}, "damaged"),
+        ({"alpha_pattern": {"*": 3}}, "damaged"),
+        ({"lora_alpha": True}, "lora_alpha True"),
         ({"r": 3}, "the rank 3 and its tensors have"),
         ({"r": None}, "the rank None"),
     ],

@@ -287,12 +287,27 @@ def test_terminal_table_shows_brackets_and_names_as_they_are(tmp_path: Path) -> 
     metrics = evaluate(tmp_path)
     console = Console(width=200, force_terminal=False)
     with console.capture() as capture:
-        console.print(terminal_table(metrics, "warm"))
+        console.print(terminal_table(metrics, "warm", console.width))
     shown = capture.get()
     cell = metrics["models"]["ingredient"]["warm"]
     low, high = cell["ci95"]["mrr"]
     assert f"{cell['mrr']:.3f} [{low:.3f}, {high:.3f}]" in shown
     assert "cock|tail_x" in shown
+
+
+def test_the_terminal_table_of_a_pipe_keeps_every_digit() -> None:
+    metrics_of = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@10", "mrr")
+    cell = {"n": 2000, **dict.fromkeys(metrics_of, 0.1234)}
+    cell["ci95"] = dict.fromkeys(metrics_of, (0.0234, 0.2345))
+    names = ("backbone-similarit", "ingredient_beauty_330", "oracle")
+    metrics: dict[str, Any] = {"models": {name: {"warm": cell} for name in names}}
+    metrics["models"]["oracle"]["warm"] = cell | {"uses_test_labels": True}
+    console = Console(width=80, force_terminal=False)
+    with console.capture() as capture:
+        console.print(terminal_table(metrics, "warm", console.width))
+    shown = capture.get()
+    assert "…" not in shown and names[0] in shown and "NDCG@10" in shown
+    assert shown.count("[0.023,") == shown.count("0.234]") == 5 * len(names)
 
 
 def test_scenarios_come_warm_first() -> None:

@@ -29,9 +29,11 @@ def _whole(_: Any, tokens: Sequence[cyclopts.Token]) -> int:
 
 Whole = Annotated[int, cyclopts.Parameter(converter=_whole)]
 MaybeWhole = Annotated[int | None, cyclopts.Parameter(converter=_whole)]
-# Ids and titles may begin with a hyphen.
+# Ids and titles may begin with a hyphen, so a flag has one of them.
 Text = Annotated[str | None, cyclopts.Parameter(allow_leading_hyphen=True)]
-Texts = Annotated[list[str] | None, cyclopts.Parameter(allow_leading_hyphen=True)]
+Texts = Annotated[
+    list[str] | None, cyclopts.Parameter(allow_leading_hyphen=True, consume_multiple=False)
+]
 LoadIn = Literal["4bit"]
 Precision = Literal["float32", "bfloat16", "auto"]
 Tracker = Literal["mlflow", "wandb"]
@@ -107,6 +109,7 @@ app = cyclopts.App(
     help="Recommend with a cocktail of two LoRA adapters on one frozen language model.",
     version=__version__,
     suppress_keyboard_interrupt=False,  # `main` answers it
+    default_parameter=cyclopts.Parameter(consume_multiple=1),  # --data A B is --data A --data B
 )
 data_app = cyclopts.App(name="data", help="Get and prepare recommendation data.")
 app.command(data_app)
@@ -123,4 +126,4 @@ def print_metrics(metrics: dict[str, object]) -> None:
     from reccocktail.evaluation.results import scenarios_of, terminal_table
 
     for scenario in scenarios_of(metrics):
-        output.print(terminal_table(metrics, scenario))
+        output.print(terminal_table(metrics, scenario, output.width))

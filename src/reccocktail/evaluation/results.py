@@ -40,6 +40,8 @@ PREDICTION_SCHEMA = pl.Schema(
     }
 )
 TABLE_METRICS = ("ndcg@1", "ndcg@3", "ndcg@10", "hr@10", "mrr")
+# What the terminal's table has room for at 80 columns; a longer name goes on in the next line.
+_WIDEST_WORD, _WIDEST_NAME = len("[0.123,"), 18
 
 Row = tuple[str, str]  # (user_id, target): the unit that is paired and resampled
 
@@ -342,18 +344,29 @@ def metrics_table(metrics: Mapping[str, Any], scenarios: list[str] | None = None
     return "\n".join(blocks)
 
 
-def terminal_table(metrics: Mapping[str, Any], scenario: str) -> Table:
-    """The same table for the terminal."""
+def terminal_table(metrics: Mapping[str, Any], scenario: str, columns: int = 80) -> Table:
+    """The same table for a terminal of so many columns.
+
+    Where rows do not fit, figures stand in several lines: none loses a digit.
+    """
     table = Table(title=scenario, caption=note(metrics, scenario), title_justify="left")
-    table.add_column("model", no_wrap=True)  # names must stay whole at 80 columns
-    table.add_column("n", justify="right")
+    rows = [
+        [
+            _named(model, cells[scenario]),
+            f"{cells[scenario]['n']:,}",
+            *(_plain_cell(metrics, model, scenario, metric) for metric in TABLE_METRICS),
+        ]
+        for model, cells in _in_order(metrics)
+        if scenario in cells
+    ]
+    longest = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    whole = sum(longest) + 3 * len(longest) + 1 <= columns  # with the lines between
+    table.add_column("model", overflow="fold", min_width=min(longest[0], _WIDEST_NAME))
+    table.add_column("n", justify="right", no_wrap=True)
     for metric in TABLE_METRICS:
-        table.add_column(metric.upper())
-    for model, cells in _in_order(metrics):
-        if scenario in cells:
-            parts = (_plain_cell(metrics, model, scenario, m) for m in TABLE_METRICS)
-            row = [_named(model, cells[scenario]), f"{cells[scenario]['n']:,}", *parts]
-            table.add_row(*map(Text, row))  # as it is: brackets are no markup
+        table.add_column(metric.upper(), width=None if whole else _WIDEST_WORD)
+    for row in rows:
+        table.add_row(*map(Text, row))  # as it is: brackets are no markup
     return table
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reccocktail.errors import RecipeError
 from reccocktail.precision import products_dtype
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.prompting.prefixes import Forest
@@ -196,16 +197,28 @@ def embeddings(model: Model, input_ids: Tensor) -> Tensor:
     return found
 
 
+def layers_of(decoder: nn.Module) -> nn.ModuleList:
+    """A decoder's layers, in their order.
+
+    Raises:
+        RecipeError: it names them otherwise than most (GPT-2 does).
+    """
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        raise RecipeError(
+            f"The layers of a {type(decoder).__name__} cannot be counted; leave dense.depth out."
+        )
+    return layers
+
+
 def first_layers(decoder: Any, depth: int | None) -> Any:
     """The decoder without the layers above `depth`; the layers that stay are shared, not copied."""
     if depth is None:
         return decoder
     if not isinstance(decoder, nn.Module):  # tensors come from outside (mixing.search)
         return decoder.first_layers(depth)
-    layers = decoder.layers
-    assert isinstance(layers, nn.ModuleList)
     shallow = copy.copy(decoder)
-    shallow._modules = {**decoder._modules, "layers": layers[:depth]}
+    shallow._modules = {**decoder._modules, "layers": layers_of(decoder)[:depth]}
     return shallow
 
 

@@ -302,9 +302,7 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
                 f"The tensor '{name}' in {path} is not finite; train the adapter again."
             )
         halves.setdefault(match["module"], {})[match["factor"]] = tensor.float()
-    patterns, ranks = (config.get(f"{kind}_pattern") or {} for kind in ("alpha", "rank"))
-    if not isinstance(patterns, dict) or not isinstance(ranks, dict):
-        raise AdapterError(f"{path / CONFIG_FILE} is damaged; copy or train the adapter again.")
+    patterns, ranks = (_patterns(config, kind, path) for kind in ("alpha", "rank"))
     lora: dict[str, Factors] = {}
     for module in sorted(halves):
         pair = halves[module]
@@ -321,7 +319,8 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
                 f"{rank}; copy or train the adapter again."
             )
         alpha = _pattern(patterns, module, config.get("lora_alpha"))
-        if not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
+        if not number or not 0 < alpha < math.inf:
             raise AdapterError(
                 f"{path / CONFIG_FILE} has the lora_alpha {alpha}; it must be positive."
             )
@@ -330,6 +329,19 @@ def _pair(tensors: dict[str, Tensor], config: dict[str, Any], path: Path) -> Lor
     if not lora:
         raise AdapterError(f"{path} holds no LoRA tensors; copy or train the adapter again.")
     return lora
+
+
+def _patterns(config: dict[str, Any], kind: str, path: Path) -> dict[str, Any]:
+    """Values of modules whose names match expressions."""
+    found = config.get(f"{kind}_pattern") or {}
+    try:
+        for expression in dict(found):
+            re.compile(expression)
+    except (TypeError, ValueError, re.error) as error:
+        raise AdapterError(
+            f"{path / CONFIG_FILE} is damaged ({kind}_pattern); copy or train the adapter again."
+        ) from error
+    return dict(found)
 
 
 def _pattern(patterns: dict[str, Any], module: str, default: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from reccocktail.backbone import Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
@@ -16,7 +17,7 @@ from reccocktail.precision import in_precision
 from reccocktail.progress import say
 from reccocktail.quantization import is_packed
 from reccocktail.ranking import build
-from reccocktail.ranking.base import Ranker
+from reccocktail.ranking.base import Ranker, layers_of
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.storage import sha256_json
@@ -90,8 +91,9 @@ def new_peft_model(backbone: Backbone, recipe: Recipe, initial: Adapter | None =
             B zero.
 
     Raises:
-        AdapterError: no layer has the recipe's names, or `initial` was made on another backbone or
-            has another shape than the recipe's; the backbone is as it was.
+        AdapterError: no linear layer that is run has the recipe's names, or `initial` was made on
+            another backbone or has another shape than the recipe's; the backbone is as it was.
+        RecipeError: the backbone's layers cannot be counted, which the recipe's depth takes.
     """
     if initial is not None:
         backbone.fingerprint.require_match(initial.card.backbone, initial.name)
@@ -110,19 +112,52 @@ def new_peft_model(backbone: Backbone, recipe: Recipe, initial: Adapter | None =
             with _without_layers_above(backbone.model, recipe.dense.depth):
                 peft_model = _as_peft(get_peft_model(backbone.model, config))
         except ValueError as error:
+            reason = str(error)
+            if "not found" in reason:
+                reason = f"no layer of {backbone.name} is named so"
             raise AdapterError(
-                f"No layer of {backbone.name} is named {target}; change lora.target_modules."
+                f"lora.target_modules cannot be {target} ({reason}); change it."
             ) from error
-    if initial is not None:
-        if _shape(initial.lora) != _shape(tensors_of(peft_model)):
-            peft_model.unload()
-            backbone.model.requires_grad_(False).train(False)
-            raise AdapterError(
-                f"The LoRA of '{initial.name}' differs from the recipe's in rank, alpha or "
-                "modules; train with the recipe that it was made with."
-            )
-        _set_tensors(peft_model, initial.lora)
+    try:
+        _require_usable(peft_model, recipe)
+        if initial is not None:
+            if _shape(initial.lora) != _shape(tensors_of(peft_model)):
+                raise AdapterError(
+                    f"The LoRA of '{initial.name}' differs from the recipe's in rank, alpha or "
+                    "modules; train with the recipe that it was made with."
+                )
+            _set_tensors(peft_model, initial.lora)
+    except AdapterError:
+        peft_model.unload()
+        backbone.model.requires_grad_(False).train(False)
+        raise
     return peft_model
+
+
+def _require_usable(peft_model: PeftModel, recipe: Recipe) -> None:
+    """Refuse before the training what could not be kept, or would not be trained, after it.
+
+    Raises:
+        AdapterError: a layer with a LoRA is not linear, or the recipe's ranker does not run it.
+    """
+    kept = tensors_of(peft_model)
+    names = {name.partition(".lora_")[0] for name, p in peft_model.named_parameters()
+             if p.requires_grad}  # fmt: skip
+    if others := sorted(names - {f"{PREFIX}{name}" for name in kept}):
+        name = others[0].removeprefix(PREFIX)
+        raise AdapterError(
+            f"lora.target_modules names '{name}', which is no linear layer; leave it out."
+        )
+    model = base_model(peft_model)
+    check_shapes(model, kept)
+    if recipe.ranker == "dense":
+        run = set(model.get_decoder().modules())  # type: ignore[no-untyped-call]
+        modules = dict(model.named_modules())
+        if idle := [name for name in kept if modules[name] not in run]:
+            raise AdapterError(
+                f"lora.target_modules names '{idle[0]}', which the dense ranker does not run; "
+                "leave it out."
+            )
 
 
 @contextmanager
@@ -131,7 +166,7 @@ def _without_layers_above(model: PreTrainedModel, depth: int | None) -> Iterator
         yield
         return
     decoder = model.get_decoder()  # type: ignore[no-untyped-call]
-    whole = decoder.layers
+    whole = layers_of(decoder)
     try:
         decoder.layers = whole[:depth]
         yield
@@ -192,8 +227,8 @@ def check_shapes(model: nn.Module, lora: Lora) -> None:
     for name, (a, b, _) in lora.items():
         layer = modules.get(name)
         # A packed weight has another shape than its layer.
-        shape = (getattr(layer, "out_features", None), getattr(layer, "in_features", None))
-        if shape != (b.shape[0], a.shape[1]):
+        sizes = ("nf", "nx") if isinstance(layer, Conv1D) else ("out_features", "in_features")
+        if [getattr(layer, size, None) for size in sizes] != [b.shape[0], a.shape[1]]:
             raise AdapterError(
                 f"The adapter's module '{name}' does not fit this backbone; "
                 "use the backbone it was trained on."
@@ -231,13 +266,15 @@ def add_update(layer: nn.Module, factors: Factors) -> None:
     """Give a linear layer a weight of its own with the update in it; the former one stays as it is.
 
     Args:
-        layer: linear, with weight (out, in).
+        layer: linear, with weight (out, in), or GPT-2's `Conv1D` with weight (in, out).
         factors: B (out, r), A (r, in) and their scaling.
     """
     a, b, scaling = factors
     weight = layer.weight
     assert isinstance(weight, Tensor)
     update = scaling * (b.to(weight.device) @ a.to(weight.device))
+    if isinstance(layer, Conv1D):
+        update = update.T
     layer.weight = nn.Parameter(weight + update.to(weight.dtype), requires_grad=False)
 
 

@@ -10,6 +10,8 @@ from reccocktail.recipe import Recipe
 
 PASSES, MOST_STEPS = 3, 300
 """The length of a run that nobody gave one: the lesser of passes over the histories and steps."""
+UNBOUNDED = 10**7
+"""Steps of a run whose end the clock decides, and the most that one may have."""
 
 
 class Length:
@@ -23,14 +25,16 @@ class Length:
         """Give exactly one of the two.
 
         Raises:
-            RecipeError: none, both, or not positive.
+            RecipeError: none, both, or out of range.
         """
         if (steps is None) == (minutes is None):
             raise RecipeError(
                 "Give the length of the run as --steps or as --minutes, one of the two."
             )
-        if (steps is not None and steps < 1) or (minutes is not None and not minutes > 0):
-            raise RecipeError("The length of a run must be positive.")
+        if minutes is not None and not 0 < minutes < math.inf:
+            raise RecipeError(f"A run takes a number of minutes above 0, not {minutes:g}.")
+        if steps is not None and not 1 <= steps <= UNBOUNDED:
+            raise RecipeError(f"A run has 1 to {UNBOUNDED:,} steps, not {steps:,}.")
         self.steps = steps
         self.minutes = minutes
         self.done_steps = 0

@@ -56,11 +56,10 @@ from reccocktail.training.run_folder import (
     starting_point,
     write_record,
 )
-from reccocktail.training.schedule import Length
+from reccocktail.training.schedule import UNBOUNDED, Length
 from reccocktail.training.speed import fast_layers
 from reccocktail.training.validation import Validation
 
-_UNBOUNDED = 10**7  # steps of a run whose end the clock decides
 _TRAINS_LIKE = "0.1.0"
 """The first version whose trainings are those of this one: what it began can be gone on with."""
 
@@ -211,7 +210,7 @@ def _fit(
     catalogues = [
         Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)
     ]
-    batches = TrainingBatches(windows, ranker, settings, length.steps or _UNBOUNDED, processes())
+    batches = TrainingBatches(windows, ranker, settings, length.steps or UNBOUNDED, processes())
     bank = ItemBank(settings.bank) if settings.bank else None
     step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
     if checkpoint:
