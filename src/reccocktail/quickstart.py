@@ -87,7 +87,8 @@ def quickstart(
             and without a shipped base spirit, 8 for other domains with one, and on a machine that
             reads slowly up to 1.75 times as long.
         share: how the minutes are divided.
-        domain: `films`, `groceries`, or a folder with two tables, `interactions.*` and `items.*`.
+        domain: `films`, `groceries`, or a folder: a prepared one, or one with two tables,
+            `interactions.*` and `items.*`.
         root: folder of the shipped base spirits.
 
     Returns:
@@ -107,14 +108,14 @@ def quickstart(
     spirit = spirits.default(root)
     known = TARGETS.get(domain)
     share = share or (SHARE_WITH_SPIRIT if spirit else SHARE_WITHOUT)
-    tables = None if known else _tables(Path(domain))
+    own = None if known else Path(domain)
+    tables = _tables(own) if own and not _is_prepared(own) else None
     sources = () if spirit else (known.sources if known else DEPARTMENTS)
     _introduce(known.what if known else Path(domain).resolve().name, known, spirit, sources)
     if known:
         target = _prepared(known.name, out, known.min_count)
     else:
-        assert tables is not None
-        target = _prepared_tables(*tables, Path(domain).resolve().name, out)
+        target = _own(Path(domain), tables, out)
     base: Path | Sequence[Domain] = spirit or [_prepared(name, out) for name in sources]
     backbone = load_backbone(SMOLLM2, precision=PRECISION)
     recipe = Recipe.model_validate(
@@ -140,6 +141,8 @@ def page_command(out: Path, domain: str) -> str:
     """The command that puts a finished quickstart's cocktail behind the service's page."""
     known = TARGETS.get(domain)
     data = out / "data" / (known.name if known else Path(domain).resolve().name)
+    if not known and _is_prepared(Path(domain)):
+        data = Path(domain).resolve()
     name = domain if known else data.name
     # In the run's precision, whose item vectors are kept.
     place = f"{usable_name(name)}={data}:{out / 'cocktail_warm'}"
@@ -191,12 +194,29 @@ def _introduce(
         say(f"{name}: {SOURCES[name].description} ({SOURCES[name].licence})")
 
 
+def _is_prepared(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file()
+
+
+def _own(folder: Path, tables: tuple[Path, Path] | None, out: Path) -> Domain:
+    """A user's own domain: prepared, or made of its tables with the usual settings."""
+    if tables is None:
+        return Domain.load(folder)
+    try:
+        return _prepared_tables(*tables, folder.resolve().name, out)
+    except DataError as error:
+        raise DataError(
+            f"{str(error).rstrip('.')}; options are those of `reccocktail data prepare`, whose "
+            "folder --domain takes too."
+        ) from error
+
+
 def _tables(folder: Path) -> tuple[Path, Path]:
     """The two tables of a user's own folder."""
     if not folder.is_dir():
         raise DataError(
             f"'{folder}' is neither {' nor '.join(TARGETS)} nor a folder; "
-            "give --domain a folder with interactions.* and items.*."
+            "give --domain a prepared folder, or one with interactions.* and items.*."
         )
     found = []
     for name in ("interactions", "items"):

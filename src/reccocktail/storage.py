@@ -78,7 +78,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             Other errors of the block are raised as they are.
     """
     place = path.resolve()  # a link stays, and what it leads to is written
-    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _beside(place)
     try:
         with writing(path):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     """
     _require_elsewhere(path)
     place = path.resolve()  # a link stays, and the folder that it leads to is replaced
-    temporary = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _beside(place)
     old = temporary.with_suffix(".old")
     try:
         require_dir(path)
@@ -126,6 +126,15 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 os.replace(old, place)
         if place.exists():
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(place: Path) -> Path:
+    """A hidden name of its own next to a place, which says of which one it is.
+
+    Not the whole of a long name: file systems allow 255 bytes.
+    """
+    short = place.name.encode()[:200].decode(errors="ignore")
+    return place.with_name(f".{short}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def _require_elsewhere(path: Path) -> None:

@@ -410,6 +410,56 @@ def test_unknown_people_titles_and_empty_histories(refused):
     assert "--latest" in refused([*recommend, "--history", "red apple", "--latest"])
 
 
+def test_what_needs_no_backbone_is_refused_before_it_is_loaded(refused, monkeypatch, tmp_path):
+    """It may take minutes, to a typing error."""
+
+    def never(*_, **__):
+        raise AssertionError("a backbone was loaded")
+
+    monkeypatch.setattr("reccocktail.backbone.load_backbone", never)
+    ask = "recommend --adapter base --data shop"
+    mix = f"mix --adapter base ingredient --data shop --scenario warm --out {tmp_path}/c"
+    for command, what in (
+        (f"{ask} --user nobody", "nobody"),
+        (f"{ask} --history zxqv", "zxqv"),
+        (f"{ask} --user u1 -k 0", "-k"),
+        (f"{mix} --users 0", "--users"),
+        (f"{mix} --coefficients 0.5", "Give 2 coefficients"),
+        (f"{mix} --coefficients 0.5 0.5 --objective calibrated --dilute 0.5", "--dilute"),
+        (f"{mix} --steps 3", "gradient search"),
+        (f"{mix} --coefficients 0.5 0.5 --learning-rate 3", "gradient search"),
+        (f"evaluate --data shop --adapter base base --out {tmp_path}/e", "Two models"),
+        (f"evaluate --data shop --adapter base --users 0 --out {tmp_path}/e", "--users"),
+    ):
+        assert what in refused(command), command
+
+
+def test_words_that_are_no_text_are_one_sentence(refused, tmp_path):
+    for flags in (["--name", "caf\udce9", "--out", "x"], ["--name", "x", "--out", "caf\udce9"]):
+        prepare = ["data", "prepare", "--interactions", "i", "--items", "t", *flags]
+        assert "UTF-8" in refused(prepare)
+
+
+def test_paths_that_lead_nowhere_are_one_sentence(refused, tmp_path, monkeypatch):
+    interactions, items = write_raw(tmp_path / "raw", tastes=2, users=20)
+    prepare = f"data prepare --interactions {interactions} --items {items} --name x --out"
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused(f"{prepare} {tmp_path}/loop")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert "is gone" in refused(f"{prepare} {tmp_path}/out")
+
+
+def test_a_long_name_is_a_name(call, tmp_path):
+    interactions, items = write_raw(tmp_path / "raw", tastes=2, users=60)
+    out = tmp_path / ("n" * 250)
+    prepare = f"data prepare --interactions {interactions} --items {items} --name x --out {out}"
+    assert call(prepare)[0] == 0 and (out / "manifest.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out.name, "raw"]
+
+
 def test_a_path_that_the_system_refuses_is_one_sentence(refused):
     for flags in (f"--adapter {'a' * 300} --data shop", f"--adapter base --data {'d' * 300}"):
         assert "check the path" in refused(f"recommend {flags} --user u1")
@@ -512,8 +562,10 @@ def test_bad_flags_and_values(refused, tmp_path):
         f"evaluate --data shop --out {tmp_path}/e": "--adapter",
         f"{train} --role base --data shop --steps 3": "given twice",
         f"{train} --role base --steps 3 --minutes 3": "--minutes",
-        f"{train} --role base --steps 0": "positive",
-        f"{train} --role base --minutes nan": "positive",
+        f"{train} --role base --steps 0": "steps",
+        f"{train} --role base --steps {10**20}": "10,000,000 steps",
+        f"{train} --role base --minutes nan": "minutes above 0",
+        f"{train} --role base --minutes inf": "minutes above 0",
         f"{train} --role chef --steps 3": "chef",
         f"{train} --role ingredient --steps 3 --data mall": "one domain",
         "data fetch atlantis": "atlantis",
@@ -538,6 +590,9 @@ def test_a_bad_recipe(refused, tmp_path):
         ("a: [", "recipe.yaml"),
         ("backbone: pico\nlora: {target_modules: [nothing]}", "nothing"),
         ("backbone: pico\nprompt: {template: nothing}", "nothing"),
+        ("backbone: pico\nlora: {target_modules: embed_tokens}", "no linear layer"),
+        ("training: {max_gradient_norm: .inf}", "training.max_gradient_norm"),
+        ("training: {hard_negatives: 1}\ndense: {sampling_correction: 1}", "frequency"),
     ):
         recipe = tmp_path / "recipe.yaml"
         recipe.write_text(text)

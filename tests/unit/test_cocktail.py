@@ -494,10 +494,9 @@ def test_adapters_that_do_not_fit_are_refused(backbone, domain, pair, tmp_path):
         with pytest.raises(AdapterError, match=what) as error:
             mix([first, second], backbone, domain, "warm", tmp_path / "out", SMALL)
         assert second.name in one_sentence(error.value)
-    with pytest.raises(AdapterError, match="needs two adapters") as error:
-        mix([first], backbone, domain, "warm", tmp_path / "out", SMALL)
-    with pytest.raises(AdapterError, match="at least one") as error:
-        mix([], backbone, domain, "warm", tmp_path / "out", SMALL)
+    for few in ([first], []):
+        with pytest.raises(AdapterError, match="needs two adapters"):
+            mix(few, backbone, domain, "warm", tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
 
 

@@ -188,6 +188,46 @@ def test_time_order_keeps_users_by_first_appearance_and_ties_in_place():
     assert "".join(in_time_order(frame)[ITEM]) == "zvxwy"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "what"),
+    [
+        (
+            "t.csv",
+            "item_id,title\n1,Tea\n2,Tea, green\n3,Pot\n",
+            "line 3 has 3 cells, the header 2",
+        ),
+        ("t.csv", "item_id;title\n1;Tea\n2;Tea; green\n3;Pot\n", "line 3 has 3 cells"),
+    ],
+)
+def test_a_line_with_too_many_cells_is_named(tmp_path, name, text, what):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=what) as error:
+        read_table(tmp_path / name)
+    assert "double quotes" in one_sentence(error.value)
+
+
+def test_a_quote_without_its_other_half_is_named(tmp_path):
+    rows = "".join(f'{number},7" record {number}\n' for number in range(30))
+    (tmp_path / "t.csv").write_text(f"item_id,title\n{rows}")
+    try:
+        found = read_table(tmp_path / "t.csv")
+    except DataError as error:
+        assert "line 2 holds a quote" in one_sentence(error)
+    else:  # readers differ in what they forgive
+        assert found.height == 30
+
+
+@pytest.mark.parametrize("lines", [3, 12_000])
+def test_records_are_no_titles(tmp_path, lines):
+    rows = [{"item_id": f"i{n}", "title": {"en": f"t{n}"}, "rank": n} for n in range(lines)]
+    rows[-1]["rank"] = "last"
+    path = tmp_path / "items.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match="'title' holds records") as error:
+        as_items(read_table(path), path.name)
+    one_sentence(error.value)
+
+
 def test_lists_of_categories_become_text(tmp_path):
     frame = pl.DataFrame(
         {"asin": ["a"], "title": ["t"], "categories": [[["Beauty", "Hair"], ["Beauty"]]]}
@@ -242,7 +282,7 @@ def test_lists_stay_lists_where_a_type_changes_late(tmp_path):
     assert table["history"].tail(3).to_list() == [["a, b", "3"], None, ["c"]]
     assert table.schema["deep"] == pl.List(pl.String)
     assert table["deep"].to_list()[0] == ["a", "b"]
-    assert table["more"].to_list()[-1] == "{'k': [1]}"
+    assert isinstance(table.schema["more"], pl.Struct)  # which is refused where text is needed
 
 
 # A header and then no block of any kind: not the error of a file that was cut off.

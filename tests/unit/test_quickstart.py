@@ -14,6 +14,7 @@ import pytest
 from reccocktail import pipeline, quickstart, spirits
 from reccocktail.budget import TOKENS_PER_SECOND, Share
 from reccocktail.data.domain import Domain
+from reccocktail.data.prepare import prepare
 from reccocktail.data.sources import convert
 from reccocktail.errors import DataError, RecipeError, RunError
 from reccocktail.quickstart import DEPARTMENTS, TARGETS, default_out, page_command
@@ -292,6 +293,27 @@ def test_two_tables_of_ones_own_are_a_domain(root, tmp_path, capfd):
     with pytest.raises(DataError, match="neither films nor groceries nor a folder") as error:
         run(out, 2, domain="flowers", root=root)
     one_sentence(error.value)
+
+
+def test_a_prepared_folder_is_a_domain_too(root, tmp_path, monkeypatch):
+    """What the usual settings leave nothing of is prepared with others first."""
+    tables = tmp_path / "shop"
+    write_raw(tables, tastes=1, users=3)
+    with pytest.raises(DataError, match="reccocktail data prepare") as error:
+        run(tmp_path / "out", 2, domain=str(tables), root=root)
+    one_sentence(error.value)
+    folder = tmp_path / "prepared"
+    prepare(
+        tables / "interactions.parquet",
+        tables / "items.parquet",
+        "shop",
+        folder,
+        min_count=1,
+        negatives=3,
+    )
+    monkeypatch.setattr(quickstart, "run_pipeline", lambda *a: a[1].path)
+    assert run(tmp_path / "out", 2, domain=str(folder), root=root) == folder
+    assert f"prepared={folder}:" in page_command(tmp_path / "out", str(folder))
 
 
 def test_how_long_it_takes_if_nothing_is_said(root, tmp_path, monkeypatch):

@@ -7,6 +7,11 @@ from reccocktail.recipe import LoraSettings, Recipe, TrainingSettings
 from tests.helpers import one_sentence
 
 
+def test_one_name_of_a_module_is_a_list_of_one():
+    assert LoraSettings(target_modules="q_proj").target_modules == ("q_proj",)
+    assert LoraSettings(target_modules="all-linear").target_modules == "all-linear"
+
+
 def test_saved_and_loaded_is_the_same(tmp_path):
     recipe = Recipe(
         backbone="some/model",

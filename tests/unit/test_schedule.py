@@ -36,7 +36,7 @@ def test_exactly_one_positive_length(given_length):
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, math.nan])
 def test_minutes_must_be_positive(minutes):
-    with pytest.raises(RecipeError, match="positive"):
+    with pytest.raises(RecipeError, match="minutes above 0"):
         Length(minutes=minutes)
 
 

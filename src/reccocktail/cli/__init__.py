@@ -42,6 +42,9 @@ def _run(words: list[str]) -> None:
     try:
         if processes() > 1 and words[:1] != ["train"]:
             raise RecipeError("Only `train` runs in several processes; start this one alone.")
+        for word in words:
+            if word != word.encode(errors="replace").decode():
+                raise RecipeError(f"{word!a} is no UTF-8 text; give it another name.")
         app(words, exit_on_error=False, print_error=False)
     except FollowedError:  # the first process tells it
         sys.exit(BAD_INPUT)
@@ -49,11 +52,24 @@ def _run(words: list[str]) -> None:
         who = "reccocktail" if is_first() else f"reccocktail (process {rank()})"
         _tell(f"{who}: {error}")
         sys.exit(BAD_INPUT)
-    except OSError as error:  # of a path that no command could look at
-        if not isinstance(error.filename, str | os.PathLike):
+    except (OSError, RuntimeError) as error:
+        if (sentence := _of_a_path(error)) is None:
             raise
-        _tell(f"reccocktail: {error.filename} cannot be used ({error.strerror}); check the path.")
+        _tell(f"reccocktail: {sentence}")
         sys.exit(BAD_INPUT)
+
+
+def _of_a_path(error: OSError | RuntimeError) -> str | None:
+    """The sentence about a path that no command could look at; None for any other error."""
+    if isinstance(error, RuntimeError):  # of `Path.resolve` before Python 3.13
+        return f"{error}; check the path." if str(error).startswith("Symlink loop") else None
+    if isinstance(error.filename, str | os.PathLike):
+        return f"{error.filename} cannot be used ({error.strerror}); check the path."
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "The folder that the command runs in is gone; change to another one."
+    return None
 
 
 @contextmanager

@@ -204,6 +204,7 @@ def mix(
 
     from reccocktail.data.domain import Domain
     from reccocktail.mixing.arithmetic import MergeOptions
+    from reccocktail.mixing.cocktail import check_request
     from reccocktail.mixing.cocktail import mix as run
     from reccocktail.mixing.measure import MixSettings, default_descent
     from reccocktail.spirits import resolve
@@ -236,6 +237,12 @@ def mix(
         transductive=transductive,
         seed=seed,
     )
+    if given and (coefficients is not None or not settings.by_gradient(len(adapters))):
+        raise AdapterError(
+            "--steps, --learning-rate and --softmax-temperature are for a gradient search; leave "
+            "them out, or give --granularity layer or module, or --search published."
+        )
+    check_request(adapters, out, settings, coefficients)  # before a backbone is loaded for it
     model = loading.load(adapters[0].card.recipe.backbone, adapters)
     run(adapters, model, domain, scenario, out, settings, coefficients)
     output.print(f"Cocktail: {out}", soft_wrap=True)

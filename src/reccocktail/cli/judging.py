@@ -34,8 +34,8 @@ def quickstart(
             stopped.
         minutes: about how long the whole takes, after the downloads; 12 for films and 8 for other
             domains on 2 cores with AVX-512, up to 1.75 times that on slower machines.
-        domain: films (MovieLens-1M), groceries (Complete Journey), or a folder of your own that
-            holds two tables, interactions.* and items.*.
+        domain: films (MovieLens-1M), groceries (Complete Journey), or a folder of your own: a
+            prepared one, or one that holds two tables, interactions.* and items.*.
     """
     from reccocktail.quickstart import default_out, page_command
     from reccocktail.quickstart import quickstart as run
@@ -93,6 +93,7 @@ def evaluate(
         loading: of the backbone.
     """
     from reccocktail.data.domain import Domain
+    from reccocktail.evaluation.evaluate import check_request
     from reccocktail.evaluation.evaluate import evaluate as run
     from reccocktail.evaluation.settings import EvaluationSettings
     from reccocktail.spirits import resolve
@@ -103,26 +104,29 @@ def evaluate(
     adapters = [(Adapter.load(folder), folder) for folder in folders]
     if not adapters and not baseline and not loading.backbone:
         raise RecipeError("Nothing to evaluate; give --adapter, --baseline or --backbone.")
-    name = loading.backbone or (adapters[0][0].card.recipe.backbone if adapters else None)
-    model = loading.load(name, [loaded for loaded, _ in adapters]) if name else None
+    settings = EvaluationSettings(
+        users=users,
+        validation_users=validation_users,
+        prior=prior,
+        words=words,
+        collaborative=collaborative,
+        full_catalogue=full_catalogue,
+        seed=seed,
+        as_served=as_served,
+    )
+    loaded = [adapter for adapter, _ in adapters]
+    name = loading.backbone or (loaded[0].card.recipe.backbone if loaded else None)
+    # Before a backbone is loaded for it.
+    check_request(loaded, out, baseline or (), control or (), settings, backbone=bool(name))
     metrics = run(
         domain,
         adapters,
-        model,
+        loading.load(name, loaded) if name else None,
         out,
         baselines=baseline or (),
         controls=control or (),
         scenarios=scenario or SCENARIOS,
-        settings=EvaluationSettings(
-            users=users,
-            validation_users=validation_users,
-            prior=prior,
-            words=words,
-            collaborative=collaborative,
-            full_catalogue=full_catalogue,
-            seed=seed,
-            as_served=as_served,
-        ),
+        settings=settings,
     )
     print_metrics(metrics)
 

@@ -63,7 +63,8 @@ def recommend(
     from reccocktail.data.domain import Domain
     from reccocktail.progress import say
     from reccocktail.serving.answer import as_json, explanation_lines
-    from reccocktail.serving.recommend import Recommender
+    from reccocktail.serving.lookup import TitleLookup
+    from reccocktail.serving.recommend import Recommender, history_of, require_k
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
 
@@ -78,11 +79,14 @@ def recommend(
             "give another adapter, or leave --ranker out."
         )
     domain = Domain.load(data)
-    model = loading.load(loaded.card.recipe.backbone, [loaded])
     finder = Adapter.load(resolve(retriever)) if retriever else None
+    # The question first: a backbone may take minutes to load.
+    require_k(k)
+    lookup = TitleLookup.of(domain)
+    matches = [] if history is None else lookup.match(lookup.split(history))
+    items = [match.item_id for match in matches] or history_of(domain, str(user), latest)
+    model = loading.load(loaded.card.recipe.backbone, [loaded])
     recommender = Recommender(domain, loaded, model, new_item or (), finder)
-    matches = [] if history is None else recommender.match(recommender.split(history))
-    items = [match.item_id for match in matches] or recommender.history_of(str(user), latest)
     if not json:
         for match in matches:
             output.print(f"{match.typed} -> {match.title} ({match.similarity:.0f} %)")

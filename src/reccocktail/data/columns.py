@@ -241,6 +241,11 @@ def _as_text(column: pl.Series, where: str) -> pl.Series:
     """Write cells as text; whole floats (an id column that once held gaps) as whole numbers."""
     if column.dtype == pl.String:
         return column
+    if isinstance(column.dtype, pl.Struct):
+        raise DataError(
+            f"{where}: '{column.name}' holds records with fields of their own; write one text a "
+            "cell."
+        )
     if _is_list(column):
         return _listed(column, lambda row: ", ".join(row) or None)
     if column.dtype.is_float():

@@ -167,7 +167,7 @@ def prepare(
     parts = settings.parts(log, len(user_of), len(item_of), seed)
     touched = touched_pairs(raw, user_of, item_of)
     _leave_out_heavy(parts, touched, negatives)
-    _require_rows(parts, split)
+    _require_rows(parts, split, cold_fraction)
     kept = raw.items[item_of].with_columns(
         pl.Series(SPLIT, np.array(ITEM_SPLITS)[parts.kind].tolist(), dtype=pl.String)
     )
@@ -355,9 +355,12 @@ def write_table(frame: pl.DataFrame, path: Path) -> None:
     )
 
 
-def _require_rows(parts: Split, split: str) -> None:
-    by_time = split == "global-time"
-    way_out = "move --valid-from and --test-from" if by_time else "lower --cold-fraction"
+def _require_rows(parts: Split, split: str, cold_fraction: float) -> None:
+    way_out = "give more users, or longer histories"
+    if split == "global-time":
+        way_out += ", or move --valid-from and --test-from"
+    elif cold_fraction > 0:
+        way_out += ", or lower --cold-fraction"
     if not len(parts.train):
         raise DataError(
             "No user has two items to train on after the split; give longer histories or lower "
@@ -365,9 +368,14 @@ def _require_rows(parts: Split, split: str) -> None:
         )
     for table in ("valid_warm", "test_warm"):
         if not len(parts.tables[table]):
-            raise DataError(
-                f"The split leaves no row in {table}; give more or longer histories, or {way_out}."
-            )
+            reasons = [
+                f"{count:,} left out: {what}"
+                for reason, count in parts.skipped.items()
+                for where, _, what in [reason.partition(": ")]
+                if where == table and count
+            ]
+            why = f" ({'; '.join(reasons)})" if reasons else ""
+            raise DataError(f"The split leaves no row in {table}{why}; {way_out}.")
 
 
 def check_out(out: Path, inputs: tuple[Path, ...]) -> None:

@@ -1,6 +1,7 @@
 """Any table file -> a frame, with every id as the file writes it."""
 
 import codecs
+import csv
 import gzip
 import json
 import zlib
@@ -49,7 +50,12 @@ def read_table(path: Path) -> pl.DataFrame:
             raise DataError(f"{path.name} seems to be UTF-16 text; save it as UTF-8.")
         if ending in _JSON:
             return _filled(_read_json(content, path), path)
-        return _filled(_read_text(content, ending), path)
+        try:
+            return _filled(_read_text(content, ending), path)
+        except pl.exceptions.ComputeError as error:
+            if (broken := _broken_line(content, ending)) is None:
+                raise
+            raise DataError(f"{path.name}: {broken}.") from error
     except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         advice = "save it as UTF-8" if "utf" in reason.lower() else "check the file"
@@ -76,6 +82,25 @@ def _read_text(content: bytes, ending: str) -> pl.DataFrame:
         if ending != ".tsv":
             raise
     return pl.read_csv(content, separator=separator, quote_char=None, infer_schema=False)
+
+
+def _broken_line(content: bytes, ending: str) -> str | None:
+    """What hinders the reading of a text, with its line, and what to do; None if nothing is seen.
+
+    A cell that holds the separator or a quote must stand in quotes.
+    """
+    separator = _separator(content) if ending == ".csv" else "\t"
+    text = content.decode("utf-8-sig")
+    advice = f"put cells that hold '{separator}' or quotes in double quotes, and double their own"
+    rows = csv.reader(text.splitlines(keepends=True), delimiter=separator)
+    header = next(rows, [])
+    for row in rows:
+        if len(row) > len(header):
+            return f"line {rows.line_num} has {len(row)} cells, the header {len(header)}; {advice}"
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count('"') % 2:
+            return f"line {number} holds a quote without its other half; {advice}"
+    return None
 
 
 def _swallowed(content: bytes, rows: int) -> bool:
@@ -132,9 +157,15 @@ def _line_by_line(content: bytes, path: Path) -> pl.DataFrame:
 
 
 def _column(name: str, cells: list[Any]) -> pl.Series:
-    """A column of JSON values; of mixed ones all become text, beside lists all become lists."""
+    """A column of JSON values; of mixed ones all become text, beside lists all become lists.
+
+    One of records stays one, whatever their fields: whoever needs it refuses it.
+    """
     if any(isinstance(cell, list) for cell in cells):
         lists = [None if cell is None else leaves(cell) for cell in cells]
         return pl.Series(name, lists, dtype=pl.List(pl.String))
+    records = [cell for cell in cells if isinstance(cell, dict)]
+    if records and len(records) == sum(cell is not None for cell in cells):
+        return pl.Series(name, [None if cell is None else {"": str(cell)} for cell in cells])
     plain = [str(cell) if isinstance(cell, dict) else cell for cell in cells]
     return pl.Series(name, plain, strict=False)

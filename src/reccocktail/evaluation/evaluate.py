@@ -44,6 +44,40 @@ from reccocktail.training.model import check_compatible, ranker_of
 BACKBONE = "backbone"
 
 
+def check_request(
+    adapters: Sequence[Adapter],
+    out: Path,
+    baselines: Sequence[str],
+    controls: Sequence[str],
+    settings: EvaluationSettings,
+    *,
+    backbone: bool,
+) -> None:
+    """Refuse what `evaluate` would, as far as it can be told without backbone and tables.
+
+    Raises:
+        RecipeError, RunError: see `evaluate`.
+    """
+    settings.check()
+    require_evaluation_dir(out)
+    names = [
+        *(baseline_name(text) for text in baselines),
+        *([BACKBONE] if backbone else []),
+        *(adapter.name for adapter in adapters),
+        *controls,
+    ]
+    for name in names:
+        if names.count(name) > 1:
+            raise RunError(
+                f"Two models are named '{name}'; leave one out, or rename its adapter folder."
+            )
+    if settings.as_served and controls:
+        raise RunError(
+            "Controls are no models to be served; leave --control out, or judge without "
+            "--as-served."
+        )
+
+
 @dataclass
 class _Tables:
     """Scored and validation rows by scenario."""
@@ -100,26 +134,11 @@ def evaluate(
         AdapterError: adapters that do not fit the backbone or one another.
     """
     settings = settings or EvaluationSettings()
-    settings.check()
-    require_evaluation_dir(out)
+    loaded = [adapter for adapter, _ in adapters]
+    with_backbone = backbone is not None
+    check_request(loaded, out, baselines, controls, settings, backbone=with_backbone)
     started = time.monotonic()
-    names = [
-        *(baseline_name(text) for text in baselines),
-        *([BACKBONE] if backbone else []),
-        *(a.name for a, _ in adapters),
-        *controls,
-    ]
-    for name in names:
-        if names.count(name) > 1:
-            raise RunError(
-                f"Two models are named '{name}'; leave one out, or rename its adapter folder."
-            )
-    if settings.as_served and controls:
-        raise RunError(
-            "Controls are no models to be served; leave --control out, or judge without "
-            "--as-served."
-        )
-    pair = check_controls(controls, [a for a, _ in adapters], domain, settings.chosen_on)
+    pair = check_controls(controls, loaded, domain, settings.chosen_on)
     sheets = [sheet for made in adapters if (sheet := _sheet(*made)) is not None]
     recipe = adapters[0][0].card.recipe if adapters else recipe or Recipe()
     # All of them first: what is missing is said before any of them learns for minutes.

@@ -32,6 +32,34 @@ from reccocktail.training.card import adapter_readme
 _LARGEST = 1000  # of given coefficients: far beyond use, and no float32 overflows
 
 
+def check_request(
+    adapters: Sequence[Adapter],
+    out: Path,
+    settings: MixSettings,
+    coefficients: Sequence[float] | None = None,
+) -> None:
+    """Refuse what `mix` would, as far as it can be told without the backbone.
+
+    Raises:
+        AdapterError: fewer than two adapters, settings or coefficients out of range, or `out` holds
+            something else than a cocktail.
+    """
+    require_adapter_dir(out)
+    if (out / CARD_FILE).exists() and not (out / COCKTAIL_FILE).exists():
+        raise AdapterError(
+            f"{out} holds a trained adapter, which the cocktail would replace; "
+            "choose another folder."
+        )
+    settings.check(len(adapters), searched=coefficients is None)
+    if coefficients is not None:
+        usable = all(0 <= c <= _LARGEST for c in coefficients) and any(c > 0 for c in coefficients)
+        if len(coefficients) != len(adapters) or not usable:
+            raise AdapterError(
+                f"Give {len(adapters)} coefficients, one for each adapter, from 0 to {_LARGEST} "
+                "and not all 0."
+            )
+
+
 def mix(
     adapters: Sequence[Adapter],
     backbone: Backbone,
@@ -64,17 +92,12 @@ def mix(
             them.
     """
     started = time.monotonic()
+    settings = settings or MixSettings()
+    check_request(adapters, out, settings, coefficients)
     for adapter in adapters:
         note_cocktail(adapter)
     if coefficients is None:
         _note_trained_beside(adapters)
-    require_adapter_dir(out)
-    if (out / CARD_FILE).exists() and not (out / COCKTAIL_FILE).exists():
-        raise AdapterError(
-            f"{out} holds a trained adapter, which the cocktail would replace; "
-            "choose another folder."
-        )
-    settings = settings or MixSettings()
     mixer = Mixer(adapters, backbone, domain, scenario, settings, searched=coefficients is None)
     settings = mixer.settings  # nothing is left open there
     loras = [adapter.lora for adapter in adapters]
@@ -110,12 +133,6 @@ def _note_trained_beside(adapters: Sequence[Adapter]) -> None:
 
 def _given(mixer: Mixer, groups: Groups, coefficients: Sequence[float]) -> SearchResult:
     """Coefficients from outside, measured; they may leave the simplex."""
-    size = len(mixer.adapters)
-    usable = all(0 <= c <= _LARGEST for c in coefficients) and any(c > 0 for c in coefficients)
-    if len(coefficients) != size or not usable:
-        raise AdapterError(
-            f"Give {size} coefficients, one for each adapter, from 0 to {_LARGEST} and not all 0."
-        )
     one = torch.tensor([list(coefficients)], dtype=torch.float32)
     chosen = one.expand(len(groups.names), -1)
     point = mixer.measure(

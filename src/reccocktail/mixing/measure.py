@@ -94,7 +94,7 @@ class MixSettings:
                 raise AdapterError(f"Unknown {name} '{value}'; choose one of {', '.join(allowed)}.")
         if adapters < 2:
             raise AdapterError("A cocktail needs two adapters; give --adapter twice.")
-        gradient = searched and (adapters > 2 or self.granularity != "global")
+        gradient = searched and self.by_gradient(adapters)
         if gradient and self.method not in DIFFERENTIABLE:
             raise AdapterError(
                 f"Method '{self.method}' has no gradient search; "
@@ -106,6 +106,11 @@ class MixSettings:
                 "use another one, or two adapters with one pair."
             )
         if self.dilutions:
+            if not searched:
+                raise AdapterError(
+                    "--dilute is for a search; leave it out, and give --coefficients that are "
+                    "smaller."
+                )
             if gradient:
                 raise AdapterError(
                     "Only two adapters with one pair of coefficients can be diluted; "
@@ -124,6 +129,10 @@ class MixSettings:
             raise AdapterError(
                 "The number of validation users, refinements and the seed must not be negative."
             )
+
+    def by_gradient(self, adapters: int) -> bool:
+        """Whether so many adapters are searched by gradient, and not on a line."""
+        return adapters > 2 or self.granularity != "global" or self.search == "published"
 
     def _check_dilutions(self) -> None:
         if not OBJECTIVES[self.objective].scale_free:
@@ -234,12 +243,13 @@ class Mixer:
             domain.rows(f"valid_{scenario}"), settings.validation_users, settings.seed
         )
         self.rule = OBJECTIVES[settings.objective]
-        if self.rule.needs_labels and not settings.validation_users:
+        labels = searched and self.rule.needs_labels
+        if labels and not settings.validation_users:
             raise AdapterError(
                 f"Objective '{settings.objective}' reads labelled users; raise --validation-users, "
                 "or use --objective entropy."
             )
-        if self.rule.needs_labels and not self.labelled.height:
+        if labels and not self.labelled.height:
             raise DataError(
                 f"{domain.name} has no valid_{scenario} users; use --objective entropy."
             )

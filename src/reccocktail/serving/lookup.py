@@ -8,6 +8,7 @@ from heapq import nsmallest
 import numpy as np
 from rapidfuzz import fuzz, process
 
+from reccocktail.data.domain import Domain
 from reccocktail.data.titles import title_key
 from reccocktail.errors import DataError
 
@@ -31,6 +32,11 @@ class TitleLookup:
     def __init__(self, name: str, ids: Sequence[str], titles: Sequence[str]) -> None:
         """Take the items of the domain `name`; the work is done at the first question."""
         self.name, self.ids, self.titles = name, ids, titles
+
+    @classmethod
+    def of(cls, domain: Domain) -> "TitleLookup":
+        """Of a prepared catalogue."""
+        return cls(domain.name, domain.item_ids, domain.titles)
 
     @cached_property
     def _plain(self) -> list[str]:

@@ -35,6 +35,31 @@ class Recommendation:
     new: bool
 
 
+def history_of(domain: Domain, user: str, latest: bool = False) -> list[str]:
+    """Item ids of a user's history (see `Domain.histories`, or `latest_histories`).
+
+    Raises:
+        DataError: the domain has no such user.
+    """
+    every = domain.latest_histories() if latest else domain.histories()
+    found = every.filter(pl.col(USER) == user)
+    if found.height:
+        return list(found[HISTORY][0])
+    raise DataError(
+        f"{domain.name} has no user '{user}'; give one of its user ids, or --history with titles."
+    )
+
+
+def require_k(k: int) -> None:
+    """Refuse to recommend nothing.
+
+    Raises:
+        DataError: k is below 1.
+    """
+    if k < 1:
+        raise DataError(f"-k must be at least 1, not {k}.")
+
+
 class Recommender:
     """One adapter on one domain's catalogue.
 
@@ -69,7 +94,7 @@ class Recommender:
         if retriever is not None:
             check_compatible([retriever], backbone)
         self._domain, self._adapter, self._backbone = domain, adapter, backbone
-        self._lookup = TitleLookup(domain.name, domain.item_ids, domain.titles)
+        self._lookup = TitleLookup.of(domain)
         new = clean_titles(new_titles)
         if not all(new):
             raise DataError("A new item's title holds nothing readable; give it as people see it.")
@@ -90,19 +115,8 @@ class Recommender:
         self._new = np.concatenate([domain.untouched(), np.ones(len(new), dtype=np.bool_)])
 
     def history_of(self, user: str, latest: bool = False) -> list[str]:
-        """Item ids of a user's history (see `Domain.histories`, or `latest_histories`).
-
-        Raises:
-            DataError: the domain has no such user.
-        """
-        every = self._domain.latest_histories() if latest else self._domain.histories()
-        found = every.filter(pl.col(USER) == user)
-        if found.height:
-            return list(found[HISTORY][0])
-        raise DataError(
-            f"{self._domain.name} has no user '{user}'; "
-            "give one of its user ids, or --history with titles."
-        )
+        """See the function of the same name."""
+        return history_of(self._domain, user, latest)
 
     def split(self, text: str) -> list[str]:
         """Titles between semicolons (see `TitleLookup.split`)."""
@@ -127,8 +141,7 @@ class Recommender:
             DataError: empty history, unknown item, k below 1, or more than a prompt ranks.
         """
         seen = self._numbers(history)
-        if k < 1:
-            raise DataError(f"-k must be at least 1, not {k}.")
+        require_k(k)
         if self._reranking is not None and k > RETRIEVED:
             raise DataError(f"This ranker ranks {RETRIEVED} retrieved items; lower -k from {k}.")
         scores = self._retrieval.scores(seen)
