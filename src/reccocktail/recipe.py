@@ -218,6 +218,13 @@ class Recipe(_Settings):
             )
         return self
 
+    @property
+    def template(self) -> str:
+        """The template that the recipe's ranker reads."""
+        if self.ranker == "dense":
+            return self.prompt.template
+        return self.generate.template if self.ranker == "generate" else self.choice.template
+
     def relevant(self) -> dict[str, Any]:
         """The settings that the recipe's ranker reads: what an adapter depends on."""
         settings = self.model_dump(mode="json")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reccocktail.prompting.encoding import DenseEncoder, length_batches, pad
-from reccocktail.prompting.template import DenseTemplate, load_template
+from reccocktail.prompting.template import DenseTemplate, load
 from tests.pico import SPECIAL, pico_tokenizer
 
 # The separators of this template are words that the pico tokenizer knows ("\n" leaves no token).
@@ -78,7 +78,7 @@ def test_a_state_sees_only_the_titles_up_to_it(encoder):
 
 
 def test_the_shipped_template_tells_histories_from_items(tokenizer):
-    template = load_template("titles")
+    template = load("titles", DenseTemplate)
     encoder = DenseEncoder(tokenizer, template, title_tokens=4)
     assert encoder.history([])[0] == tokenizer("history :")["input_ids"]
     assert encoder.item([])[: len(encoder.history([])[0])] == tokenizer("item :")["input_ids"]

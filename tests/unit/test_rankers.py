@@ -1,6 +1,8 @@
 """Every ranker goes the whole way: train, resume, mix, evaluate, recommend."""
 
 from dataclasses import replace
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -29,7 +31,7 @@ from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.batches import DomainWindows, TrainingBatches
 from reccocktail.training.log import read_log
-from reccocktail.training.model import base_model, merged, new_peft_model
+from reccocktail.training.model import base_model, merged, new_peft_model, ranker_of
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from tests.adapters import random_adapter
@@ -311,6 +313,27 @@ def test_the_hash_of_a_recipe_holds_what_its_ranker_reads():
     # Runs and folders from before the other rankers came stay valid.
     assert not {"generate", "choice"} & set(dense.relevant())
     assert set(dense.relevant()["prompt"]) == {"template", "title_tokens", "max_history"}
+
+
+@pytest.mark.parametrize("ranker", ["dense", "choice"])
+def test_a_template_of_ones_own_may_go_but_not_change(
+    ranker, backbone, domain, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    recipe = recipe_for(ranker)
+    shipped = resources.files("reccocktail.prompting") / "templates" / f"{recipe.template}.yaml"
+    own = Path("own.yaml")
+    own.write_text(shipped.read_text())
+    part = "prompt" if ranker == "dense" else ranker
+    settings = getattr(recipe, part).model_copy(update={"template": "own.yaml"})
+    recipe = recipe.model_copy(update={part: settings})
+    train("ingredient", [domain], backbone, recipe, tmp_path / "mine", Length(steps=1))
+    card = Adapter.load(tmp_path / "mine").card
+    own.unlink()
+    assert ranker_of(card, backbone).template_sha256 == card.template_sha256
+    own.write_text(shipped.read_text().replace(': "', ': "x', 1))
+    with pytest.raises(AdapterError, match="former wording"):
+        ranker_of(card, backbone)
 
 
 def test_another_wording_is_refused(backbone, domain, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from reccocktail.prompting.template import load_template
+from reccocktail.prompting.template import DenseTemplate, load
 from reccocktail.recipe import Recipe
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -20,7 +20,7 @@ def test_recipes_are_shipped():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_shipped_recipe_parses(path):
     recipe = Recipe.load(path)
-    assert load_template(recipe.prompt.template).sha256
+    assert load(recipe.prompt.template, DenseTemplate).sha256
     # A file of defaults alone would be a copy of the default recipe under another name.
     assert (recipe == Recipe()) == (path.name == "default.yaml")
 

@@ -1,13 +1,13 @@
 import pytest
 
 from reccocktail.errors import RecipeError
-from reccocktail.prompting.template import DenseTemplate, load_template
+from reccocktail.prompting.template import DenseTemplate, load
 
 FIELDS = {"history_prefix": "H ", "separator": " , ", "item_prefix": "I ", "item_suffix": " ."}
 
 
 def test_the_shipped_template_loads():
-    template = load_template("titles")
+    template = load("titles", DenseTemplate)
     assert template.separator == "\n"
     assert template.item_prefix
 
@@ -15,7 +15,7 @@ def test_the_shipped_template_loads():
 def test_a_file_of_ones_own_loads(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("".join(f'{key}: "{value}"\n' for key, value in FIELDS.items()))
-    assert load_template(str(path)) == DenseTemplate(**FIELDS)
+    assert load(str(path), DenseTemplate) == DenseTemplate(**FIELDS)
 
 
 def test_every_word_changes_the_hash():
@@ -33,7 +33,7 @@ def test_a_template_that_is_none_is_refused(tmp_path, content):
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     with pytest.raises(RecipeError, match=r"mine\.yaml"):
-        load_template(str(path))
+        load(str(path), DenseTemplate)
 
 
 def test_an_unknown_field_is_refused(tmp_path):
@@ -41,11 +41,11 @@ def test_an_unknown_field_is_refused(tmp_path):
     values = FIELDS | {"greeting": "x"}
     path.write_text("".join(f'{key}: "{value}"\n' for key, value in values.items()))
     with pytest.raises(RecipeError, match="greeting"):
-        load_template(str(path))
+        load(str(path), DenseTemplate)
 
 
 def test_a_template_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="No prompt template 'nonsense'"):
-        load_template("nonsense")
+        load("nonsense", DenseTemplate)
     with pytest.raises(RecipeError, match="No prompt template"):
-        load_template(str(tmp_path))
+        load(str(tmp_path), DenseTemplate)

@@ -18,7 +18,7 @@ from reccocktail import __version__
 from reccocktail.backbone import DTYPES, Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
 from reccocktail.export.gguf import GGUF_TYPES, GgufType, require_exportable, write_gguf
-from reccocktail.prompting.template import load_template
+from reccocktail.prompting.template import DenseTemplate, load
 from reccocktail.ranking.dense import score_temperature
 from reccocktail.ranking.readout import Readout, load_readout
 from reccocktail.storage import atomic_dir, read_json, require_replaceable, write_json
@@ -234,7 +234,7 @@ def _origin(adapter: Adapter, kind: Format, dtype: str) -> dict[str, Any]:
         "adapter": adapter.name,
         "adapter_sha256": adapter.sha256,
         "card": adapter.card.model_dump(mode="json"),
-        "wording": load_template(recipe.prompt.template).model_dump()
+        "wording": load(recipe.template, DenseTemplate, adapter.card.wording).model_dump()
         if recipe.ranker == "dense"
         else None,
         "temperature": _temperature(adapter) if recipe.ranker == "dense" else None,

@@ -215,6 +215,7 @@ def _card(mixer: Mixer) -> Card:
         backbone=mixer.backbone.fingerprint,
         recipe=first.recipe.model_copy(update={"quantization": mixer.backbone.quantization}),
         template_sha256=first.template_sha256,
+        wording=first.wording,
         readout_sha256=first.readout_sha256,
         data=(DataCard.of(mixer.domain),),
     )

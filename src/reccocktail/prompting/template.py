@@ -1,6 +1,8 @@
 """The words around the titles. A template is a file, and its hash goes into every adapter."""
 
+from collections.abc import Mapping
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,28 +63,36 @@ SHIPPED: dict[type[Template], tuple[str, ...]] = {
 }
 
 
-def load_template(name: str) -> DenseTemplate:
-    """Load a template of the `dense` ranker, see `load`."""
-    return load(name, DenseTemplate)
+def is_shipped(name: str) -> bool:
+    """Whether a template of that name comes with the package."""
+    return _shipped(name).is_file()
 
 
-def load(name: str, kind: type[AnyTemplate]) -> AnyTemplate:
+def load(
+    name: str, kind: type[AnyTemplate], wording: Mapping[str, str] | None = None
+) -> AnyTemplate:
     """Load a shipped template by name, or any YAML file by path.
 
     Args:
         name: the template.
         kind: the fields it must have.
+        wording: what a file of one's own says, for where it is gone.
 
     Raises:
         RecipeError: no such template, or it lacks a field.
     """
-    shipped = resources.files("reccocktail.prompting") / "templates" / f"{name}.yaml"
     try:
-        text = (shipped if shipped.is_file() else Path(name)).read_text(encoding="utf-8")
-        return kind.model_validate(yaml.safe_load(text))
+        file = _shipped(name) if is_shipped(name) else Path(name)
+        if wording is not None and not file.is_file():
+            return kind.model_validate(wording)
+        return kind.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
     except OSError as error:
         known = " or ".join(f"'{known}'" for known in SHIPPED[kind])
         raise RecipeError(f"No prompt template '{name}': give {known} or a YAML file.") from error
     except (ValidationError, yaml.YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise RecipeError(f"The prompt template '{name}' is not valid: {reason}.") from error
+
+
+def _shipped(name: str) -> Traversable:
+    return resources.files("reccocktail.prompting") / "templates" / f"{name}.yaml"

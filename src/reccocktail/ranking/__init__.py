@@ -1,5 +1,7 @@
 """From a language model to scores: what a ranker is, the rankers, a popularity prior."""
 
+from collections.abc import Mapping
+
 from reccocktail.backbone import Backbone
 from reccocktail.errors import RecipeError
 from reccocktail.ranking.base import Ranker
@@ -10,8 +12,13 @@ from reccocktail.ranking.readout import load_readout
 from reccocktail.recipe import Recipe
 
 
-def build(backbone: Backbone, recipe: Recipe) -> Ranker:
+def build(backbone: Backbone, recipe: Recipe, wording: Mapping[str, str] | None = None) -> Ranker:
     """The ranker of a recipe, for a backbone.
+
+    Args:
+        backbone: the language model.
+        recipe: ranker, prompt and the ranker's settings.
+        wording: of the recipe's template, from a card, for where its file is gone.
 
     Raises:
         RecipeError: the template or the readout is missing or wrong, or a setting of the dense
@@ -21,7 +28,7 @@ def build(backbone: Backbone, recipe: Recipe) -> Ranker:
     tokenizer = backbone.tokenizer
     if recipe.ranker == "dense":
         readout = load_readout(recipe.dense.readout, backbone.fingerprint)
-        return DenseRanker(tokenizer, recipe.prompt, recipe.dense, readout)
+        return DenseRanker(tokenizer, recipe.prompt, recipe.dense, readout, wording)
     dense_only = {
         "dense.depth": recipe.dense.depth,
         "training.bank": recipe.training.bank,
@@ -35,5 +42,5 @@ def build(backbone: Backbone, recipe: Recipe) -> Ranker:
                 f"leave it out with ranker {recipe.ranker}."
             )
     if recipe.ranker == "generate":
-        return GenerateRanker(tokenizer, recipe.prompt, recipe.generate)
-    return ChoiceRanker(tokenizer, recipe.prompt, recipe.choice)
+        return GenerateRanker(tokenizer, recipe.prompt, recipe.generate, wording)
+    return ChoiceRanker(tokenizer, recipe.prompt, recipe.choice, wording)

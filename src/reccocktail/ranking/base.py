@@ -13,6 +13,7 @@ from reccocktail.errors import RecipeError
 from reccocktail.precision import products_dtype
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.prompting.prefixes import Forest
+from reccocktail.prompting.template import Template
 from reccocktail.recipe import PromptSettings
 
 Batch = dict[str, Tensor]
@@ -51,6 +52,11 @@ class Ranker(Protocol):
     @property
     def prompt(self) -> PromptSettings:
         """Truncation of titles and histories."""
+        ...
+
+    @property
+    def template(self) -> Template:
+        """The wording."""
         ...
 
     @property

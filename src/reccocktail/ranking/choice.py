@@ -5,7 +5,7 @@ so scores may be averaged over several orders of the candidates.
 """
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,14 +26,18 @@ class ChoiceRanker(PromptRanker):
     """Logits of the candidates' letters at the end of the prompt."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, choice: ChoiceSettings
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: PromptSettings,
+        choice: ChoiceSettings,
+        wording: Mapping[str, str] | None = None,
     ) -> None:
         """Bind wording, truncation and letters to a backbone's tokenizer.
 
         Raises:
             RecipeError, BackboneError: see `PromptRanker`.
         """
-        super().__init__(tokenizer, prompt, choice)
+        super().__init__(tokenizer, prompt, choice, wording)
         self.choice = choice
         self.labels = self._labels(tokenizer.unk_token_id)
         """Token of each letter; every one is a single token that no other letter has."""

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from reccocktail.processes import gather_rows
 from reccocktail.prompting.encoding import DenseEncoder, Encoded, TokenIds, length_batches, pad
 from reccocktail.prompting.prefixes import Forest, forests
-from reccocktail.prompting.template import DenseTemplate, load_template
+from reccocktail.prompting.template import DenseTemplate, load
 from reccocktail.ranking.base import (
     Batch,
     Model,
@@ -63,6 +63,7 @@ class DenseRanker:
         prompt: PromptSettings,
         dense: DenseSettings,
         readout: Readout | None = None,
+        wording: Mapping[str, str] | None = None,
     ) -> None:
         """Bind the wording, truncation and temperature to a backbone's tokenizer.
 
@@ -71,12 +72,13 @@ class DenseRanker:
             prompt: wording and truncation.
             dense: depth, pooling and temperature.
             readout: fixed whitening of the states; None reads them as they are.
+            wording: see `template.load`.
         """
         self.prompt = prompt
         self.dense = dense
         self.readout = readout
         self.temperature = score_temperature(dense, readout)
-        self.template: DenseTemplate = load_template(prompt.template)
+        self.template = load(prompt.template, DenseTemplate, wording)
         self.encoder = DenseEncoder(tokenizer, self.template, prompt.title_tokens)
         self._tried: dict[type, bool] = {}  # kind of model -> whether it reads trees
 

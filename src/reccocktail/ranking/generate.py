@@ -19,7 +19,7 @@ A model that was not trained on answers may write a title otherwise than the pro
 `forms: several` its variants lead to the same item, and an item's likelihood is the sum over all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,14 +55,18 @@ class GenerateRanker(PromptRanker):
     """Likelihood of titles, or constrained decoding."""
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompt: PromptSettings, generate: GenerateSettings
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: PromptSettings,
+        generate: GenerateSettings,
+        wording: Mapping[str, str] | None = None,
     ) -> None:
         """Bind wording and truncation to a backbone's tokenizer.
 
         Raises:
             RecipeError, BackboneError: see `PromptRanker`.
         """
-        super().__init__(tokenizer, prompt, generate)
+        super().__init__(tokenizer, prompt, generate, wording)
         self.generate = generate
         self.published = generate.answer == "published"
         self.read = PathReader()

@@ -1,7 +1,7 @@
 """What rankers that read candidates in the prompt share: examples with negatives, batches."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,7 @@ class PromptRanker(ABC):
         tokenizer: PreTrainedTokenizerBase,
         prompt: PromptSettings,
         own: GenerateSettings | ChoiceSettings,
+        wording: Mapping[str, str] | None = None,
     ) -> None:
         """Bind wording and truncation to a backbone's tokenizer.
 
@@ -49,13 +50,14 @@ class PromptRanker(ABC):
             tokenizer: the backbone's.
             prompt: truncation.
             own: the ranker's settings, its template among them.
+            wording: see `template.load`.
 
         Raises:
             RecipeError, BackboneError: see `template.load` and `Instruction`.
         """
         self.prompt = prompt
         self.settings: dict[str, object] = own.model_dump(exclude={"template"})
-        self.template = load(own.template, InstructionTemplate)
+        self.template = load(own.template, InstructionTemplate, wording)
         self.instruction = Instruction(tokenizer, self.template, prompt.title_tokens, prompt.cutoff)
 
     @property

@@ -98,6 +98,9 @@ class Card(BaseModel):
     backbone: Fingerprint
     recipe: Recipe
     template_sha256: str
+    wording: dict[str, str] | None = None
+    """The template itself where it is a file of one's own, which need not stay where it was; None
+    for one that ships, and in cards from before they held it."""
     data: tuple[DataCard, ...]
     steps: int | None = None
     initial_sha256: str | None = None

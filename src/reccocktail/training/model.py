@@ -39,7 +39,7 @@ def ranker_of(card: Card, backbone: Backbone) -> Ranker:
         AdapterError: its prompt template or its readout is another one by now.
         RecipeError, BackboneError: see `ranking.build`.
     """
-    ranker = build(backbone, card.recipe)
+    ranker = build(backbone, card.recipe, card.wording)
     if ranker.template_sha256 != card.template_sha256:
         raise AdapterError(
             "The prompt template is not the one that the adapter was trained with; "

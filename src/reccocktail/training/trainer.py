@@ -18,6 +18,7 @@ from reccocktail.launcher import is_first, processes
 from reccocktail.precision import in_precision, training_precision
 from reccocktail.processes import from_first, start, together
 from reccocktail.progress import bar, say
+from reccocktail.prompting.template import is_shipped
 from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker, first_layers
 from reccocktail.ranking.scoring import Catalogue
@@ -291,6 +292,7 @@ def _card(
         backbone=backbone.fingerprint,
         recipe=recipe,
         template_sha256=ranker.template_sha256,
+        wording=None if is_shipped(recipe.template) else ranker.template.model_dump(),
         readout_sha256=ranker.readout_sha256,
         data=tuple(DataCard.of(domain) for domain in domains),
     )
@@ -305,7 +307,8 @@ def _identity(
     beside: Adapter | None,
 ) -> str:
     """Hash of all that decides what is trained."""
-    settings_card = card.model_dump(mode="json", exclude={"initial_sha256", "beside_sha256"})
+    elsewhere = {"initial_sha256", "beside_sha256", "wording"}  # below, or known by its hash
+    settings_card = card.model_dump(mode="json", exclude=elsewhere)
     settings_card |= {"recipe": card.recipe.relevant(), "version": _TRAINS_LIKE}
     # Added only when used: runs begun before these options existed can still be resumed.
     more = [initial.sha256] if initial else []
