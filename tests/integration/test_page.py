@@ -4,6 +4,7 @@ import importlib
 import itertools
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -45,12 +46,25 @@ def browser():
         browser.close()
 
 
+def in_roles(here, roles=("base", "ingredient")):
+    """The adapters `one` and `two` as what they are to a cocktail."""
+    parents = [Adapter.load(here.adapters[name]) for name in ("one", "two")]
+    cards = [p.card.model_copy(update={"role": r}) for p, r in zip(parents, roles, strict=True)]
+    return [replace(parent, card=card) for parent, card in zip(parents, cards, strict=True)]
+
+
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
     """The kitchen, a cocktail with a searched curve, and a catalogue of hostile titles."""
     here = kitchen(tmp_path_factory.mktemp("kitchen"))
-    parents = [Adapter.load(here.adapters[name]) for name in ("one", "two")]
-    mix(parents, here.backbone, here.tastes, "warm", here.root / "mixed", MixSettings(users=10))
+    mix(
+        in_roles(here),
+        here.backbone,
+        here.tastes,
+        "warm",
+        here.root / "mixed",
+        MixSettings(users=10),
+    )
     hostile = pl.Series(TITLE, [HOSTILE.format(title=title) for title in here.small.titles])
     changed(here.small, here.root / "hostile", items=lambda rows: rows.with_columns(hostile))
     return here
@@ -347,6 +361,19 @@ def test_base_spirit_ingredient_and_cocktail_stand_side_by_side(visit, page, her
     expect(page.locator(".lit .title")).to_have_text([first.locator(".title").inner_text()] * 3)
     page.get_by_label("One list").check()
     expect(page.locator(".ranking")).to_have_count(1)
+
+
+def test_two_adapters_of_one_role_are_told_apart(visit, page, here, service):
+    folder = here.root / "spirits"
+    parents = in_roles(here, ("base", "base"))
+    mix(parents, here.backbone, here.tastes, "warm", folder, MixSettings(users=10))
+    service.changing.plug("films", here.tastes.path, folder)
+    show(visit, *known(here))
+    page.get_by_text("Side by side").click()
+    expect(page.locator(".column h3")).to_have_text(["First adapter", "Second adapter", "Cocktail"])
+    expect(page.get_by_role("slider")).to_have_accessible_name(
+        "λ between second adapter and first adapter"
+    )
 
 
 def test_the_curve_is_drawn_with_its_chosen_point(visit, page, here, service):
