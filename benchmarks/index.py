@@ -76,9 +76,9 @@ def measure(items: int, queries: int, width: int) -> dict[str, Any]:
     vectors, asked = clustered(items, queries, width)
     rng = np.random.default_rng(1)
     exclude = rng.integers(items, size=(queries, SEEN)).tolist()
-    exact = timed(Index.build(vectors, exact=True), asked, exclude)
+    exact = timed(Index(vectors, exact=True), asked, exclude)
     started = time.perf_counter()
-    index = Index.build(vectors, exact=False)
+    index = Index(vectors, exact=False)
     build = time.perf_counter() - started
     graph = timed(index, asked, exclude)
     pairs = zip(exact.pop("ids"), graph.pop("ids"), strict=True)

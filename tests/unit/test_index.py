@@ -33,7 +33,7 @@ def test_exact_is_the_sorted_product(block, monkeypatch):
     monkeypatch.setattr(module, "_BLOCK_BYTES", block)
     items, queries = vectors(300), vectors(7, seed=1)
     exclude = [list(range(row * 10)) for row in range(7)]
-    ids, scores = Index.build(items).search(queries, 5, exclude)
+    ids, scores = Index(items, exact=True).search(queries, 5, exclude)
     assert (ids == by_hand(items, queries, 5, exclude)).all()
     assert ids.dtype == np.int64 and scores.dtype == np.float32
     expected = np.take_along_axis(queries @ items.T, ids, axis=1)
@@ -46,7 +46,7 @@ def test_of_equals_the_lower_number_comes_first(exact):
     if not exact:
         pytest.importorskip("usearch")
     items = np.ones((12, 4), dtype=np.float32)
-    ids, _ = Index.build(items, exact).search(items[:2], 4, [[0, 2], []])
+    ids, _ = Index(items, exact).search(items[:2], 4, [[0, 2], []])
     assert ids[0].tolist() == [1, 3, 4, 5] or not exact
     assert ids[1].tolist() == sorted(ids[1])
 
@@ -56,7 +56,7 @@ def test_too_few_items_leave_empty_places(exact):
     if not exact:
         pytest.importorskip("usearch")
     items = vectors(4)
-    ids, scores = Index.build(items, exact).search(items[:1], 6, [[2]])
+    ids, scores = Index(items, exact).search(items[:1], 6, [[2]])
     assert sorted(ids[0][:3]) == [0, 1, 3] and ids[0][3:].tolist() == [-1, -1, -1]
     assert np.isfinite(scores[0][:3]).all() and (scores[0][3:] == -np.inf).all()
 
@@ -65,8 +65,8 @@ def test_the_graph_finds_nearly_all_and_scores_them_exactly():
     pytest.importorskip("usearch")
     items, queries = vectors(4000, 32), vectors(50, 32, seed=1)
     exclude = [np.argsort(-items @ query)[:3].tolist() for query in queries]
-    exact, products = Index.build(items, exact=True).search(queries, 10, exclude)
-    graph = Index.build(items, exact=False)
+    exact, products = Index(items, exact=True).search(queries, 10, exclude)
+    graph = Index(items, exact=False)
     assert not graph.exact and len(graph) == 4000
     ids, scores = graph.search(queries, 10, exclude)
     hits = [len(set(a) & set(b)) / 10 for a, b in zip(ids, exact, strict=True)]
@@ -103,7 +103,7 @@ def test_added_items_are_found_at_once(exact):
     if not exact:
         pytest.importorskip("usearch")
     items = vectors(200)
-    index = Index.build(items[:150], exact)
+    index = Index(items[:150], exact)
     index.add(items[150:])
     assert len(index) == 200 and index.exact == exact
     ids, _ = index.search(items[[160, 3]], 1)
@@ -115,7 +115,7 @@ def test_twins_that_are_added_together_are_all_found(seed):
     """Put in by several threads, up to a quarter of them linked to no other and got lost."""
     pytest.importorskip("usearch")
     items = vectors(2000, seed=seed)
-    index = Index.build(items, exact=False)
+    index = Index(items, exact=False)
     index.add(items[:1].repeat(60, axis=0))
     ids, _ = index.search(items[:1], 61)
     assert set(range(2000, 2060)) <= set(ids[0].tolist())
@@ -124,7 +124,7 @@ def test_twins_that_are_added_together_are_all_found(seed):
 def test_what_a_query_finds_does_not_depend_on_those_before_it():
     pytest.importorskip("usearch")
     items, queries = vectors(4000, 32), vectors(2, 32, seed=1)
-    graph = Index.build(items, exact=False)
+    graph = Index(items, exact=False)
     graph.search(queries[:1], 10)
     narrow = graph._graph.expansion_search
     graph.search(queries[1:], 500, [list(range(500))])
@@ -137,12 +137,11 @@ def test_the_number_of_items_decides(monkeypatch):
     pytest.importorskip("usearch")
     monkeypatch.setattr(module, "EXACT_ITEMS", 100)
     items = vectors(150)
-    index = Index.build(items[:100])
-    assert index.exact
-    index.add(items[100:])
-    assert not index.exact and len(index) == 150
-    ids, _ = index.search(items[[5, 120]], 1)
-    assert ids[:, 0].tolist() == [5, 120]
+    for count, exact in ((100, True), (101, False)):
+        index = ScoreIndex(items[:count], np.zeros(count), 1.0)
+        assert index._index.exact == exact and len(index) == count
+        ids, _ = index.search(items[[5, 99]], 1)
+        assert ids[:, 0].tolist() == [5, 99]
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -155,12 +154,12 @@ def test_a_missing_package_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(RunError, match="usearch") as error:
-        Index.build(vectors(10), exact=False)
+        Index(vectors(10), exact=False)
     one_sentence(error.value)
 
 
 def test_wrong_calls_are_refused():
-    index = Index.build(vectors(10))
+    index = Index(vectors(10), exact=True)
     with pytest.raises(ValueError, match="at least 1"):
         index.search(vectors(2), 0)
     with pytest.raises(ValueError, match="2 queries and 1 lists"):

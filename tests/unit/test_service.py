@@ -76,7 +76,7 @@ def test_company_in_a_batch_changes_no_answer(here):
     service = here.service(linger=0.2, batch=8)
     asked = histories(here.tastes, 8)
     alone = [service.answering.recommend("tastes", Query(h[:3], k=50)) for h in asked]
-    service.answering.users.clear()
+    service.answering.users._vectors.clear()
     before = service.answering.batches[0]
     with ThreadPoolExecutor(8) as threads:
         together = list(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from reccocktail.errors import RunError
 
 EXACT_ITEMS = 1_000_000
-"""Up to so many items `Index.build` takes the exact product if it is not told otherwise."""
+"""Up to so many items all are looked at."""
 _BLOCK_BYTES = 128 * 2**20  # of scores held at a time
 _EXPANSION = 256  # least number of candidates that a search in the graph looks at
 _LINKS, _BUILD_EXPANSION = 16, 128
@@ -33,58 +33,47 @@ def best(scores: NDArray[np.floating[Any]], k: int) -> Ids:
 class Index:
     """Vectors (N, d) numbered from 0 in the order in which they came.
 
-    Exact up to `EXACT_ITEMS`; beyond, an HNSW graph (Malkov and Yashunin, 2018) of the `usearch`
+    Searched by one matrix product, or in an HNSW graph (Malkov and Yashunin, 2018) of the `usearch`
     package, whose finds are scored exactly. Its recall is measured by `benchmarks/index.py`.
     Searching exactly is safe from several threads; adding, and searching a graph, needs the
     caller's lock.
     """
 
-    def __init__(self, exact: bool | None) -> None:
-        """Empty; use `build`."""
-        self._choice = exact
-        self._matrix: Vectors | None = None
-        self._graph: Any = None
-
-    @classmethod
-    def build(cls, vectors: Vectors, exact: bool | None = None) -> "Index":
+    def __init__(self, vectors: Vectors, exact: bool) -> None:
         """Index vectors.
 
         Args:
             vectors: (N, d) float32; they need not have length 1.
-            exact: True for the matrix product, False for the graph, None by the number of items.
+            exact: True for the matrix product, False for the graph.
 
         Raises:
             RunError: the graph is needed and `usearch` is not installed.
         """
-        index = cls(exact)
-        index.add(vectors)
-        return index
+        width = vectors.shape[1]
+        self._matrix: Vectors | None = np.empty((0, width), dtype=np.float32) if exact else None
+        self._graph: Any = None if exact else _empty_graph(width)
+        self._append(vectors, threads=0)  # all cores: it takes half an hour for a million
 
     def __len__(self) -> int:
         """Number of vectors."""
-        return len(self._matrix) if self._matrix is not None else len(self._graph or ())
+        return len(self._graph if self._matrix is None else self._matrix)
 
     @property
     def exact(self) -> bool:
         """Whether every search looks at every item."""
-        return self._graph is None
+        return self._matrix is not None
 
     def add(self, vectors: Vectors) -> None:
-        """Append vectors (n, d); they are found from the next search on.
+        """Append vectors (n, d); they are found from the next search on."""
+        # Items put in side by side do not see one another, and twins get lost.
+        self._append(vectors, threads=1)
 
-        Raises:
-            RunError: as for `build`.
-        """
+    def _append(self, vectors: Vectors, threads: int) -> None:
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if self._graph is None and self._matrix is not None:
-            vectors = np.concatenate([self._matrix, vectors])
-        if self._graph is None and self._is_exact(len(vectors)):
-            self._matrix = vectors
+        if self._matrix is not None:
+            held = self._matrix
+            self._matrix = np.concatenate([held, vectors]) if len(held) else vectors
             return
-        threads = 1  # items put in side by side do not see one another, and twins get lost
-        if self._graph is None:
-            self._graph, self._matrix = _empty_graph(vectors.shape[1]), None
-            threads = 0  # all cores: it takes half an hour for a million
         numbers = np.arange(len(self._graph), len(self._graph) + len(vectors))
         self._graph.add(numbers, vectors, threads=threads)
 
@@ -110,7 +99,7 @@ class Index:
             raise ValueError(f"{len(queries)} queries and {len(banned)} lists to exclude")
         ids = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        find = self._find_exact if self._graph is None else self._find_in_graph
+        find = self._find_exact if self.exact else self._find_in_graph
         rows = max(1, _BLOCK_BYTES // (4 * max(1, len(self))))
         for start in range(0, len(queries), rows):
             part = slice(start, start + rows)
@@ -118,9 +107,6 @@ class Index:
             for row, (items, products) in enumerate(found, start):
                 ids[row, : len(items)], scores[row, : len(items)] = items, products
         return ids, scores
-
-    def _is_exact(self, items: int) -> bool:
-        return items <= EXACT_ITEMS if self._choice is None else self._choice
 
     def _find_exact(
         self, queries: Vectors, k: int, banned: Sequence[Sequence[int]]
@@ -179,10 +165,10 @@ class ScoreIndex:
             vectors: (N, d) of any lengths.
             prior: (N,) weighted popularity prior.
             temperature: of the ranker.
-            exact: see `Index.build`.
+            exact: see `Index`; None for True up to `EXACT_ITEMS` items.
 
         Raises:
-            RunError: see `Index.build`.
+            RunError: see `Index`.
         """
         if exact is None:
             exact = len(vectors) <= EXACT_ITEMS
@@ -191,7 +177,7 @@ class ScoreIndex:
         # the prior is brought to the scale of cosines; as it is, items of like popularity would be
         # linked, and searches would miss much of what they should find.
         self._scale = 1.0 if exact else temperature
-        self._index = Index.build(self._rows(vectors, prior), exact)
+        self._index = Index(self._rows(vectors, prior), exact)
 
     def __len__(self) -> int:
         """Number of items."""

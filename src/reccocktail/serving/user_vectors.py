@@ -29,10 +29,6 @@ class UserVectors:
         """Vectors that are kept."""
         return len(self._vectors)
 
-    def clear(self) -> None:
-        """Forget all vectors."""
-        self._vectors.clear()
-
     def cost(self, state: Served, history: tuple[int, ...]) -> int:
         """Tokens to be read for the vector of a history, and 1; may be asked by any thread."""
         key = _key(state, history)
