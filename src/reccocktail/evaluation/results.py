@@ -140,8 +140,8 @@ def require_evaluation_dir(out: Path) -> None:
     """Refuse a folder to write, before any work: what is somebody else's is not written over.
 
     Raises:
-        RunError: `out` is an adapter or a prepared folder, holds other files of the names that an
-            evaluation's have, or the file system refuses it.
+        RunError: `out` is an adapter or a prepared folder, holds metrics, a record of a run or
+            predictions that are not an evaluation's, or the file system refuses it.
     """
     require_unmarked(out, "an evaluation")
     for name, key in ((METRICS_FILE, "paired"), (RUN_FILE, "models")):
