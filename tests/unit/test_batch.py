@@ -404,6 +404,10 @@ BAD = {
     "Row 2 of users.jsonl (user 'nobody') is no user of tastes": {"user_id": ["u1", "nobody"]},
     "(user 'u1') has an empty history": {"user_id": ["u0", "u1"], "history": [["i1"], []]},
     "has the item 'i999'": {"user_id": ["u0", "u1"], "history": [["i1"], ["i999", "i2"]]},
+    "Row 1 of users.jsonl (user 'u0') has the item 'i998'": {
+        "user_id": ["u0", "u1", None],
+        "history": [["i998"], [], ["i997"]],
+    },
 }
 
 

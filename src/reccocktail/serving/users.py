@@ -102,24 +102,21 @@ class UserTable:
         """
         for start in range(0, self.height, _CHECKED_AT_ONCE):
             part = self.rows(start, _CHECKED_AT_ONCE).with_row_index("row", offset=start + 1)
-            self._refuse(part.filter(pl.col(USER).is_null()), "has no user id; give one")
-            if self._history is None:
-                wrong = part.filter(pl.col(HISTORY).is_null())
-                self._refuse(wrong, f"is no user of {self._domain.name}; add a column 'history'")
+            name, items = self._domain.name, self._domain.items.select(pl.col(ITEM).alias(HISTORY))
             few = pl.col(HISTORY).is_null() | (pl.col(HISTORY).list.len() == 0)
-            self._refuse(part.filter(few), "has an empty history; give at least one item")
-            items = part.explode(HISTORY).join(
-                self._domain.items.select(pl.col("item_id").alias(HISTORY)), on=HISTORY, how="anti"
-            )
-            if items.height:
-                item = items.sort("row").row(0, named=True)[HISTORY]
-                self._refuse(items, f"has the item '{item}', which {self._domain.name} has not")
-
-    def _refuse(self, rows: pl.DataFrame, what: str) -> None:
-        if rows.height:
-            first = rows.sort("row").row(0, named=True)
-            user = f" (user '{first[USER]}')" if first[USER] is not None else ""
-            raise DataError(f"Row {first['row']} of {self._path.name}{user} {what}.")
+            unknown = part.explode(HISTORY).join(items, on=HISTORY, how="anti").sort("row")
+            item = str(unknown[HISTORY].first())
+            faults = [(part.filter(pl.col(USER).is_null()), "has no user id; give one")]
+            if self._history is None:
+                stranger = f"is no user of {name}; add a column 'history'"
+                faults.append((part.filter(pl.col(HISTORY).is_null()), stranger))
+            faults.append((part.filter(few), "has an empty history; give at least one item"))
+            faults.append((unknown, f"has the item '{item}', which {name} has not"))
+            firsts = [(rows.row(0, named=True), what) for rows, what in faults if rows.height]
+            if firsts:  # of one row, the fault that comes first here
+                row, what = min(firsts, key=lambda fault: int(fault[0]["row"]))
+                user = f" (user '{row[USER]}')" if row[USER] is not None else ""
+                raise DataError(f"Row {row['row']} of {self._path.name}{user} {what}.")
 
     def _histories(self) -> pl.DataFrame:
         """The domain's own histories, (user_id, history), each user once."""
