@@ -70,10 +70,11 @@ def other_settings(place: Path, names: Sequence[str]) -> RunError:
 def precision_facts(backbone: Backbone, precision: str | None = None) -> dict[str, str]:
     """What a precision, by default the backbone's, adds to the identity of its cells.
 
-    Nothing where it is that of the weights: cells from before there was a choice keep theirs.
+    Nothing where all is float32: cells from before there was a choice keep theirs.
     """
-    asked = precision or backbone.precision
-    return {"precision": asked} if asked != replace(backbone, autocast=None).precision else {}
+    products = precision or backbone.precision
+    facts = {"precision": products, "dtype": replace(backbone, autocast=None).precision}
+    return {name: value for name, value in facts.items() if value != "float32"}
 
 
 def write_cell(folder: Path, ranks: pl.DataFrame, sheet: Mapping[str, Any]) -> None:

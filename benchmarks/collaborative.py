@@ -46,6 +46,7 @@ from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
 from reccocktail.training.model import model_sha256, ranker_of, scoring
 from spreads import gap_in_words
+from study import require_judgeable
 
 NOTHING = "no model"
 WITHOUT, WITH = "popularity and words", "and who chose what"
@@ -208,6 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len({adapter.name for adapter in adapters}) < len(adapters):
         raise RunError("Two adapters have one name; rename a folder.")
     backbone = asked_backbone(args, adapters[0].card.recipe)
+    require_judgeable(adapters, backbone)
     files = {file: sha256_file(file) for file in args.interactions}
     targets: dict[str, Any] = {}
     for domain in domains:

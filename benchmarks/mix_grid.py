@@ -109,6 +109,9 @@ class Grid:
             for first in grid[:: max(1, len(grid) // 4)]:
                 pairs.append(("off-simplex", [scale * first, scale * (1 - first)]))
         pairs.append(("per-layer", None))
+        names = [_name(*pair) for pair in pairs]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise RunError(f"Two mixes of the grid are '{twice}' by two decimals; make it coarser.")
         return [self._cell(space, pair) for space, pair in pairs if space in self.sizes.spaces]
 
     def _lora(self, space: str, coefficients: list[float] | None) -> Lora:
@@ -123,8 +126,7 @@ class Grid:
         return self.mixer.merged_lora(torch.tensor([coefficients]), groups)
 
     def _cell(self, space: str, coefficients: list[float] | None) -> Cell:
-        lambdas = "" if coefficients is None else " " + "/".join(f"{c:.2f}" for c in coefficients)
-        name = space + lambdas
+        name = _name(space, coefficients)
         file = self.out / f"{name.replace(' ', '_').replace('/', '_')}.npz"
         if not file.exists():
             lora = self._lora(space, coefficients)
@@ -201,3 +203,8 @@ def _is(cell: Cell, space: str, coefficients: list[float]) -> bool:
 def cell_at(cells: Sequence[Cell], coefficients: list[float]) -> Cell:
     """The simplex point with these coefficients."""
     return next(cell for cell in cells if _is(cell, "simplex", coefficients))
+
+
+def _name(space: str, coefficients: Sequence[float] | None) -> str:
+    lambdas = "" if coefficients is None else " " + "/".join(f"{c:.2f}" for c in coefficients)
+    return space + lambdas

@@ -28,9 +28,10 @@ from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.storage import read_json
 from reccocktail.training.adapter import Adapter
-from reccocktail.training.model import ranker_of, scoring
+from reccocktail.training.model import check_compatible, ranker_of, scoring
 from reccocktail.training.validation import Validation
 from spreads import gap_in_words
+from study import require_judgeable
 
 MEASURE = "ndcg@10"
 BARE = "backbone"
@@ -39,7 +40,8 @@ BARE = "backbone"
 def decides(result: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides the figures of a file, by name, as far as the file says it."""
     users, seed, *data = result["identity"]
-    return {"users": users, "seed": seed, "data": data, **backbone_of(result)}
+    reading = {"reading": result["reading"]} if "reading" in result else {}
+    return {"users": users, "seed": seed, "data": data, **reading, **backbone_of(result)}
 
 
 def values_of(ranks: Mapping[str, Sequence[int]]) -> dict[str, dict[str, FloatArray]]:
@@ -89,13 +91,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     adapters = named_adapters(args.adapter)
     first = next(iter(adapters.values()))
+    if BARE in adapters:
+        parser.error(f"'{BARE}' is the bare model; call the adapter otherwise")
     backbone = asked_backbone(args, first.card.recipe)
+    require_judgeable([*adapters.values()], backbone)
+    check_compatible([*adapters.values()], backbone)  # one ranker reads for all
     ranker = ranker_of(first.card, backbone)
     domains = [Domain.load(path) for path in args.data]
     validation = Validation([Catalogue.of(d, ranker) for d in domains], args.users, args.seed)
     identity = [args.users, args.seed, *(domain.sha256 for domain in domains)]
     about = environment(backbone, domains[0])
     about["data"] = [{"name": d.name, "sha256": d.sha256} for d in domains]
+    about["reading"] = first.card.reading()
     result = read_json(args.out) if args.out.exists() else {"identity": identity, "models": {}}
     require_alike(args.out, decides(result), decides({"identity": identity, **about}))
     found = result["models"]

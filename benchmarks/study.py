@@ -26,6 +26,7 @@ from reccocktail.recipe import Recipe
 from reccocktail.schema import SCENARIOS, USER, Scenario
 from reccocktail.storage import read_json, write_json
 from reccocktail.training.adapter import Adapter
+from reccocktail.training.model import check_compatible
 
 
 def judged_rows(
@@ -51,6 +52,22 @@ def judged_rows(
         valid = domain.rows(f"valid_{scenario}")
         tables[f"valid_{scenario}"] = sample_rows(valid, validation_users, seed=0)
     return scenarios, tables
+
+
+def require_judgeable(adapters: Sequence[Adapter], backbone: Backbone) -> None:
+    """Refuse adapters of another backbone, and cocktails: users that they adapted to are scored.
+
+    Raises:
+        AdapterError: see `check_compatible`.
+        RunError: one is a cocktail.
+    """
+    for adapter in adapters:
+        check_compatible([adapter], backbone)
+        if adapter.card.role == "cocktail":
+            raise RunError(
+                f"'{adapter.name}' is a cocktail, and this study scores whom it adapted to; "
+                "judge it with `reccocktail evaluate`."
+            )
 
 
 def study_without_model(

@@ -66,16 +66,19 @@ def again(
     tables = {t: rows[f"test_{SCENARIO[t]}"] for t in found["tables"]}
     wanted = {name.replace("_", "-"): former["settings"][name] for name in sizes}
     wanted["data"] = domain.sha256
+    published: dict[Path, tuple[dict[str, Any], pl.DataFrame]] = {}
+    for sheet, ranks in published_cells(file):
+        seed = f"seed-{sheet['seed']}" if BY_NAME[sheet["row"]].seeded else "every-seed"
+        published[out / sheet["row"] / seed / sheet["table"]] = sheet, ranks
     own: set[str] = set()
     for place in sorted(out.rglob(SHEET_FILE)):
         sheet = read_json(place)
         require_alike(place.parent, sheet["identity"], wanted)
-        own.add(sheet["row"])
-    for sheet, ranks in published_cells(file):
-        if sheet["row"] not in own:
-            seed = f"seed-{sheet['seed']}" if BY_NAME[sheet["row"]].seeded else "every-seed"
-            ranks = ranks.insert_column(0, tables[sheet["table"]][USER])
-            write_cell(out / sheet["row"] / seed / sheet["table"], ranks, sheet)
+        if place.parent not in published or sheet != published[place.parent][0]:
+            own.add(sheet["row"])  # and no copy of a former call
+    for folder, (sheet, ranks) in published.items():
+        if sheet["row"] not in own and not (folder / SHEET_FILE).exists():
+            write_cell(folder, ranks.insert_column(0, tables[sheet["table"]][USER]), sheet)
     cells = {table: (_cells(out, table), of[TARGET].to_list()) for table, of in tables.items()}
     gaps: dict[str, Any] = {}
     for table, (of_table, items) in cells.items():

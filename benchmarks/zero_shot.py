@@ -40,6 +40,7 @@ from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import ranker_of
 from spreads import ratio_of_means
+from study import require_judgeable
 
 BASE = "base_spirit"
 PLAIN = "backbone, plain states"  # without the fixed readout
@@ -64,7 +65,8 @@ def judge(
     out: Path,
 ) -> dict[str, Any]:
     """One cell: every model's ranks of the same test users, unless they were made before."""
-    facts = [target.sha256, base.sha256, scenario, asdict(settings), list(VIEWS), WEIGHED]
+    weights_of = [base.sha256, backbone.fingerprint.sha256]
+    facts = [target.sha256, weights_of, scenario, asdict(settings), list(VIEWS), WEIGHED]
     identity = sha256_json([*facts, *precision_facts(backbone).values()])
     if cell := finished(out / SHEET_FILE, identity):
         return cell
@@ -180,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     base = replace(Adapter.load(resolve(args.base)), name=BASE)
     backbone = asked_backbone(args, base.card.recipe)
+    require_judgeable([base], backbone)
     settings = EvaluationSettings(
         users=args.users, validation_users=args.validation_users, seed=args.seed
     )

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM
 
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain
-from reccocktail.errors import RunError
+from reccocktail.errors import AdapterError, RunError
 from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.settings import EvaluationSettings
 from reccocktail.mixing.arithmetic import combine
@@ -37,7 +38,7 @@ from reccocktail.training.validation import Validation
 from tests.adapters import pico_recipe
 from tests.domains import taste_domain
 from tests.helpers import nearly
-from tests.pico import pico_model, pico_tokenizer
+from tests.pico import pico_backbone, pico_model, pico_tokenizer
 from tests.readouts import a_readout, vectors
 
 ROOT = Path(__file__).parents[2]
@@ -425,6 +426,31 @@ def test_zero_shot_compares_what_needs_no_training(
     zero_shot.main(arguments)
     with pytest.raises(RunError, match="other settings"):
         zero_shot.main([*arguments, "--seed", "1"])
+    # Other weights of the same shape are another backbone, and a cocktail scored whom it read.
+    pico_model("llama", 9).save_pretrained(tmp_path / "other")
+    pico_tokenizer().save_pretrained(tmp_path / "other")
+    with pytest.raises(AdapterError, match="trained on backbone"):
+        zero_shot.main([*arguments, "--backbone", str(tmp_path / "other")])
+    mixed = replace(loaded, card=loaded.card.model_copy(update={"role": "cocktail"}))
+    mixed.save(tmp_path / "mixed", "")
+    with pytest.raises(RunError, match="is a cocktail"):
+        zero_shot.main(study(folder, tmp_path / "mixed", tmp_path / "z", "--users", "40"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "products", "facts"),
+    [
+        ("float32", None, {}),
+        ("float32", torch.bfloat16, {"precision": "bfloat16"}),
+        ("bfloat16", None, {"precision": "bfloat16", "dtype": "bfloat16"}),
+    ],
+)
+def test_cells_of_other_numbers_are_other_cells(
+    weights: str, products: torch.dtype | None, facts: dict[str, str], benchmark: Any
+) -> None:
+    backbone = replace(pico_backbone(), autocast=products)
+    backbone.model.to(getattr(torch, weights))
+    assert benchmark("cells").precision_facts(backbone) == facts
 
 
 def test_source_validation_is_the_validation_of_a_training(

@@ -136,6 +136,11 @@ def test_the_grid_scores_nobody_it_adapted_to(folder, bench, tmp_path):
     np.testing.assert_allclose(cell.scores["unlabelled"], point.scores.numpy(), atol=1e-5)
     assert cell.information == pytest.approx(point.mutual_information, abs=1e-6)
     assert cell.entropy["unlabelled"].mean() == pytest.approx(point.entropy, abs=1e-5)
+    fine = grid.Grid(pair, backbone, Domain.load(folder / "tastes"), "warm",
+                     grid.Sizes(12, 15, 30, grid=(0.0, 0.004, 1.0)), tmp_path)  # fmt: skip
+    with pytest.raises(RunError, match="two decimals") as error:
+        fine.cells()
+    one_sentence(error.value)
 
 
 def test_adaptation_uses_the_same_grid(folder, bench, remedied, monkeypatch):
