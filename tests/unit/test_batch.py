@@ -201,8 +201,11 @@ def test_float_ids_are_those_that_prepare_wrote(job, tmp_path):
     rows = UserTable(tmp_path / "floats.parquet", domain).rows(0, 3)
     assert rows["user_id"].to_list() == ["7", None, None]
     assert rows["history"].to_list() == [["1", "2"], [None], ["3"]]
+    first = domain.item_ids[0]
+    named = frame.with_columns(history=pl.Series([[first], [first], [first]]))
+    named.write_parquet(tmp_path / "named.parquet")
     with pytest.raises(DataError, match=r"Row 2 of .* has no user id"):
-        UserTable(tmp_path / "floats.parquet", domain).check()
+        UserTable(tmp_path / "named.parquet", domain).check()
 
 
 def test_float_ids_are_spelled_as_the_domain_spells_them(job, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from reccocktail.errors import RecipeError
 from reccocktail.prompting.encoding import DenseEncoder
 from reccocktail.ranking.base import entropy_of, hidden_states
 from reccocktail.ranking.dense import DenseRanker
@@ -236,6 +237,10 @@ def test_entropy_is_that_of_the_scores_and_within_its_bounds(ranker, tokens, mod
 
 def test_a_depth_gives_the_states_of_the_lowest_layers(model):
     ids = torch.tensor([[8, 9, 10, 11]])
+    if not hasattr(model.get_decoder(), "layers"):  # GPT-2's
+        with pytest.raises(RecipeError, match=r"leave dense\.depth out"):
+            hidden_states(model, ids, 1)
+        return
     states = model.get_decoder()(
         input_ids=ids, use_cache=False, output_hidden_states=True
     ).hidden_states
