@@ -76,13 +76,13 @@ def flags(folder: Path, out: Path) -> list[str]:
 
 
 def saved_adapter(path: Path, backbone: Backbone, benchmark: Any) -> Adapter:
-    """A cocktail (delta, rank 2r) of two random LoRAs."""
+    """A sum (delta, rank 2r) of two random LoRAs, which adapted to nobody."""
     recipe = Recipe()
     pair = [benchmark("variants").random_lora(backbone, recipe, seed) for seed in (0, 1)]
     # Larger than training makes them: a difference that an adapter makes must be seen.
     pair = [{m: Factors(a, 10 * b, s) for m, (a, b, s) in lora.items()} for lora in pair]
     card = Card(
-        role="cocktail",
+        role="ingredient",
         backbone=backbone.fingerprint,
         recipe=recipe,
         template_sha256=DenseRanker(
@@ -91,7 +91,7 @@ def saved_adapter(path: Path, backbone: Backbone, benchmark: Any) -> Adapter:
         data=(),
     )
     adapter = Adapter(path.name, combine(pair, torch.tensor([0.3, 0.7])), card)
-    adapter.save(path, "A cocktail.")
+    adapter.save(path, "A sum.")
     return adapter
 
 
