@@ -10,18 +10,13 @@ import stat
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from reccocktail.errors import RecCocktailError, RunError
-
-try:
-    import fcntl
-except ImportError:  # Windows; there nothing is locked
-    fcntl = None  # type: ignore[assignment]
 
 CACHE_VARIABLE = "RECCOCKTAIL_CACHE"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -263,46 +258,6 @@ def _has_keys(file: Path, keys: set[str]) -> bool:
     except RunError:
         return False
     return isinstance(found, dict) and keys <= set(found)
-
-
-@contextmanager
-def locked(path: Path, waiting: Callable[[], None]) -> Iterator[bool]:
-    """Hold the lock file `path` for the block, so that one process at a time runs it.
-
-    The file stays, empty. Where the system has no locks (Windows, some network file systems), the
-    block runs without.
-
-    Args:
-        path: the file; its folder is made.
-        waiting: called if another process holds the lock, before waiting for it; it may raise
-            instead.
-
-    Yields:
-        Whether another process held it first.
-
-    Raises:
-        RunError: the file system refuses the file.
-    """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("w")
-    with stream:
-        waited = False
-        if fcntl is not None:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waited = True
-                waiting()
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            except OSError:
-                pass
-        try:
-            yield waited
-        finally:
-            if fcntl is not None:  # closing is not enough where a child process has the file too
-                with suppress(OSError):
-                    fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 @contextmanager

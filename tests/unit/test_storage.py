@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from reccocktail import storage
+from reccocktail import locks, storage
 from reccocktail.errors import DataError, FetchError, RunError
+from reccocktail.locks import locked
 from reccocktail.storage import (
     atomic_dir,
     atomic_file,
     cache_dir,
-    locked,
     read_json,
     require_replaceable,
     sha256_file,
@@ -482,7 +482,7 @@ def test_a_child_that_lives_on_does_not_hold_the_lock(tmp_path: Path) -> None:
 def test_a_system_without_locks_runs_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "fcntl", None)
+    monkeypatch.setattr(locks, "fcntl", None)
     with locked(tmp_path / "x", lambda: None), locked(tmp_path / "x", lambda: None) as waited:
         assert not waited
 

@@ -9,11 +9,11 @@ from reccocktail.data.registry import SOURCES, Source
 from reccocktail.data.sources import convert
 from reccocktail.data.wheels import extract
 from reccocktail.errors import FetchError, RunError
+from reccocktail.locks import locked
 from reccocktail.progress import say
 from reccocktail.storage import (
     atomic_dir,
     cache_dir,
-    locked,
     read_json,
     require_replaceable,
     sha256_file,

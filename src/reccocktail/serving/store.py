@@ -21,8 +21,9 @@ from pathlib import Path
 import polars as pl
 
 from reccocktail.errors import RunError
+from reccocktail.locks import locked
 from reccocktail.serving.served import ADDED_SCHEMA
-from reccocktail.storage import atomic_file, locked, read_json, require_dir, writing
+from reccocktail.storage import atomic_file, read_json, require_dir, writing
 
 RECORD, ITEMS, MIXES = "domain.json", "items.parquet", "mixes"
 ADAPTERS_KEPT = 5

@@ -14,8 +14,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from reccocktail.errors import RunError
+from reccocktail.locks import locked
 from reccocktail.progress import say
-from reccocktail.storage import locked, read_json, read_object, write_json
+from reccocktail.storage import read_json, read_object, write_json
 from reccocktail.training.adapter import Adapter
 
 FINISHED = "finished"
