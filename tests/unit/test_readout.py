@@ -10,8 +10,8 @@ from torch.nn.functional import normalize
 from reccocktail.errors import AdapterError, RecipeError
 from reccocktail.ranking import build
 from reccocktail.ranking import readout as readouts
-from reccocktail.ranking.dense import PLAIN_TEMPERATURE, DenseRanker
-from reccocktail.ranking.readout import Readout, Whitening
+from reccocktail.ranking.dense import DenseRanker
+from reccocktail.ranking.readout import PLAIN_TEMPERATURE, Readout, Whitening
 from reccocktail.recipe import Recipe
 from reccocktail.training.adapter import Adapter, Card
 from reccocktail.training.model import attach, check_compatible, ranker_of

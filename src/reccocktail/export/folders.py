@@ -19,8 +19,7 @@ from reccocktail.backbone import DTYPES, Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
 from reccocktail.export.gguf import GGUF_TYPES, GgufType, require_exportable, write_gguf
 from reccocktail.prompting.template import DenseTemplate, load
-from reccocktail.ranking.dense import score_temperature
-from reccocktail.ranking.readout import Readout, load_readout
+from reccocktail.ranking.readout import Readout, load_readout, score_temperature
 from reccocktail.storage import atomic_dir, read_json, require_replaceable, write_json
 from reccocktail.training.adapter import Adapter, Factors, Lora
 from reccocktail.training.model import merged

@@ -29,19 +29,11 @@ from reccocktail.ranking.base import (
     without_dropout,
 )
 from reccocktail.ranking.pooling import pool, pool_tree
-from reccocktail.ranking.readout import Readout, Side
+from reccocktail.ranking.readout import Readout, Side, score_temperature
 from reccocktail.recipe import DenseSettings, PromptSettings
 
-PLAIN_TEMPERATURE = 0.05  # of cosines of states as they are
 _ALL = 2**31  # tokens of one pass, for batches that must stay whole
 _TRIAL, _TRIAL_DISTANCE = 8, 0.03  # titles read in trees and one by one, and how alike they must be
-
-
-def score_temperature(dense: DenseSettings, readout: Readout | None) -> float:
-    """What cosines are divided by: as the settings say, else as the readout does."""
-    if dense.temperature is not None:
-        return dense.temperature
-    return readout.temperature if readout else PLAIN_TEMPERATURE
 
 
 class DenseRanker:

@@ -21,8 +21,10 @@ from torch.nn.functional import normalize
 
 from reccocktail.errors import RecipeError
 from reccocktail.fingerprint import Fingerprint
+from reccocktail.recipe import DenseSettings
 from reccocktail.storage import atomic_file
 
+PLAIN_TEMPERATURE = 0.05  # of cosines of states as they are
 AUTO = "auto"
 FOLDER = Path(__file__).parent / "readouts"
 _FACTS = "readout"
@@ -185,3 +187,10 @@ def load_readout(setting: str | None, backbone: Fingerprint) -> Readout | None:
             "make one with benchmarks/fit_readout.py, or set dense.readout to null."
         )
     return readout
+
+
+def score_temperature(dense: DenseSettings, readout: Readout | None) -> float:
+    """What cosines are divided by: as the settings say, else as the readout does."""
+    if dense.temperature is not None:
+        return dense.temperature
+    return readout.temperature if readout else PLAIN_TEMPERATURE
