@@ -16,7 +16,7 @@ from reccocktail.mixing.cocktail import _guarded, mix
 from reccocktail.mixing.measure import Mixer, MixSettings
 from reccocktail.mixing.objectives import MeasuredMix
 from reccocktail.mixing.search import Descent
-from reccocktail.mixing.sheet import agreement_with_validation
+from reccocktail.mixing.sheet import agreement_with_validation, load_sheet
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, encode
 from reccocktail.recipe import DenseSettings, PromptSettings
@@ -498,6 +498,16 @@ def test_adapters_that_do_not_fit_are_refused(backbone, domain, pair, tmp_path):
         with pytest.raises(AdapterError, match="needs two adapters"):
             mix(few, backbone, domain, "warm", tmp_path / "out", SMALL)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("objective", ["calibrated", "validation"])
+def test_given_coefficients_need_nobody_labelled(objective, backbone, domain, pair, tmp_path):
+    """Nothing is chosen by them; a pipeline's average is measured without, too."""
+    settings = replace(SMALL, objective=objective, validation_users=0)
+    mix(pair, backbone, domain, "warm", tmp_path / "out", settings, (0.5, 0.5))
+    assert load_sheet(tmp_path / "out")["coefficients"]["all"] == [0.5, 0.5]
+    with pytest.raises(AdapterError, match="reads labelled users"):
+        mix(pair, backbone, domain, "warm", tmp_path / "searched", settings)
 
 
 def test_of_a_cocktail_in_another_it_is_said_how_to_judge(backbone, domain, pair, tmp_path, capsys):

@@ -104,10 +104,10 @@ def mix(
     groups = Groups.build(loras, settings.granularity)
     if coefficients is not None:
         found = _given(mixer, groups, coefficients)
-    elif len(adapters) == 2 and settings.granularity == "global":
-        found = _by_line(mixer)
-    else:
+    elif settings.by_gradient(len(adapters)):
         found = _by_gradient(mixer, groups)
+    else:
+        found = _by_line(mixer)
     lora, lost_energy = merge(
         loras, groups.spread(found.coefficients), settings.method, settings.options
     )
