@@ -108,8 +108,7 @@ def quickstart(
     spirit = spirits.default(root)
     known = TARGETS.get(domain)
     share = share or (SHARE_WITH_SPIRIT if spirit else SHARE_WITHOUT)
-    own = None if known else Path(domain)
-    tables = _tables(own) if own and not _is_prepared(own) else None
+    tables = None if known else _tables(Path(domain))
     sources = () if spirit else (known.sources if known else DEPARTMENTS)
     _introduce(known.what if known else Path(domain).resolve().name, known, spirit, sources)
     if known:
@@ -211,8 +210,10 @@ def _own(folder: Path, tables: tuple[Path, Path] | None, out: Path) -> Domain:
         ) from error
 
 
-def _tables(folder: Path) -> tuple[Path, Path]:
-    """The two tables of a user's own folder."""
+def _tables(folder: Path) -> tuple[Path, Path] | None:
+    """The two tables of a user's own folder; None if it is prepared."""
+    if _is_prepared(folder):
+        return None
     if not folder.is_dir():
         raise DataError(
             f"'{folder}' is neither {' nor '.join(TARGETS)} nor a folder; "
