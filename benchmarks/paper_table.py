@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=int, default=2000, help="scored users a scenario")
     parser.add_argument("--validation-users", type=int, default=200)
     parser.add_argument("--adaptation-users", type=int, default=50)
-    parser.add_argument("--ranker", choices=("dense", "choice", "generate"))
+    parser.add_argument("--ranker", choices=("dense", "title", "choice", "generate"))
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(BY_NAME)}")
     parser.add_argument("--cold-negatives", choices=tuple(NEGATIVES), default="both")
     parser.add_argument("--interactions", type=Path, action="append", default=[],

@@ -31,11 +31,11 @@ from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds, length_batches
 from reccocktail.prompting.prefixes import forests
 from reccocktail.ranking import build
+from reccocktail.ranking.answers import lengths_of
 from reccocktail.ranking.base import LARGE_PASS, Batch
 from reccocktail.ranking.continuation import Context
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.generate import GenerateRanker
-from reccocktail.ranking.prompted import lengths_of
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
 from reccocktail.training.batches import DomainWindows

@@ -22,9 +22,9 @@ from reccocktail.errors import RecipeError
 from reccocktail.evaluation.metrics import FloatArray
 from reccocktail.progress import bar
 from reccocktail.ranking import build
+from reccocktail.ranking.answers import lengths_of
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.generate import GenerateRanker
-from reccocktail.ranking.prompted import lengths_of
 from reccocktail.ranking.scoring import Catalogue, ItemVectors, score
 from reccocktail.recipe import GenerateSettings, PromptSettings, Recipe
 

@@ -53,6 +53,8 @@ RECIPES = {
     "int8": recipe(int8=True),
     # One window a step: the second process has none of its own, and the bank has the negatives.
     "narrow": recipe(targets_per_batch=2, bank=20),
+    "title": recipe("title", targets_per_batch=28),
+    "lonely": recipe("title", targets_per_batch=2),
     # Three passes for two processes.
     "choice": recipe("choice", prompts_per_batch=5, prompts_per_pass=2),
     "generate": recipe("generate", prompts_per_batch=4, prompts_per_pass=2),

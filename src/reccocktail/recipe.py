@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from reccocktail.errors import RecipeError
 from reccocktail.storage import atomic_file, sha256_json
 
-RankerName = Literal["dense", "generate", "choice"]
+RankerName = Literal["dense", "title", "generate", "choice"]
 Quantization = Literal["nf4"]
 
 
@@ -80,6 +80,16 @@ class DenseSettings(_Settings):
         ge=0,
         le=1,
         description="Share of log q(item) taken off in-batch logits; 1 = full correction.",
+    )
+
+
+class TitleSettings(_Settings):
+    """The ranker that goes on with the history's titles."""
+
+    temperature: float = Field(
+        0.5,
+        gt=0,
+        description="A title's mean log-likelihood a token is divided by it before the softmax.",
     )
 
 
@@ -205,6 +215,7 @@ class Recipe(_Settings):
     prompt: PromptSettings = PromptSettings()
     lora: LoraSettings = LoraSettings()
     dense: DenseSettings = DenseSettings()
+    title: TitleSettings = TitleSettings()
     generate: GenerateSettings = GenerateSettings()
     choice: ChoiceSettings = ChoiceSettings()
     training: TrainingSettings = TrainingSettings()
@@ -221,7 +232,7 @@ class Recipe(_Settings):
     @property
     def template(self) -> str:
         """The template that the recipe's ranker reads."""
-        if self.ranker == "dense":
+        if self.ranker in ("dense", "title"):
             return self.prompt.template
         return self.generate.template if self.ranker == "generate" else self.choice.template
 
@@ -240,7 +251,9 @@ class Recipe(_Settings):
             del settings["generate"]["forms"]
         if self.ranker != "dense" or not self.training.hard_negatives:
             del settings["training"]["hard_negatives"]
-        if self.ranker == "dense":
+        if self.ranker != "dense":
+            del settings["training"]["bank"]
+        if self.ranker in ("dense", "title"):
             del settings["prompt"]["cutoff"]
             del settings["training"]["prompts_per_batch"]
             del settings["training"]["prompts_per_pass"]
@@ -249,7 +262,6 @@ class Recipe(_Settings):
         else:
             del settings["prompt"]["template"]
             del settings["training"]["targets_per_batch"]
-            del settings["training"]["bank"]
             del settings["training"]["domains_per_step"]
         return settings
 

@@ -241,7 +241,7 @@ def test_the_default_is_what_it_was_bit_for_bit(exact):
     assert model_sha256(exact, lora) == sha256_json(facts)
 
 
-@pytest.mark.parametrize("name", ["dense", "choice", "generate"])
+@pytest.mark.parametrize("name", ["dense", "title", "choice", "generate"])
 def test_every_rankers_scores_are_near(domain, name):
     exact = pico_backbone(more=LETTERS)
     recipe = pico_recipe().model_copy(update={"ranker": name})

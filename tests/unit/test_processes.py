@@ -27,7 +27,7 @@ from tests.pico import pico_backbone
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-EQUAL = ("dense", "int8", "narrow", "choice", "generate")
+EQUAL = ("dense", "int8", "narrow", "title", "lonely", "choice", "generate")
 LAUNCH = "--num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0 -m"
 CLOSE = 1e-5
 

@@ -40,6 +40,8 @@ from tests.helpers import one_sentence
 from tests.pico import LETTERS, pico_backbone
 
 PROMPTED = ("generate", "choice")
+READING = ("title", *PROMPTED)
+"""What ranks by reading each user's candidates."""
 FEW = EvaluationSettings(users=6, validation_users=4)
 
 
@@ -151,7 +153,7 @@ def test_examples_count_alike_however_they_are_parted(backbone, domain):
     assert not any("weight" in few[number] for number in range(3))
 
 
-@pytest.mark.parametrize("name", PROMPTED)
+@pytest.mark.parametrize("name", READING)
 def test_a_batch_can_be_learned(backbone, domain, name):
     recipe = recipe_for(name)
     ranker = build(backbone, recipe)
@@ -171,17 +173,18 @@ def test_a_batch_can_be_learned(backbone, domain, name):
     finally:
         peft_model.unload()
         backbone.model.requires_grad_(False)
-    assert found[-1] < 0.2 * found[0]
+    # All tokens of whole histories are more to learn than one answer a prompt.
+    assert found[-1] < (0.3 if name == "title" else 0.2) * found[0]
 
 
-@pytest.mark.parametrize("name", PROMPTED)
+@pytest.mark.parametrize("name", READING)
 def test_training_goes_on_where_it_stopped(backbone, domain, name, tmp_path, monkeypatch):
     recipe = recipe_for(name, learning_rate=1e-2, checkpoint_minutes=1e-9, validations=0)
     steps = Length(steps=5)
     whole = train("ingredient", [domain], backbone, recipe, tmp_path / "mine", steps)
     found = losses(tmp_path / "mine")
     kind = type(build(backbone, recipe))
-    real, left = kind.loss, [5]
+    real, left = kind.loss, [3]
 
     def stopping(self, model, batch):
         left[0] -= 1
@@ -202,7 +205,7 @@ def test_training_goes_on_where_it_stopped(backbone, domain, name, tmp_path, mon
 # -- the whole way ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PROMPTED)
+@pytest.mark.parametrize("name", READING)
 def test_train_mix_evaluate_recommend(backbone, domain, name, tmp_path):
     recipe = recipe_for(name)
     first = train("base", [domain], backbone, recipe, tmp_path / "spirit", Length(steps=2))
@@ -284,19 +287,29 @@ def test_scores_of_a_table_do_not_depend_on_its_batches(backbone, domain, name, 
 
 def test_each_name_gives_its_ranker(backbone):
     assert isinstance(build(backbone, Recipe()), DenseRanker)
-    for name in PROMPTED:
+    for name in READING:
         ranker = build(backbone, recipe_for(name))
-        assert type(ranker).__name__.lower() == f"{name}ranker" and not ranker.packed
+        assert type(ranker).__name__.lower() == f"{name}ranker"
+        assert ranker.packed == (name == "title")
 
 
 def test_settings_of_the_dense_ranker_are_refused(backbone):
     deep = recipe_for("choice").model_copy(update={"dense": DenseSettings(depth=1)})
     asked = {"dense.depth": deep}
-    for name, value in {"bank": 8, "hard_negatives": 1, "domains_per_step": 2}.items():
-        asked[f"training.{name}"] = recipe_for("generate", **{name: value})
-    for what, recipe in asked.items():
-        with pytest.raises(RecipeError, match=f"'{what}' is for the dense ranker only") as error:
-            build(backbone, recipe)
+    for ranker in ("title", "generate"):
+        for name, value in {"bank": 8, "hard_negatives": 1}.items():
+            asked[f"training.{name}"] = recipe_for(ranker, **{name: value})
+        for what, recipe in asked.items():
+            with pytest.raises(RecipeError, match=f"'{what}' is for the dense ranker only") as e:
+                build(backbone, recipe)
+            one_sentence(e.value)
+
+
+def test_several_domains_a_step_are_for_packed_histories(backbone):
+    assert build(backbone, recipe_for("title", domains_per_step=2)).packed
+    for name in PROMPTED:
+        with pytest.raises(RecipeError, match="learn from packed histories") as error:
+            build(backbone, recipe_for(name, domains_per_step=2))
         one_sentence(error.value)
 
 
@@ -311,7 +324,7 @@ def test_the_hash_of_a_recipe_holds_what_its_ranker_reads():
     longer = PromptSettings(max_history=4, cutoff=99)
     assert written.model_copy(update={"prompt": longer}).sha256 != written.sha256
     # Runs and folders from before the other rankers came stay valid.
-    assert not {"generate", "choice"} & set(dense.relevant())
+    assert not set(READING) & set(dense.relevant())
     assert set(dense.relevant()["prompt"]) == {"template", "title_tokens", "max_history"}
 
 

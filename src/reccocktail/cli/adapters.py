@@ -49,7 +49,7 @@ def train(
     data: list[Path],
     out: Path,
     backbone: str | None = None,
-    ranker: Literal["dense", "generate", "choice"] | None = None,
+    ranker: Literal["dense", "title", "generate", "choice"] | None = None,
     minutes: float | None = None,
     steps: MaybeWhole = None,
     resume: bool = False,

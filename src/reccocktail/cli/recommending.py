@@ -32,7 +32,7 @@ def recommend(
     latest: Annotated[bool, Parameter(negative=())] = False,
     k: Annotated[Whole, Parameter(name=["-k", "--k"])] = 10,
     new_item: Texts = None,
-    ranker: Literal["dense", "generate", "choice"] | None = None,
+    ranker: Literal["dense", "title", "generate", "choice"] | None = None,
     retrieve: Literal["dense"] = "dense",
     retriever: Path | None = None,
     explain: Annotated[bool, Parameter(negative=())] = False,

@@ -80,10 +80,13 @@ class DenseEncoder:
         ids = list(self._history_prefix)
         positions = []
         for title in titles:
-            ids += title
-            ids += self._separator
+            ids += self.line(title)
             positions.append(len(ids) - 1)
         return ids, positions
+
+    def line(self, title: TokenIds) -> TokenIds:
+        """A title as one of a history's."""
+        return [*title, *self._separator]
 
     def items_batch(self, titles: Sequence[TokenIds]) -> Encoded:
         """Pad items to one batch; positions are (items, 1)."""

@@ -9,6 +9,7 @@ from reccocktail.ranking.choice import ChoiceRanker
 from reccocktail.ranking.dense import DenseRanker
 from reccocktail.ranking.generate import GenerateRanker
 from reccocktail.ranking.readout import load_readout
+from reccocktail.ranking.title import TitleRanker
 from reccocktail.recipe import Recipe
 
 
@@ -33,7 +34,6 @@ def build(backbone: Backbone, recipe: Recipe, wording: Mapping[str, str] | None 
         "dense.depth": recipe.dense.depth,
         "training.bank": recipe.training.bank,
         "training.hard_negatives": recipe.training.hard_negatives,
-        "training.domains_per_step": recipe.training.domains_per_step > 1,
     }
     for name, asked in dense_only.items():
         if asked:
@@ -41,6 +41,13 @@ def build(backbone: Backbone, recipe: Recipe, wording: Mapping[str, str] | None 
                 f"Setting '{name}' is for the dense ranker only; "
                 f"leave it out with ranker {recipe.ranker}."
             )
+    if recipe.ranker == "title":
+        return TitleRanker(tokenizer, recipe.prompt, recipe.title, wording)
+    if recipe.training.domains_per_step > 1:
+        raise RecipeError(
+            "Setting 'training.domains_per_step' is for rankers that learn from packed histories; "
+            f"leave it out with ranker {recipe.ranker}."
+        )
     if recipe.ranker == "generate":
         return GenerateRanker(tokenizer, recipe.prompt, recipe.generate, wording)
     return ChoiceRanker(tokenizer, recipe.prompt, recipe.choice, wording)

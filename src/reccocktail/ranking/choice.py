@@ -15,8 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from reccocktail.errors import RecipeError
 from reccocktail.prompting.encoding import TokenIds, pad
+from reccocktail.ranking.answers import NO_TOKEN, lengths_of, logits_at
 from reccocktail.ranking.base import Batch, Model, entropy_of
-from reccocktail.ranking.prompted import NO_TOKEN, Example, PromptRanker, lengths_of, logits_at
+from reccocktail.ranking.prompted import Example, PromptRanker
 from reccocktail.recipe import ChoiceSettings, PromptSettings
 
 LETTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits

@@ -20,7 +20,6 @@ A model that was not trained on answers may write a title otherwise than the pro
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,26 +28,20 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from reccocktail.prompting.encoding import TokenIds, pad
+from reccocktail.ranking.answers import (
+    NO_TOKEN,
+    Asked,
+    answers_batch,
+    lengths_of,
+    logits_at,
+    read_prompts,
+    stacked,
+)
 from reccocktail.ranking.base import Batch, Model, entropy_of
-from reccocktail.ranking.continuation import Context, PathReader
-from reccocktail.ranking.prompted import NO_TOKEN, Example, PromptRanker, lengths_of, logits_at
+from reccocktail.ranking.continuation import PathReader
+from reccocktail.ranking.prompted import Example, PromptRanker
 from reccocktail.ranking.trie import Trie, unmistakable
 from reccocktail.recipe import GenerateSettings, PromptSettings
-
-
-@dataclass(frozen=True)
-class _User:
-    """One user's prompt, read, and what may be written behind it.
-
-    Attributes:
-        context: the prompt.
-        paths: answers, token by token, with what stands behind a title.
-        items: the candidate that each path means.
-    """
-
-    context: Context
-    paths: list[TokenIds]
-    items: list[int]
 
 
 class GenerateRanker(PromptRanker):
@@ -110,13 +103,7 @@ class GenerateRanker(PromptRanker):
             forms = list(enumerate(shown)) + self._variants(shown)
             answers.append([title + self._behind for _, title in forms])
             items.append([item for item, _ in forms])
-        most = max((len(row) for row in answers), default=0)
-        flat = pad([path for row in answers for path in row + [[]] * (most - len(row))], NO_TOKEN)
-        return {
-            "prompt_ids": pad(prompts, NO_TOKEN),
-            "answers": flat.reshape(len(answers), most, flat.shape[1]),
-            "items": pad(items, NO_TOKEN),
-        }
+        return answers_batch(prompts, answers, items)
 
     def _variants(self, shown: Sequence[TokenIds]) -> list[tuple[int, TokenIds]]:
         """Further forms of the candidates, each with the place of the one that it means."""
@@ -163,7 +150,7 @@ class GenerateRanker(PromptRanker):
         Ranked by decoding, a user's values are dealt out anew: the candidate at place r has the
         r-th highest likelihood, so that scores stay log-likelihoods and only their order changes.
         """
-        return self._stacked([self._user_scores(user) for user in self._users(model, batch)])
+        return stacked([self._user_scores(user) for user in read_prompts(model, batch)])
 
     def entropy(self, model: Model, batch: Batch) -> Tensor:
         """Entropy (users,) in nats, as the settings ask.
@@ -175,39 +162,19 @@ class GenerateRanker(PromptRanker):
         """
         if self.generate.entropy == "candidates":
             return entropy_of(self.scores(model, batch))
-        return torch.stack([self._token_entropy(user) for user in self._users(model, batch)])
+        return torch.stack([self._token_entropy(user) for user in read_prompts(model, batch)])
 
     def scores_and_entropy(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
         """Both, from one reading of each prompt."""
-        users = self._users(model, batch)
-        scores = self._stacked([self._user_scores(user) for user in users])
+        users = read_prompts(model, batch)
+        scores = stacked([self._user_scores(user) for user in users])
         if self.generate.entropy == "candidates":
             return scores, entropy_of(scores)
         return scores, torch.stack([self._token_entropy(user) for user in users])
 
     # -- one user -----------------------------------------------------------------------------
 
-    def _users(self, model: Model, batch: Batch) -> list[_User]:
-        found = []
-        for ids, answers, items in zip(
-            batch["prompt_ids"], batch["answers"], batch["items"], strict=True
-        ):
-            known = items != NO_TOKEN
-            sizes = lengths_of(answers[known])
-            paths = [
-                path[: int(size)].tolist() for path, size in zip(answers[known], sizes, strict=True)
-            ]
-            context = Context(model, ids[: int(lengths_of(ids))])
-            found.append(_User(context, paths, items[known].tolist()))
-        return found
-
-    def _stacked(self, rows: Sequence[Tensor]) -> Tensor:
-        most = max((len(row) for row in rows), default=0)
-        return torch.stack(
-            [torch.nn.functional.pad(r, (0, most - len(r)), value=float("-inf")) for r in rows]
-        )
-
-    def _user_scores(self, user: _User) -> Tensor:
+    def _user_scores(self, user: Asked) -> Tensor:
         log_probs = self.read(user.context, user.paths)
         likelihood = self._likelihood(user, log_probs)
         if self.generate.ranking == "likelihood":
@@ -219,7 +186,7 @@ class GenerateRanker(PromptRanker):
             0, order, likelihood.sort(descending=True).values
         )
 
-    def _likelihood(self, user: _User, log_probs: Sequence[Tensor]) -> Tensor:
+    def _likelihood(self, user: Asked, log_probs: Sequence[Tensor]) -> Tensor:
         """Score of each candidate (C,): over its forms the likelihoods' sum, or the best mean."""
         total = torch.stack([tokens.sum() for tokens in log_probs])
         if self.generate.length == "mean":
@@ -231,7 +198,7 @@ class GenerateRanker(PromptRanker):
             return torch.stack([total[paths].amax() for paths in forms])
         return torch.stack([total[paths].logsumexp(0) for paths in forms])
 
-    def _decode(self, user: _User, log_probs: Sequence[Tensor]) -> list[int]:
+    def _decode(self, user: Asked, log_probs: Sequence[Tensor]) -> list[int]:
         """The first `titles` candidates of a greedy decoding: valid ones only, none twice.
 
         Args:
@@ -256,7 +223,7 @@ class GenerateRanker(PromptRanker):
             written += path
         return chosen
 
-    def _token_entropy(self, user: _User) -> Tensor:
+    def _token_entropy(self, user: Asked) -> Tensor:
         """Eq. 8 for one user, (); the choice of tokens carries no gradient, the entropies do."""
         trie = Trie(user.paths)
         first = self.generate.entropy_tokens

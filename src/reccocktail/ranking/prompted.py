@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -18,7 +17,6 @@ from reccocktail.ranking.trie import distinct
 from reccocktail.recipe import ChoiceSettings, GenerateSettings, PromptSettings
 
 NEGATIVES = 29  # beside the target in a training prompt, as in the paper
-NO_TOKEN = -1  # pads ids and places; a tokenizer's own padding token may be a real one
 
 
 @dataclass(frozen=True)
@@ -143,20 +141,3 @@ class PromptRanker(ABC):
             [titles[item] for item in candidates],
             positive,
         )
-
-
-def lengths_of(ids: Tensor) -> Tensor:
-    """Tokens of each row of ids padded with `NO_TOKEN`; (..., T) -> (...)."""
-    return (ids != NO_TOKEN).sum(-1)
-
-
-def logits_at(model: Model, ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Logits (places, vocabulary) after the tokens at (`rows`, `columns`) of padded ids (B, T).
-
-    Padding stands to the right, where causal attention never looks. The vocabulary is large, so
-    logits are computed only in the columns that are asked for.
-    """
-    kept, where = torch.unique(columns, return_inverse=True)
-    output = model(input_ids=ids.clamp(min=0), use_cache=False, logits_to_keep=kept)
-    found: Tensor = output.logits[rows, where].float()
-    return found

@@ -181,11 +181,9 @@ class Store:
         Raises:
             StateError: the disk refuses.
         """
-        try:
+        with _refused(folder):
             for path in (*folder.rglob("*"), folder, folder.parent):
                 _sync(path)
-        except OSError as error:
-            raise StateError(f"Cannot keep {folder}: {error.strerror}; free space.") from error
 
     def mix_ended(self, folder: Path) -> None:
         """A cocktail is in the domain's record by now, or will never be; then it is removed.

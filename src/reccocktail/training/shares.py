@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reccocktail.ranking.base import Batch
 
-_OF_WINDOWS = ("history_ids", "positions", "targets", "known", "touched")
+_OF_WINDOWS = ("history_ids", "positions", "ids", "targets", "known", "touched")
 _OF_ITEMS = ("item_ids", "item_positions")
 
 
@@ -17,7 +17,7 @@ def share_of(batch: Batch, number: int, processes: int) -> Batch:
     """The share of process `number`: every so many-th window, every so many-th item.
 
     Args:
-        batch: of `DenseRanker.training_batch`.
+        batch: of a ranker that is `packed`.
         number: of the process, from 0.
         processes: how many there are.
 
@@ -28,14 +28,17 @@ def share_of(batch: Batch, number: int, processes: int) -> Batch:
         processes; `weight` (): factor on the share's mean loss that makes the mean over the
         processes the mean over the batch's targets, 0 for a repeated window.
     """
-    windows, items = len(batch["history_ids"]), len(batch["items"])
+    windows = len(batch["targets"])
     mine = torch.arange(number, windows, processes)
     places = batch["targets"] >= 0
     weight = processes * places[mine].sum() / places.sum()
     if not len(mine):
         mine = torch.tensor([number % windows])
+    share: dict[str, Tensor] = dict(batch) | {"weight": weight.float()}
+    share |= {name: batch[name][mine] for name in _OF_WINDOWS if name in batch}
+    if "items" not in batch:
+        return share
+    items = len(batch["items"])
     encoded = (number + torch.arange(-(-items // processes)) * processes) % items
-    share: dict[str, Tensor] = dict(batch)
-    share |= {name: batch[name][mine] for name in _OF_WINDOWS}
     share |= {name: batch[name][encoded] for name in _OF_ITEMS}
-    return share | {"shared": torch.tensor(True), "weight": weight.float()}
+    return share | {"shared": torch.tensor(True)}
