@@ -57,7 +57,12 @@ class _Tree:
         return way
 
 
-def forests(sequences: Sequence[Sequence[int]], row_tokens: int, tokens: int) -> Iterator[Forest]:
+def forests(
+    sequences: Sequence[Sequence[int]],
+    row_tokens: int,
+    tokens: int,
+    groups: Sequence[int] | None = None,
+) -> Iterator[Forest]:
     """Pack sequences, each of at least one token, into forests that hold every one of them once.
 
     Args:
@@ -65,24 +70,29 @@ def forests(sequences: Sequence[Sequence[int]], row_tokens: int, tokens: int) ->
         row_tokens: most tokens of a tree, unless one sequence alone has more. A larger tree shares
             more, and attention over it costs more.
         tokens: most padded tokens of a forest, unless one tree alone has more.
+        groups: of each sequence; no tree holds two. None lets any two share one.
     """
-    trees = list(_trees(sequences, row_tokens))
+    trees = list(_trees(sequences, row_tokens, groups or [0] * len(sequences)))
     for batch in length_batches([len(tree.ids) for tree in trees], tokens):
         yield _stacked([trees[number] for number in batch])
 
 
-def _trees(sequences: Sequence[Sequence[int]], row_tokens: int) -> Iterator[_Tree]:
+def _trees(
+    sequences: Sequence[Sequence[int]], row_tokens: int, groups: Sequence[int]
+) -> Iterator[_Tree]:
     tree = _Tree()
     way: list[int] = []
     former: Sequence[int] = ()
-    for number in sorted(range(len(sequences)), key=lambda n: list(sequences[n])):
+    group = None
+    for number in sorted(range(len(sequences)), key=lambda n: (groups[n], list(sequences[n]))):
         sequence = sequences[number]
         shared = _shared(former, sequence)
-        if tree.ids and len(tree.ids) + len(sequence) - shared > row_tokens:
+        full = len(tree.ids) + len(sequence) - shared > row_tokens
+        if tree.ids and (full or groups[number] != group):
             yield tree
             tree, shared = _Tree(), 0
         way = tree.add(number, sequence, way[:shared])
-        former = sequence
+        former, group = sequence, groups[number]
     if tree.ids:
         yield tree
 

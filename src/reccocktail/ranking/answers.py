@@ -57,6 +57,11 @@ def answers_batch(
 
 def read_prompts(model: Model, batch: Batch) -> list[Asked]:
     """Read each prompt of an `answers_batch`."""
+    return [Asked(Context(model, prompt), paths, items) for prompt, paths, items in users_of(batch)]
+
+
+def users_of(batch: Batch) -> list[tuple[Tensor, list[TokenIds], list[int]]]:
+    """Prompt (tokens,), answers and the candidate of each answer, of each user of a batch."""
     found = []
     for ids, answers, items in zip(
         batch["prompt_ids"], batch["answers"], batch["items"], strict=True
@@ -66,8 +71,7 @@ def read_prompts(model: Model, batch: Batch) -> list[Asked]:
         paths = [
             path[: int(size)].tolist() for path, size in zip(answers[known], sizes, strict=True)
         ]
-        context = Context(model, ids[: int(lengths_of(ids))])
-        found.append(Asked(context, paths, items[known].tolist()))
+        found.append((ids[: int(lengths_of(ids))], paths, items[known].tolist()))
     return found
 
 

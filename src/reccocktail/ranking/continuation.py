@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from reccocktail.prompting.encoding import TokenIds, pad
 from reccocktail.prompting.prefixes import forests
-from reccocktail.ranking.base import Model
+from reccocktail.ranking.base import Model, pass_tokens, without_dropout
 
 CACHED_TOKENS = 16384  # keys and values of so many tokens at once: all candidates of most prompts
 _CACHEABLE = {"full_attention", "sliding_attention"}
@@ -191,3 +191,85 @@ def _reads_trees(context: Context, paths: Sequence[TokenIds]) -> bool:
     except (TypeError, ValueError, RuntimeError):  # it takes no such mask
         return False
     return float((found - torch.cat(context.paths(paths))).abs().mean()) < _ALIKE
+
+
+class LinesReader:
+    """Log-probabilities of paths behind several short prompts, which one pass reads together.
+
+    A prompt and all its paths are one tree of tokens, so that the prompt is read once. Models that
+    read no trees, and GPUs, which copy keys and values fast, read prompt by prompt.
+    """
+
+    def __init__(self) -> None:
+        """Know nothing of any model yet."""
+        self._tried: dict[type, bool] = {}  # kind of model -> whether it reads trees
+
+    def __call__(
+        self, model: Model, prompts: Sequence[Tensor], paths: Sequence[Sequence[TokenIds]]
+    ) -> list[list[Tensor]]:
+        """Log-probability of each token (tokens,) of each path behind each prompt.
+
+        Args:
+            model: the language model.
+            prompts: token ids (tokens,) on its device, one at least each.
+            paths: those of each prompt, of one token at least.
+        """
+        longest = max(
+            (len(p) + len(path) for p, own in zip(prompts, paths, strict=True) for path in own),
+            default=0,
+        )
+        if not self._allowed(model, longest):
+            return [Context(model, p).paths(own) for p, own in zip(prompts, paths, strict=True)]
+        kind = type(model)
+        if kind not in self._tried:
+            self._tried[kind] = self._reads_trees(model, prompts[0], paths[0])
+        if not self._tried[kind]:
+            return [Context(model, p).paths(own) for p, own in zip(prompts, paths, strict=True)]
+        return self._together(model, prompts, paths)
+
+    def _allowed(self, model: Model, longest: int) -> bool:
+        window = getattr(model.config, "sliding_window", None) or math.inf
+        return 0 < longest <= window and next(model.parameters()).device.type != "cuda"
+
+    @torch.no_grad()
+    def _reads_trees(self, model: Model, prompt: Tensor, paths: Sequence[TokenIds]) -> bool:
+        with without_dropout(model):
+            try:
+                (found,) = self._together(model, [prompt], [paths])
+            except (TypeError, ValueError, RuntimeError):  # it takes no such mask
+                return False
+            plain = Context(model, prompt).paths(paths)
+        return float((torch.cat(found) - torch.cat(plain)).abs().mean()) < _ALIKE
+
+    def _together(
+        self, model: Model, prompts: Sequence[Tensor], paths: Sequence[Sequence[TokenIds]]
+    ) -> list[list[Tensor]]:
+        owner = [user for user, own in enumerate(paths) for _ in own]
+        every = [path for own in paths for path in own]
+        # The last token of a path is predicted, and nothing behind it.
+        starts = [prompt.tolist() for prompt in prompts]
+        read = [[*starts[user], *path[:-1]] for user, path in zip(owner, every, strict=True)]
+        found: list[list[Tensor]] = [[] for _ in prompts]
+        flat: list[Tensor | None] = [None] * len(every)
+        for forest in forests(read, _TREE_TOKENS, pass_tokens(model), owner):
+            tree = forest.to(prompts[0].device)
+            # Each tree begins with its prompt, whose own tokens need no prediction.
+            first = min(len(starts[owner[number]]) for number in tree.sequences) - 1
+            output = model(
+                input_ids=tree.input_ids,
+                position_ids=tree.depths,
+                attention_mask=tree.follows[:, None],
+                use_cache=False,
+                logits_to_keep=torch.arange(first, tree.input_ids.shape[1]),
+            )
+            total = output.logits.float().logsumexp(-1)  # (rows, tokens from the first one on)
+            for number, (row, end) in zip(tree.sequences, tree.ends.tolist(), strict=True):
+                path = every[number]
+                before = len(starts[owner[number]])
+                way = tree.follows[row, end].nonzero()[before - 1 :, 0] - first
+                following = torch.tensor(path, device=way.device)
+                flat[number] = output.logits[row, way, following].float() - total[row, way]
+        for user, line in zip(owner, flat, strict=True):
+            assert line is not None
+            found[user].append(line)
+        return found

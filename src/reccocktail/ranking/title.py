@@ -21,9 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from reccocktail.errors import RecipeError
 from reccocktail.prompting.encoding import DenseEncoder, TokenIds, pad
 from reccocktail.prompting.template import DenseTemplate, load
-from reccocktail.ranking.answers import NO_TOKEN, answers_batch, logits_at, read_prompts, stacked
+from reccocktail.ranking.answers import NO_TOKEN, answers_batch, logits_at, stacked, users_of
 from reccocktail.ranking.base import Batch, Model, entropy_of
-from reccocktail.ranking.continuation import PathReader
+from reccocktail.ranking.continuation import LinesReader
 from reccocktail.recipe import PromptSettings, TitleSettings
 
 
@@ -61,7 +61,7 @@ class TitleRanker:
                 "The title ranker needs an end for each title; give the template a separator."
             )
         self.encoder = DenseEncoder(tokenizer, self.template, prompt.title_tokens)
-        self.read = PathReader()
+        self.read = LinesReader()
 
     @property
     def template_sha256(self) -> str:
@@ -134,11 +134,11 @@ class TitleRanker:
 
     def scores(self, model: Model, batch: Batch) -> Tensor:
         """Mean log-likelihoods (users, candidates) over the temperature; -inf for padding."""
+        prompts, paths, _ = zip(*users_of(batch), strict=True)
         return stacked(
             [
-                torch.stack([line.mean() for line in self.read(user.context, user.paths)])
-                / self.temperature
-                for user in read_prompts(model, batch)
+                torch.stack([line.mean() for line in lines]) / self.temperature
+                for lines in self.read(model, prompts, paths)
             ]
         )
 
