@@ -2,15 +2,16 @@
 
     python benchmarks/zero_shot.py --target PREPARED [--target ...] --base ADAPTER --out RUN
 
-Judges text similarity, popularity, the bare backbone (with the base spirit's fixed readout, if it
-has one, and with plain states) and the base spirit on the test users of each target, warm and cold:
-by the model alone, with popularity, and with popularity and words, in weights that validation users
-choose, baselines' scores brought to logits first. Resumable: finished cells (a target and a
-scenario, RUN/TARGET/SCENARIO) are taken as they are. Writes zero_shot.json and zero_shot.md into
-RUN, and every user's ranks into the cells.
+Judges text similarity, popularity, the bare backbone (by the base spirit's ranker, with its fixed
+readout, if it has one, and with plain states; and by the likelihood of the next title) and the base
+spirit on the test users of each target, warm and cold: by the model alone, with popularity, and
+with popularity and words, in weights that validation users choose, baselines' scores brought to
+logits first. `--also NAME=FOLDER` adds adapters, of any ranker, that learnt nothing of the targets
+either. Resumable: finished cells (a target and a scenario, RUN/TARGET/SCENARIO) are taken as they
+are. Writes zero_shot.json and zero_shot.md into RUN, and every user's ranks into the cells.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import polars as pl
 from rich.console import Console
 
-from arguments import asked_backbone, backbone_arguments, study_parser
+from arguments import asked_backbone, backbone_arguments, named_adapters, study_parser
 from cells import SHEET_FILE, finished, precision_facts, write_cell
 from program import program
 from provenance import environment, write_result
@@ -34,6 +35,7 @@ from reccocktail.evaluation.significance import paired_bootstrap
 from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.scoring import Catalogue, positive_columns
+from reccocktail.recipe import Recipe
 from reccocktail.schema import SCENARIOS, USER, Scenario
 from reccocktail.spirits import resolve
 from reccocktail.storage import atomic_file, sha256_json
@@ -44,8 +46,8 @@ from study import require_judgeable
 
 BASE = "base_spirit"
 PLAIN = "backbone, plain states"  # without the fixed readout
+TITLES = "backbone, next titles"  # by the ranker `title`
 BASELINES = ("text-similarity", "popularity")
-OPPONENTS = (BACKBONE, *BASELINES)
 VIEWS = {  # whether popularity and words count
     "model alone": (False, False),
     "with popularity": (True, False),
@@ -60,12 +62,14 @@ def judge(
     target: Domain,
     scenario: Scenario,
     base: Adapter,
+    also: Mapping[str, Adapter],
     backbone: Backbone,
     settings: EvaluationSettings,
     out: Path,
 ) -> dict[str, Any]:
     """One cell: every model's ranks of the same test users, unless they were made before."""
-    weights_of = [base.sha256, backbone.fingerprint.sha256]
+    others = {name: adapter.sha256 for name, adapter in also.items()}
+    weights_of = [base.sha256, backbone.fingerprint.sha256, TITLES, others]
     facts = [target.sha256, weights_of, scenario, asdict(settings), list(VIEWS), WEIGHED]
     identity = sha256_json([*facts, *precision_facts(backbone).values()])
     if cell := finished(out / SHEET_FILE, identity):
@@ -93,7 +97,7 @@ def judge(
         baseline.fit(target)
         for view, beside in views():
             keep(name, view, *place_baseline(baseline, beside, scenario)[:2])
-    for name, lora, ranker in models(base, backbone):
+    for name, lora, ranker in models(base, also, backbone):
         scorer = Scorer(backbone, Catalogue.of(target, ranker), placing)
         label = f"{target.name}, {scenario}: {name}"
         both = scorer.scored(lora, [scenario], label, whole=False)[scenario]
@@ -112,15 +116,15 @@ def judge(
         "base_spirit_minus": {
             view: {
                 other: paired_bootstrap(values[view][BASE], values[view][other])
-                for other in (*OPPONENTS, PLAIN)
-                if other in values[view]
+                for other in values[view]
+                if other != BASE
             }
             for view in VIEWS
         },
         "base_spirit_over_ndcg@1": {
             view: {
                 other: ratio_of_means(values[view][BASE]["ndcg@1"], values[view][other]["ndcg@1"])
-                for other in (BACKBONE, PLAIN)
+                for other in (BACKBONE, PLAIN, TITLES)
                 if other in values[view]
             }
             for view in VIEWS
@@ -130,14 +134,20 @@ def judge(
     return cell
 
 
-def models(base: Adapter, backbone: Backbone) -> Iterator[tuple[str, Lora | None, Ranker]]:
+def models(
+    base: Adapter, also: Mapping[str, Adapter], backbone: Backbone
+) -> Iterator[tuple[str, Lora | None, Ranker]]:
     """Name, update and ranker of each model of the language model's weights."""
-    ranker = ranker_of(base.card, backbone)
+    ranker, recipe = ranker_of(base.card, backbone), base.card.recipe
     yield BACKBONE, None, ranker
     if base.card.readout_sha256:
-        dense = base.card.recipe.dense.model_copy(update={"readout": None, "temperature": None})
-        yield PLAIN, None, build(backbone, base.card.recipe.model_copy(update={"dense": dense}))
+        dense = recipe.dense.model_copy(update={"readout": None, "temperature": None})
+        yield PLAIN, None, build(backbone, recipe.model_copy(update={"dense": dense}))
+    if recipe.ranker != "title":
+        yield TITLES, None, build(backbone, Recipe(ranker="title", prompt=recipe.prompt))
     yield BASE, base.lora, ranker
+    for name, adapter in also.items():
+        yield name, adapter.lora, ranker_of(adapter.card, backbone)
 
 
 def table(targets: dict[str, Any], view: str) -> str:
@@ -177,12 +187,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = study_parser(__doc__)
     parser.add_argument("--users", type=int, default=2000, help="at most so many a scenario")
     parser.add_argument("--validation-users", type=int, default=200)
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=FOLDER")
     backbone_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     base = replace(Adapter.load(resolve(args.base)), name=BASE)
+    also = named_adapters(args.also) if args.also else {}
+    if taken := {BASE, BACKBONE, PLAIN, TITLES, *BASELINES} & set(also):
+        parser.error(f"'{taken.pop()}' is a row of its own; call the adapter otherwise")
     backbone = asked_backbone(args, base.card.recipe)
-    require_judgeable([base], backbone)
+    require_judgeable([base, *also.values()], backbone)
     settings = EvaluationSettings(
         users=args.users, validation_users=args.validation_users, seed=args.seed
     )
@@ -193,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         machine = environment(backbone, target)
         found = {
             scenario: judge(
-                target, scenario, base, backbone, settings, args.out / target.name / scenario
+                target, scenario, base, also, backbone, settings, args.out / target.name / scenario
             )
             for scenario in SCENARIOS
             if target.rows(f"test_{scenario}").height
@@ -202,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = {
             "targets": targets,
             "base_spirit": {"sha256": base.sha256, "steps": base.card.steps},
+            "also": {name: {"sha256": a.sha256, "steps": a.card.steps} for name, a in also.items()},
             "settings": asdict(settings),
             **machine,
         }

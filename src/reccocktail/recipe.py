@@ -177,7 +177,7 @@ class TrainingSettings(_Settings):
     domains_per_step: int = Field(
         1,
         ge=1,
-        description="Domains drawn for one step of the dense ranker, which share its targets; each "
+        description="Domains drawn for one step of `dense` or `title`, which share its targets; each "
         "target's negatives are of its own domain.",
     )
     int8: bool = Field(

@@ -35,7 +35,7 @@ from reccocktail.training.model import merged, ranker_of
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from reccocktail.training.validation import Validation
-from tests.adapters import pico_recipe
+from tests.adapters import pico_recipe, random_adapter
 from tests.domains import taste_domain
 from tests.helpers import nearly
 from tests.pico import pico_backbone, pico_model, pico_tokenizer
@@ -396,10 +396,16 @@ def test_zero_shot_compares_what_needs_no_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     zero_shot = benchmark("zero_shot")
+    backbone = load_backbone(str(folder / "backbone"), device="cpu")
+    lines = pico_recipe(str(folder / "backbone")).model_copy(update={"ranker": "title"})
+    reader = random_adapter(backbone, domain, "reader", recipe=lines)
+    reader.save(tmp_path / "reader", "")
     arguments = study(folder, base, tmp_path, "--users", "40", "--validation-users", "20")
+    arguments += ["--also", f"reader={tmp_path / 'reader'}"]
     zero_shot.main(arguments)
     result = json.loads((tmp_path / "zero_shot.json").read_text())
     models = {"text-similarity", "popularity", "backbone", "base_spirit"}
+    models |= {zero_shot.TITLES, "reader"}
     for scenario in ("warm", "cold"):
         cell = result["targets"]["tastes"]["scenarios"][scenario]
         assert cell["users"] == 40
@@ -413,19 +419,23 @@ def test_zero_shot_compares_what_needs_no_training(
     assert "| tastes | cold (40) | base_spirit |" in capsys.readouterr().out
     # The figures are those of the command.
     loaded = Adapter.load(base)
-    backbone = load_backbone(str(folder / "backbone"), device="cpu")
+    rows = {"base_spirit": "spirit", "backbone": "backbone"}
+    of_titles = {"reader": "reader", zero_shot.TITLES: "backbone"}
     for view, (prior, words) in zero_shot.VIEWS.items():
         settings = EvaluationSettings(40, 20, prior=prior, words=words, full_catalogue=False)
-        found = evaluate(domain, [(loaded, base)], backbone, tmp_path / "e", settings=settings)
-        for scenario in ("warm", "cold"):
-            cell = result["targets"]["tastes"]["scenarios"][scenario]
-            for ours, name in (("base_spirit", "spirit"), ("backbone", "backbone")):
-                assert cell["models"][view][ours] == found["models"][name][scenario]
+        for made, names in (((loaded, base), rows), ((reader, tmp_path / "reader"), of_titles)):
+            found = evaluate(domain, [made], backbone, tmp_path / "e", settings=settings)
+            for scenario in ("warm", "cold"):
+                cell = result["targets"]["tastes"]["scenarios"][scenario]
+                for ours, name in names.items():
+                    assert cell["models"][view][ours] == found["models"][name][scenario]
     # Finished cells are taken as they are, and never under other settings.
     monkeypatch.setattr(zero_shot, "Scorer", None)
     zero_shot.main(arguments)
     with pytest.raises(RunError, match="other settings"):
         zero_shot.main([*arguments, "--seed", "1"])
+    with pytest.raises(SystemExit):
+        zero_shot.main([*arguments, "--also", f"backbone={base}"])
     # Other weights of the same shape are another backbone, and a cocktail scored whom it read.
     pico_model("llama", 9).save_pretrained(tmp_path / "other")
     pico_tokenizer().save_pretrained(tmp_path / "other")
