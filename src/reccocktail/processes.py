@@ -39,6 +39,15 @@ def start(device: torch.device) -> None:
     Raises:
         RunError: a launcher or a device that is not supported, or the others cannot be reached.
     """
+    for name, flag in (
+        ("ACCELERATE_MIXED_PRECISION", "--mixed_precision"),
+        ("ACCELERATE_DYNAMO_BACKEND", "--dynamo_backend"),
+    ):
+        if (asked := os.environ.get(name, "no").lower()) not in ("", "no"):
+            raise RunError(
+                f"The launcher asks for {flag} {asked}, which would train another adapter than the "
+                f"recipe says; launch with {flag} no (--precision and training.compile decide)."
+            )
     if processes() == 1:
         if any(int(os.environ.get(name, 1)) > 1 for name in _MPI_SIZES):
             raise RunError(

@@ -177,8 +177,8 @@ class TrainingSettings(_Settings):
     domains_per_step: int = Field(
         1,
         ge=1,
-        description="Domains drawn for one step of `dense` or `title`, which share its targets; each "
-        "target's negatives are of its own domain.",
+        description="Domains drawn for one step of `dense` or `title`, which share its targets; "
+        "each target's negatives are of its own domain.",
     )
     int8: bool = Field(
         True, description="Multiply by the frozen weights in int8, on CPUs where that is faster."

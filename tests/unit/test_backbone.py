@@ -16,6 +16,7 @@ from reccocktail.backbone import Backbone, choose_device, choose_dtype, load_bac
 from reccocktail.errors import AdapterError, BackboneError, RunError
 from reccocktail.fingerprint import Fingerprint, cached_sha256, hash_weights, weight_files
 from reccocktail.storage import sha256_file
+from tests.helpers import one_sentence
 from tests.pico import CHAT_TEMPLATE, FAMILIES, HIDDEN, LAYERS, pico_backbone
 
 TEXT = "red apple and green tea"
@@ -228,6 +229,21 @@ def test_a_hub_id_without_a_network_says_so_in_one_sentence(tmp_path: Path) -> N
     with pytest.raises(BackboneError, match="someone/pico-of-nobody") as caught:
         load_backbone("someone/pico-of-nobody", device="cpu")
     assert "network" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_hub_behind_a_proxy_that_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class ProxyError(Exception):  # the HTTP library's own, no OSError
+        pass
+
+    def refuse(*_: object, **__: object) -> str:
+        raise ProxyError("403 Forbidden")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(BackboneError, match=r"ProxyError: 403 Forbidden") as caught:
+        load_backbone("someone/pico", device="cpu")
+    one_sentence(caught.value)
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import gguf
 import pytest
 import torch
 from peft import PeftModel
@@ -131,6 +132,29 @@ def test_an_export_tells_its_origin_and_wording(backbone, adapter, tmp_path):
     assert told["adapter_sha256"] == adapter.sha256 and told["card"]["role"] == "cocktail"
     assert told["wording"]["history_prefix"] and told["libraries"]["transformers"]
     assert "scaled to length 1" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("ranker", "field"),
+    [("title", "history_prefix"), ("generate", "before_candidates"), ("choice", "after_label")],
+)
+def test_an_export_of_another_ranker_tells_its_wording_too(adapter, ranker, field, tmp_path):
+    recipe = adapter.card.recipe.model_copy(update={"ranker": ranker})
+    other = replace(adapter, card=adapter.card.model_copy(update={"recipe": recipe}))
+    export_peft(other, tmp_path / "out")
+    assert field in json.loads((tmp_path / "out" / "export.json").read_text())["wording"]
+    assert "An item's score is" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_settings_of_sampling_that_contradict_each_other_are_saved(adapter, tmp_path):
+    """Published chat models have a temperature without `do_sample`; loading only warns."""
+    backbone = pico_backbone()
+    generation = backbone.model.generation_config
+    generation.do_sample, generation.temperature = False, 0.6
+    export_merged(adapter, backbone, tmp_path / "out")
+    told = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (told["do_sample"], told["temperature"]) == (True, 0.6)
+    assert backbone.model.generation_config.do_sample is False
 
 
 def test_a_readout_travels_with_the_export(backbone, adapter, tmp_path):
@@ -305,6 +329,38 @@ def test_variants_that_the_file_would_not_tell_are_refused(settings, what, tmp_p
     one_sentence(error.value)
 
 
+def test_layers_that_are_not_read_are_not_in_the_file(tmp_path):
+    """Programs know no depth: the file's last state must be the one that is scored."""
+    backbone = byte_backbone()
+    deep = random_adapter(backbone, DOMAIN, "cocktail")
+    recipe = deep.card.recipe
+    dense = recipe.dense.model_copy(update={"depth": 1})
+    card = deep.card.model_copy(update={"recipe": recipe.model_copy(update={"dense": dense})})
+    adapter = replace(deep, card=card)
+    export_gguf(adapter, backbone, tmp_path / "out", "float32")
+    assert "lowest" not in (tmp_path / "out" / "README.md").read_text()
+    reader = gguf.GGUFReader(tmp_path / "out" / "model.gguf")
+    assert reader.fields["llama.block_count"].contents() == 1
+    assert not [t.name for t in reader.tensors if t.name.startswith("blk.1.")]
+    sequence = backbone.tokenizer(TEXT)["input_ids"]
+    with merged(backbone.model, adapter.lora) as model, torch.no_grad():
+        want = hidden_states(model, torch.tensor([sequence]), depth=1)[0, -1:]
+    found = llama_cpp(tmp_path / "out" / "model.gguf", [sequence])
+    torch.testing.assert_close(found, want, atol=1e-4, rtol=1e-4)
+
+
+def test_tokens_that_the_model_does_not_know_are_left_out(tmp_path):
+    """A [PAD] may have been added to the tokenizer alone."""
+    backbone = byte_backbone()
+    rows = backbone.fingerprint.vocab_size
+    backbone.tokenizer.add_tokens([f"more{number}" for number in range(rows)])
+    backbone.tokenizer.add_special_tokens({"pad_token": "[LATE]"})
+    export_gguf(random_adapter(backbone, DOMAIN, "mine"), backbone, tmp_path / "out", "float32")
+    fields = gguf.GGUFReader(tmp_path / "out" / "model.gguf").fields
+    assert len(fields["tokenizer.ggml.tokens"].contents()) == rows
+    assert "tokenizer.ggml.padding_token_id" not in fields
+
+
 def test_a_tokenizer_that_llama_cpp_does_not_know_is_refused(backbone, adapter, tmp_path):
     with pytest.raises(BackboneError, match="no byte-level BPE") as error:
         export_gguf(adapter, backbone, tmp_path / "out")
@@ -352,6 +408,10 @@ def test_the_command(adapter, tmp_path, capsys):
     source, out = save(adapter, tmp_path), tmp_path / "out"
     assert run("--adapter", source, "--format", "peft", "--out", out) == 0
     assert "Export:" in capsys.readouterr().out
+    assert Adapter.load(out).sha256 == adapter.sha256
+    # An exported folder is an adapter too, and would be gone.
+    assert run("--adapter", out, "--format", "peft", "--dtype", "float16", "--out", out) == 2
+    assert "would be replaced" in one_sentence(capsys.readouterr().err)
     assert Adapter.load(out).sha256 == adapter.sha256
     nowhere = ("--backbone", tmp_path / "nowhere")
     assert run("--adapter", source, "--format", "gguf", "--out", tmp_path / "x", *nowhere) == 2

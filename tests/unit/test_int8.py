@@ -51,6 +51,15 @@ def test_a_rounded_layer_stays_close_to_its_source_forward_and_backward(bias):
     assert 0 < relative(same.grad, inputs.grad) < 0.02
 
 
+def test_rows_in_bfloat16_keep_their_largest_entries():
+    """127 times a bfloat16 scale may come to 128, which is -128 in int8."""
+    linear = random_linear()
+    inputs = torch.randn(500, 48, generator=torch.Generator().manual_seed(1)).bfloat16()
+    wanted, found = linear(inputs.float()), Int8Linear(linear)(inputs)
+    assert found.dtype == torch.bfloat16
+    assert all(relative(found[row].float(), wanted[row]) < 0.05 for row in range(500))
+
+
 def test_rows_of_very_different_size_each_keep_their_precision():
     linear = random_linear()
     inputs = torch.randn(4, 48) * torch.tensor([[1e-4], [1.0], [1e4], [0.0]])

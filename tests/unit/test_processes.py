@@ -212,6 +212,8 @@ def test_only_training_runs_in_several_processes(monkeypatch, capsys):
         ({"WORLD_SIZE": "2"}, "mps", "mps"),
         ({"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, "cuda:0", "--device cuda"),
         ({"OMPI_COMM_WORLD_SIZE": "2"}, "cpu", "MPI"),
+        ({"ACCELERATE_MIXED_PRECISION": "bf16"}, "cpu", "--mixed_precision no"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "EAGER"}, "cpu", "--dynamo_backend no"),
         ({"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "", "MASTER_PORT": ""}, "cpu", "reach"),
     ],
 )

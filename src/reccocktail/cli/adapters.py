@@ -270,12 +270,23 @@ def export(
         load_in: 4bit takes the backbone's weights rounded to NF4; CUDA only.
     """
     from reccocktail.backbone import load_backbone
-    from reccocktail.export.folders import export_gguf, export_merged, export_peft
+    from reccocktail.export.folders import (
+        export_gguf,
+        export_merged,
+        export_peft,
+        require_export_dir,
+    )
     from reccocktail.spirits import resolve
     from reccocktail.training.adapter import Adapter
     from reccocktail.training.model import note_quantization
 
-    loaded = Adapter.load(resolve(adapter))
+    folder = resolve(adapter)
+    if out.resolve() == folder.resolve():
+        raise AdapterError(
+            f"{out} is the adapter that is exported, and would be replaced; choose another folder."
+        )
+    require_export_dir(out)  # before a backbone is loaded for it
+    loaded = Adapter.load(folder)
     if format == "peft":
         export_peft(loaded, out, dtype or "float32")
     else:

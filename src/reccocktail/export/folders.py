@@ -4,7 +4,9 @@ Every export is one folder, whole or absent, with `export.json` (where it came f
 that its prompts need) and a README for whoever finds it.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -13,15 +15,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers import PreTrainedModel
 
 from reccocktail import __version__
 from reccocktail.backbone import DTYPES, Backbone, quiet_transformers
 from reccocktail.errors import AdapterError
 from reccocktail.export.gguf import GGUF_TYPES, GgufType, require_exportable, write_gguf
-from reccocktail.prompting.template import DenseTemplate, load
+from reccocktail.prompting.template import DenseTemplate, InstructionTemplate, Template, load
 from reccocktail.ranking.readout import Readout, load_readout, score_temperature
+from reccocktail.recipe import Recipe
 from reccocktail.storage import atomic_dir, read_json, require_replaceable, write_json
-from reccocktail.training.adapter import Adapter, Factors, Lora
+from reccocktail.training.adapter import Adapter, Card, Factors, Lora
 from reccocktail.training.model import merged
 
 Format = Literal["peft", "merged", "gguf"]
@@ -102,7 +106,11 @@ def export_merged(adapter: Adapter, backbone: Backbone, out: Path, dtype: str = 
     )
 
     def write(folder: Path) -> None:
-        with merged(backbone.model, adapter.lora) as model, quiet_transformers():
+        with (
+            merged(backbone.model, adapter.lora) as model,
+            quiet_transformers(),
+            _valid_generation(model),
+        ):
             state = _cast(model.state_dict(), kind)
             model.save_pretrained(folder, state_dict=state, max_shard_size=SHARD_SIZE)
         backbone.tokenizer.save_pretrained(folder)
@@ -136,8 +144,10 @@ def export_gguf(
     require_own_head(backbone, adapter.lora)
     require_exportable(backbone)
     require_export_dir(out)
+    # The file holds the layers that are read and no others, so that its vectors are the adapter's.
+    depth = adapter.card.recipe.dense.depth
     readme = _readme(
-        adapter,
+        replace(adapter, card=_read_whole(adapter.card)),
         f"The backbone with the adapter in its weights, in {dtype}: "
         f"`llama-server -m {GGUF_FILE} --embeddings --pooling {_pooling(adapter)}` gives hidden "
         f"states, `llama-cli -m {GGUF_FILE}` generates.",
@@ -145,9 +155,35 @@ def export_gguf(
 
     def write(folder: Path) -> None:
         with merged(backbone.model, adapter.lora):
-            write_gguf(backbone, folder / GGUF_FILE, dtype, name=adapter.name)
+            write_gguf(backbone, folder / GGUF_FILE, dtype, adapter.name, depth)
 
     _write(out, write, adapter, "gguf", dtype, readme)
+
+
+@contextmanager
+def _valid_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model be saved whose settings of sampling stand there without `do_sample`.
+
+    `transformers` loads them with a warning and refuses to save them.
+    """
+    former = model.generation_config
+    if former is not None:
+        try:
+            former.validate(strict=True)
+        except ValueError:
+            model.generation_config = copy.deepcopy(former)
+            model.generation_config.do_sample = True
+    try:
+        yield
+    finally:
+        model.generation_config = former
+
+
+def _read_whole(card: Card) -> Card:
+    """A card for a file that holds no layer above the recipe's depth."""
+    dense = card.recipe.dense.model_copy(update={"depth": None})
+    recipe = card.recipe.model_copy(update={"dense": dense})
+    return card.model_copy(update={"recipe": recipe})
 
 
 def require_own_head(backbone: Backbone, lora: Lora) -> None:
@@ -227,15 +263,15 @@ def _write(
 def _origin(adapter: Adapter, kind: Format, dtype: str) -> dict[str, Any]:
     """Content of `export.json`: enough to know the model and to build its prompts elsewhere."""
     recipe = adapter.card.recipe
+    lines = recipe.ranker in ("dense", "title")
+    template: type[Template] = DenseTemplate if lines else InstructionTemplate
     return {
         "format": kind,
         "dtype": dtype,
         "adapter": adapter.name,
         "adapter_sha256": adapter.sha256,
         "card": adapter.card.model_dump(mode="json"),
-        "wording": load(recipe.template, DenseTemplate, adapter.card.wording).model_dump()
-        if recipe.ranker == "dense"
-        else None,
+        "wording": load(recipe.template, template, adapter.card.wording).model_dump(),
         "temperature": _temperature(adapter) if recipe.ranker == "dense" else None,
         "version": __version__,
         "libraries": {name: version(name) for name in _LIBRARIES},
@@ -249,9 +285,23 @@ def _readme(adapter: Adapter, *lines: str) -> str:
         f"Exported by reccocktail {__version__} from a {card.role} on {card.backbone.summary()}.",
         *lines,
     ]
-    if card.recipe.ranker == "dense":
-        text.append(_scoring(adapter))
+    text.append(_scoring(adapter) if card.recipe.ranker == "dense" else _reading(card.recipe))
     return "\n\n".join(text) + "\n"
+
+
+def _reading(recipe: Recipe) -> str:
+    """How an adapter reads that has no vectors."""
+    what = {
+        "title": "the mean log-probability, behind the history's titles, of the tokens of its own "
+        f"and of the separator, over {recipe.title.temperature}",
+        "generate": "the log-probability of its title as the answer to a prompt with candidates",
+        "choice": "the logit of its letter behind a prompt with candidates",
+    }
+    return (
+        f"An item's score is {what[recipe.ranker]}. The texts around titles are `wording` in "
+        f"{MARK}; a title is cut at {recipe.prompt.title_tokens} tokens, a history at its last "
+        f"{recipe.prompt.max_history} items."
+    )
 
 
 def _pooling(adapter: Adapter) -> str:

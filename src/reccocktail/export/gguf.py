@@ -85,7 +85,9 @@ def require_exportable(backbone: Backbone) -> None:
         )
 
 
-def write_gguf(backbone: Backbone, file: Path, dtype: GgufType, name: str) -> None:
+def write_gguf(
+    backbone: Backbone, file: Path, dtype: GgufType, name: str, depth: int | None = None
+) -> None:
     """Write model and tokenizer to one file.
 
     Args:
@@ -94,8 +96,10 @@ def write_gguf(backbone: Backbone, file: Path, dtype: GgufType, name: str) -> No
         dtype: of the weight matrices; those whose rows are no multiple of 32 stay float16 under
             q8_0. Vectors are float32.
         name: the model's name in the file.
+        depth: lowest layers to write, the final norm behind them; None writes all.
     """
     config = backbone.model.config
+    layers = depth or config.num_hidden_layers
     architecture = ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[architecture.arch])
     try:
@@ -103,10 +107,10 @@ def write_gguf(backbone: Backbone, file: Path, dtype: GgufType, name: str) -> No
         writer.add_name(name)
         writer.add_file_type(_TYPES[dtype][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        _add_hyperparameters(writer, config, backbone.fingerprint.vocab_size)
+        _add_hyperparameters(writer, config, layers, backbone.fingerprint.vocab_size)
         _add_tokenizer(writer, backbone.tokenizer, backbone.fingerprint.vocab_size)
-        names = gguf.get_tensor_name_map(architecture.arch, config.num_hidden_layers)
-        for parameter, tensor in _tensors(backbone):
+        names = gguf.get_tensor_name_map(architecture.arch, layers)
+        for parameter, tensor in _tensors(backbone, layers):
             target = names.get_name(parameter, try_suffixes=(".weight", ".bias"))
             if target is None:
                 raise BackboneError(
@@ -127,11 +131,15 @@ def write_gguf(backbone: Backbone, file: Path, dtype: GgufType, name: str) -> No
         writer.close()
 
 
-def _tensors(backbone: Backbone) -> list[tuple[str, Tensor]]:
-    """Weights by name, a tied output layer left out: llama.cpp ties it again."""
+def _tensors(backbone: Backbone, layers: int) -> list[tuple[str, Tensor]]:
+    """Weights by name up to a layer, a tied output layer left out: llama.cpp ties it again."""
+    config = backbone.model.config
+    above = range(layers, config.num_hidden_layers)
+    left_out = tuple(f"model.layers.{number}." for number in above)
+    if config.tie_word_embeddings:
+        left_out += ("lm_head.weight",)
     state = backbone.model.state_dict()
-    tied = backbone.model.config.tie_word_embeddings
-    return [(key, value) for key, value in state.items() if not (tied and key == "lm_head.weight")]
+    return [(key, value) for key, value in state.items() if not key.startswith(left_out)]
 
 
 def _stored(tensor: Tensor, dtype: GgufType) -> tuple[Any, gguf.GGMLQuantizationType]:
@@ -171,9 +179,9 @@ def _head_size(config: Any) -> int:
     )
 
 
-def _add_hyperparameters(writer: gguf.GGUFWriter, config: Any, rows: int) -> None:
+def _add_hyperparameters(writer: gguf.GGUFWriter, config: Any, layers: int, rows: int) -> None:
     size = _head_size(config)
-    writer.add_block_count(config.num_hidden_layers)
+    writer.add_block_count(layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
@@ -222,6 +230,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
     for token, number in parts["model"]["vocab"].items():
         tokens[number], kinds[number] = token, int(gguf.TokenType.NORMAL)
     for added in parts["added_tokens"]:
+        if added["id"] >= rows:  # a token that the model has no embedding for
+            continue
         kind = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
         tokens[added["id"]], kinds[added["id"]] = added["content"], int(kind)
     writer.add_tokenizer_model("gpt2")
@@ -232,7 +242,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in merges])
     for role in ("bos", "eos", "unk", "pad"):
         number = getattr(tokenizer, f"{role}_token_id")
-        if number is not None:
+        if number is not None and number < rows:
             getattr(writer, f"add_{role}_token_id")(number)
     sample = tokenizer("a")["input_ids"]
     assert isinstance(sample, list)

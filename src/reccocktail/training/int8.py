@@ -96,14 +96,15 @@ class _Int8Product(torch.autograd.Function):
 
 
 def _product(rows: Tensor, columns: Tensor, scales: Tensor) -> Tensor:
-    """Rows (..., k) in float32 times rounded columns (k, n) with scales (n,) -> (..., n)."""
-    flat = rows.reshape(-1, rows.shape[-1])
+    """Rows (..., k) times rounded columns (k, n), scales (n,) -> (..., n) in the rows' dtype."""
+    # In bfloat16 a row's largest entry would come to 128 and change its sign in int8.
+    flat = rows.reshape(-1, rows.shape[-1]).float()
     # Memory is the bottleneck here, so each step passes over the numbers once.
     largest = torch.linalg.vector_norm(flat, ord=torch.inf, dim=1, keepdim=True)
     row_scales = largest.clamp_min(1e-12) / _LEVELS
     rounded = (flat / row_scales).round_().to(torch.int8)
     product: Tensor = (torch._int_mm(rounded, columns) * row_scales).mul_(scales)
-    return product.view(*rows.shape[:-1], -1)
+    return product.to(rows.dtype).view(*rows.shape[:-1], -1)
 
 
 def _rounded_columns(matrix: Tensor) -> tuple[Tensor, Tensor]:
