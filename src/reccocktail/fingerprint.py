@@ -79,7 +79,8 @@ def weight_files(folder: Path) -> list[Path]:
             "so convert other weights with `save_pretrained` first."
         )
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = sorted({Path(name).as_posix() for name in found})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BackboneError(
             f"{index} is not a safetensors index ({error!r}); download the backbone again."

@@ -172,7 +172,8 @@ def test_pickled_weights_are_never_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["weights", "config", "no config", "tokenizer", "architecture", "index"]
+    "damage",
+    ["weights", "config", "no config", "tokenizer", "architecture", "index", "index of numbers"],
 )
 def test_a_damaged_folder_is_refused_in_one_sentence(damage: str, tmp_path: Path) -> None:
     folder = save(pico_backbone(), tmp_path / "broken")
@@ -188,7 +189,8 @@ def test_a_damaged_folder_is_refused_in_one_sentence(damage: str, tmp_path: Path
         (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
     else:
         (folder / "model.safetensors").unlink()
-        (folder / "model.safetensors.index.json").write_text('{"weights": []}')
+        index = {"weight_map": {"a": 1}} if damage == "index of numbers" else {"weights": []}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(BackboneError, match="broken") as caught:
         load_backbone(str(folder), device="cpu")
     assert "\n" not in str(caught.value)

@@ -132,7 +132,7 @@ def test_the_manifest_holds_every_file_with_its_hash(films: Source) -> None:
         assert entry == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-@pytest.mark.parametrize("damage", ["change", "delete", "manifest"])
+@pytest.mark.parametrize("damage", ["change", "delete", "manifest", "no hash"])
 def test_a_damaged_folder_is_made_again_from_the_cached_files(
     damage: str, films: Source, server: Server
 ) -> None:
@@ -145,7 +145,9 @@ def test_a_damaged_folder_is_made_again_from_the_cached_files(
         file.unlink()
     else:
         manifest = json.loads((folder / "fetch.json").read_text())
-        (folder / "fetch.json").write_text(json.dumps(manifest | {"readers": 0}))
+        less = {"files": dict.fromkeys(manifest["files"], {})}
+        changed = less if damage == "no hash" else {"readers": 0}
+        (folder / "fetch.json").write_text(json.dumps(manifest | changed))
     assert fetch(films.name) == folder and file.read_bytes() == whole
     assert server.asked["ml-10m.zip"] == 1
 

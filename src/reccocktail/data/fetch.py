@@ -131,7 +131,7 @@ def _is_whole(folder: Path, name: str, readers: int | None) -> bool:
         return False
     for file, expected in files.items():
         path = folder / file
-        if not path.is_file() or sha256_file(path) != expected["sha256"]:
+        if not path.is_file() or sha256_file(path) != expected.get("sha256"):
             say(f"{path} is missing or was changed; making it again.")
             return False
     return True
