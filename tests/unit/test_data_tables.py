@@ -158,6 +158,7 @@ def test_ids_are_text_whatever_they_were():
         ),
         (["2009-11-24 01:00:00.5+0100", "2009-11-24T00:00+00", "2009-11-23 23:59 UTC"], [2, 1, 0]),
         (["2020-01-02", "2020-01-01 10:00:00", "2020-01-02T00:00:01", "2020/01/01"], [3, 1, 0, 2]),
+        (["3 5,2024", "0001-01-01", "4/3/2024", "2024-3-3 9:30", "05/03/2024 Z"], [1, 3, 2, 0, 4]),
     ],
 )
 def test_times_as_text_are_ordered_as_times(times, ordered):
@@ -370,6 +371,11 @@ def test_times_that_are_no_times_name_their_rows():
         ("time", pl.Series([1, 2**63 + 5], dtype=pl.UInt64), r"beyond 64 bits \(row 2, such as"),
         ("time", ["2020-01-02T10:00:00", "soon"], r"nor dates \(row 2, such as 'soon'\); write"),
         ("time", ["2020-01-02T10:00:00", "2020-13-01"], r"nor dates \(row 2, such as '2020-13-01'"),
+        ("time", ["05-03-24", "06-03-24"], r"nor dates \(rows 1, 2, .* write .* YYYY-MM-DD"),
+        ("time", ["05/03/2024", "05/03/24"], r"nor dates \(row 2, such as '05/03/24'\)"),
+        ("time", ["2024/03/05", "24/03/05"], r"nor dates \(row 2, such as '24/03/05'\)"),
+        ("time", ["03 5, 2024", "03 5, 24"], r"nor dates \(row 2, such as '03 5, 24'\)"),
+        ("time", ["24-3-5 10:00:00.1234", "24-3-5 10:00 +0100"], r"nor dates \(rows 1, 2, "),
         (
             "time",
             [1_577_836_800_000, 1_577_836_800],

@@ -21,6 +21,8 @@ _FORMS = (
     "%d/%m/%Y",
     "%Y/%m/%d",
 )
+# %Y takes one digit, too: 05-03-24 would be a day of the year 5, and 05/03/24 one of the year 24.
+_FOUR_DIGITS = r"^\+?\d{4}[-/]|[/,\s]\+?\d{4}$"
 # What times of the years 1980 to 2100 are as numbers since 1970. No two units share a number, and
 # counters, days as 20091124 and minutes as 200911240930 are in none.
 _YEARS = (315_532_800, 4_102_444_800)
@@ -89,9 +91,13 @@ def _in_one_unit(column: pl.Series, where: str) -> pl.Series:
 
 
 def _moments(text: pl.Series) -> pl.Series:
-    """Datetimes (UTC) of the cells that are dates in one of `_FORMS`, null elsewhere."""
+    """Datetimes (UTC) of the cells that are dates in one of `_FORMS`, null elsewhere.
+
+    A year has four digits.
+    """
     plain = text.str.replace(r"\s*(?:Z|UTC)$", "").str.replace("T", " ", literal=True)
     plain = plain.str.replace(r"\s+([+-][0-9:]+)$", "$1")  # an offset after a space
+    plain = plain.set(~plain.str.contains(_FOUR_DIGITS), None)
     found = pl.Series(text.name, [None], dtype=pl.Datetime("us", "UTC")).new_from_index(
         0, len(text)
     )
