@@ -415,6 +415,71 @@ def test_dates_are_times_whatever_stands_beside_them():
     assert as_interactions(frame, "x", time_column="date")[TIME].to_list() == [86_400_000_000]
 
 
+@pytest.mark.parametrize(
+    ("clock", "day"),
+    [
+        (["0930", "1430", "0800"], ["2024-03-05", "2024-03-05", "2024-03-06"]),
+        ([930, 1430, 800], ["2024-03-05", "2024-03-05", "2024-03-06"]),
+        ([930.0, 1430.0, None], [date(2024, 3, 5), date(2024, 3, 5), date(2024, 3, 6)]),
+        ([time(9, 30), time(14), time(8)], [datetime(2024, 3, 5)] * 2 + [datetime(2024, 3, 6)]),
+        (["9:30", "14:00:01", "8:00"], ["05/03/2024", "2024-03-05", "06/03/2024"]),
+        (["10:00 AM", "2:30 PM", ""], ["2024-03-05", "2024-03-05", "2024-03-06"]),
+        ([93000, 143000, 80000], ["2024-03-05T09:30", "2024-03-05T14:30", "2024-03-06T08:00"]),
+        ([9, 14, 8], [1_709_631_000, 1_709_649_000, 1_709_712_000]),
+    ],
+)
+def test_a_time_of_day_is_no_order_across_days(clock, day, capsys):
+    """As shops export them: the clock stands in a column of its own beside the date."""
+    order = [2, 1, 0]
+    frame = pl.DataFrame(
+        {
+            "user": ["u"] * 3,
+            "item": ["a", "b", "c"],
+            "Date": pl.Series(day, strict=False),
+            "Time": pl.Series(clock, strict=False),
+        }
+    )[order]
+    assert in_time_order(as_interactions(frame, "sales.csv"))[ITEM].to_list() == ["a", "b", "c"]
+    said = one_sentence(" ".join(capsys.readouterr().err.split()))
+    assert said.startswith("sales.csv has several time columns (Time, Date) and 'Date' is read")
+    joined = all("T" not in str(cell) and not isinstance(cell, int) for cell in day)
+    assert ("with the times of day of 'Time'" in said) == joined
+    assert said.endswith("name another with --time-column.")
+    # Asked for, it is read alone.
+    if not isinstance(clock[0], time) and ":" not in str(clock[0]) and None not in clock:
+        alone = in_time_order(as_interactions(frame, "sales.csv", time_column="Time"))
+        assert alone[ITEM].to_list() == ["c", "a", "b"]
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("times", "beside", "read"),
+    [
+        ({"timestamp": [3, 1, 2]}, {"date": ["2024-03-01", "2024-03-02", "2024-03-03"]}, None),
+        ({"time": [1_709_631_000, 9, 10]}, {"date": ["2024-03-01"] * 3}, None),
+        ({"time": [930, 800, 830]}, {"ts": [1, 2, 3]}, None),
+        ({"time": [930, 800, 830]}, {"date": ["soon"] * 3}, None),
+        ({"time": [930, 800, 830]}, {"date": [""] * 3}, None),
+        ({"time": [930, 800, 830]}, {"ts": [1, 2, 3], "date": ["2024-03-01"] * 3}, "date"),
+    ],
+)
+def test_of_several_time_columns_the_one_read_is_named(times, beside, read, capsys):
+    frame = pl.DataFrame({"user": ["u"] * 3, "item": ["a", "b", "c"]} | beside | times)
+    (name,) = times
+    events = as_interactions(frame, "x")
+    assert in_time_order(events)[ITEM].to_list() == ["b", "c", "a"]
+    assert read is not None or events[TIME].to_list() == times[name]
+    assert f"and '{read or name}' is read" in " ".join(capsys.readouterr().err.split())
+
+
+def test_dates_with_holes_beside_a_time_of_day_are_named():
+    rows = {"user": ["u"] * 2, "item": ["a", "b"], "time": ["9:30", "8:00"]}
+    with pytest.raises(DataError, match="'date' is empty in 1 row \\(row 2\\); fill"):
+        as_interactions(pl.DataFrame(rows | {"date": ["2024-03-05", ""]}), "x")
+    with pytest.raises(DataError, match=r"'time' holds times that are neither .*--time-column"):
+        as_interactions(pl.DataFrame(rows | {"date": ["soon", "later"]}), "x")
+
+
 GOOD = {"user_id": ["u"], "history": [["a", "b"]], "target": ["c"], "candidates": [["c", "d"]]}
 
 
