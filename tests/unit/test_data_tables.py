@@ -93,6 +93,34 @@ def test_a_csv_with_other_separators_is_read(tmp_path, mark):
 
 
 @pytest.mark.parametrize(
+    ("text", "columns", "row"),
+    [
+        ("Kunde;Artikel;Betrag, EUR\nu;1;2,50\n", ["Kunde", "Artikel", "Betrag, EUR"], "u|1|2,50"),
+        ("Artikel;Titel, kurz\n1;Tee\n2;a, b\n3;c\n", ["Artikel", "Titel, kurz"], "1|Tee"),
+        ("id,a;b\n1,x\n2,y;z\n3,z\n", ["id", "a;b"], "1|x"),
+        ('id\t"a, b, c"\n1\tx\n', ["id", "a, b, c"], "1|x"),
+        ("id,kinds (a;b;c)\n1,a\n2,b;c\n", ["id", "kinds (a;b;c)"], "1|a"),
+        ("id,a;b\n", ["id", "a;b"], None),
+        ('id,title\n1,"Salt; pepper; chili"\n', ["id", "title"], "1|Salt; pepper; chili"),
+        ("sep=;\r\nid;a,b,c\r\n1;x\r\n", ["id", "a,b,c"], "1|x"),
+        ('\ufeff"sep=\t"\nid\ta\n1\tx\n', ["id", "a"], "1|x"),
+        ("SEP=|\nid|a\n1|x\n", ["id", "a"], "1|x"),
+        ("sep=,\nid,a\n1,x\n", ["id", "a"], "1|x"),
+    ],
+)
+def test_the_separator_of_a_csv_is_what_its_cells_have_between_them(tmp_path, text, columns, row):
+    path = tmp_path / "a.csv"
+    path.write_text(text, encoding="utf-8")
+    if row is None:
+        with pytest.raises(DataError, match="has no rows"):
+            read_table(path)
+    else:
+        table = read_table(path)
+        assert table.columns == columns
+        assert "|".join(table.row(0)) == row
+
+
+@pytest.mark.parametrize(
     ("columns", "user", "item", "time"),
     [
         (["reviewerID", "asin", "unixReviewTime"], "reviewerID", "asin", "unixReviewTime"),
@@ -198,6 +226,7 @@ def test_time_order_keeps_users_by_first_appearance_and_ties_in_place():
             "line 3 has 3 cells, the header 2",
         ),
         ("t.csv", "item_id;title\n1;Tea\n2;Tea; green\n3;Pot\n", "line 3 has 3 cells"),
+        ("t.csv", "sep=;\nitem_id;title\n1;Tea\n2;Tea; green\n3;Pot\n", "line 4 has 3 cells"),
     ],
 )
 def test_a_line_with_too_many_cells_is_named(tmp_path, name, text, what):
