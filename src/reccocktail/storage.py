@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reccocktail.errors import RecCocktailError, RunError
+from reccocktail.temporary import beside, let_go, make_own, remove_left
 
 CACHE_VARIABLE = "RECCOCKTAIL_CACHE"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
@@ -73,7 +74,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             Other errors of the block are raised as they are.
     """
     place = path.resolve()  # a link stays, and what it leads to is written
-    temporary = _beside(place)
+    temporary = beside(place)
     try:
         with writing(path):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +95,8 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     A folder that stood at `path` is replaced as a whole, never mixed with the new files, and comes
     back if anything, an interrupt included, keeps the new one from taking its place.
 
-    Of several processes that replace one folder at the same time, the last one's stays.
+    Of several processes that replace one folder at the same time, the last one's stays. Temporary
+    folders of processes that were killed are removed.
 
     Raises:
         RunError: as for `atomic_file`, `path` is a file or the folder that the process is in, or
@@ -102,12 +104,14 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     """
     _require_elsewhere(path)
     place = path.resolve()  # a link stays, and the folder that it leads to is replaced
-    temporary = _beside(place)
+    temporary = beside(place)
     old = temporary.with_suffix(".old")
+    lock = None
     try:
         require_dir(path)
         with writing(path):
-            temporary.mkdir(parents=True)
+            lock = make_own(temporary)
+        remove_left(place, temporary)
         with writing(path, temporary):
             yield temporary
         with writing(path):
@@ -121,15 +125,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
                 os.replace(old, place)
         if place.exists():
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _beside(place: Path) -> Path:
-    """A hidden name of its own next to a place, which says of which one it is.
-
-    Not the whole of a long name: file systems allow 255 bytes.
-    """
-    short = place.name.encode()[:200].decode(errors="ignore")
-    return place.with_name(f".{short}.{uuid.uuid4().hex[:8]}.tmp")
+        let_go(lock)
 
 
 def _require_elsewhere(path: Path) -> None:

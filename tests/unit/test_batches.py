@@ -84,6 +84,66 @@ def test_excluded_items_are_in_no_window(domain, ranker):
         DomainWindows.build(domain, ranker, everything)
 
 
+def heavy_windows(ranker, heavy=60, others=80):
+    """Windows of a user who chose much of half the items, and of others with two targets each."""
+    mine = [[(n + place) % 25 for place in range(4)] for n in range(heavy)]
+    domain = plain_windows(
+        mine + [[25 + n % 20, 26 + n % 20, n % 25] for n in range(others)], ranker
+    )
+    domain.known = [set(range(25)), *domain.known[heavy:]]
+    domain.owner = [0] * heavy + list(range(1, others + 1))
+    return domain
+
+
+@pytest.mark.parametrize("targets", [6, 12, 24])
+def test_a_user_with_very_many_windows_has_no_batch_alone(ranker, targets, monkeypatch):
+    """All items of such a batch are known to its user: without a negative it teaches nothing."""
+    built = heavy_windows(ranker)
+    built.batch(0, targets, seed=0)
+    owners = [{built.owner[n] for n in batch} for batch in built.epochs]
+    assert sorted(n for batch in built.epochs for n in batch) == list(range(len(built.windows)))
+    assert all(len(users) > 1 for users in owners)
+    for batch in built.epochs:
+        assert not built.training_batch(ranker, batch)["known"].all(dim=1).any()
+    # What had negatives is as it was, but for the batches that gave a window.
+    monkeypatch.setattr(DomainWindows, "_mix_users", lambda *_: None)
+    before = heavy_windows(ranker)
+    before.batch(0, targets, seed=0)
+    lone = sum(len({before.owner[n] for n in batch}) == 1 for batch in before.epochs)
+    changed = [(a, b) for a, b in zip(before.epochs, built.epochs, strict=True) if a != b]
+    assert lone > 1 and lone <= len(changed) <= 2 * lone
+    assert all(abs(len(a) - len(b)) <= 1 for a, b in changed)  # a lone window gives none
+
+
+def test_who_has_too_few_others_beside_them_keeps_what_there_is(ranker):
+    for others in (0, 1, 2, 3):
+        built = heavy_windows(ranker, others=others)
+        built.batch(0, 12, seed=0)
+        windows = sorted(n for batch in built.epochs for n in batch)
+        assert windows == list(range(len(built.windows)))
+        mixed = [b for b in built.epochs if len({built.owner[n] for n in b}) > 1]
+        assert len(mixed) == others
+
+
+@pytest.mark.parametrize("targets", [2, 24, 96])
+def test_batches_of_several_users_stay_as_they_were(domain, ranker, targets, monkeypatch):
+    mixed = DomainWindows.build(domain, ranker)
+    mixed.batch(0, targets, seed=3)
+    monkeypatch.setattr(DomainWindows, "_mix_users", lambda *_: None)
+    plain = DomainWindows.build(domain, ranker)
+    plain.batch(0, targets, seed=3)
+    assert mixed.epochs == plain.epochs
+
+
+def test_batches_with_negatives_of_their_own_stay_as_they_were(ranker):
+    built, hard = heavy_windows(ranker), heavy_windows(ranker)
+    hard.similar = SimpleNamespace()
+    built.batch(0, 12, seed=0)
+    hard.batch(0, 12, seed=0)
+    assert hard.epochs != built.epochs
+    assert any(len({hard.owner[n] for n in batch}) == 1 for batch in hard.epochs)
+
+
 @pytest.mark.parametrize("targets", [2, 7, 16, 96, 10_000])
 def test_an_epoch_holds_every_window_once(domain, ranker, targets):
     built = DomainWindows.build(domain, ranker)

@@ -318,13 +318,28 @@ def test_low_ratings_are_no_positives_but_still_touched(tmp_path):
         run(tmp_path, min_rating=3)
 
 
-def test_interactions_of_unknown_items_are_dropped_unless_they_are_most(tmp_path):
+def test_interactions_of_unknown_items_are_dropped_unless_they_are_most(tmp_path, capsys):
     events = raw_tables(tmp_path)
     items = pl.read_parquet(tmp_path / "items.parquet")
     items.filter(pl.col("item_id") != "i03").write_parquet(tmp_path / "items.parquet")
     domain = run(tmp_path)
     counts = [c["interactions"] for c in domain.manifest["counts"]]
-    assert counts[0] - counts[1] == events.filter(pl.col("item_id") == "i03").height
+    left_out = events.filter(pl.col("item_id") == "i03").height
+    assert counts[0] - counts[1] == left_out > 1
+    said = one_sentence(" ".join(capsys.readouterr().err.split()))
+    assert said == (
+        f"{left_out} of {events.height} interactions are with items that the table of items lacks "
+        "(such as 'i03'), and are left out."
+    )
+    one = events.head(1).with_columns(item_id=pl.lit("i99"))
+    pl.concat([events, one]).write_parquet(tmp_path / "interactions.parquet")
+    items.write_parquet(tmp_path / "items.parquet")
+    run(tmp_path)
+    said = one_sentence(" ".join(capsys.readouterr().err.split()))
+    assert said.startswith(f"1 of {events.height + 1} interactions is with an item that")
+    events.write_parquet(tmp_path / "interactions.parquet")
+    run(tmp_path)
+    assert not capsys.readouterr().err
     items.with_columns(item_id="x" + pl.col("item_id")).write_parquet(tmp_path / "items.parquet")
     with pytest.raises(DataError, match=r"items that the table of items does not have.*same ids"):
         run(tmp_path)

@@ -93,6 +93,34 @@ def test_a_csv_with_other_separators_is_read(tmp_path, mark):
 
 
 @pytest.mark.parametrize(
+    ("text", "columns", "row"),
+    [
+        ("Kunde;Artikel;Betrag, EUR\nu;1;2,50\n", ["Kunde", "Artikel", "Betrag, EUR"], "u|1|2,50"),
+        ("Artikel;Titel, kurz\n1;Tee\n2;a, b\n3;c\n", ["Artikel", "Titel, kurz"], "1|Tee"),
+        ("id,a;b\n1,x\n2,y;z\n3,z\n", ["id", "a;b"], "1|x"),
+        ('id\t"a, b, c"\n1\tx\n', ["id", "a, b, c"], "1|x"),
+        ("id,kinds (a;b;c)\n1,a\n2,b;c\n", ["id", "kinds (a;b;c)"], "1|a"),
+        ("id,a;b\n", ["id", "a;b"], None),
+        ('id,title\n1,"Salt; pepper; chili"\n', ["id", "title"], "1|Salt; pepper; chili"),
+        ("sep=;\r\nid;a,b,c\r\n1;x\r\n", ["id", "a,b,c"], "1|x"),
+        ('\ufeff"sep=\t"\nid\ta\n1\tx\n', ["id", "a"], "1|x"),
+        ("SEP=|\nid|a\n1|x\n", ["id", "a"], "1|x"),
+        ("sep=,\nid,a\n1,x\n", ["id", "a"], "1|x"),
+    ],
+)
+def test_the_separator_of_a_csv_is_what_its_cells_have_between_them(tmp_path, text, columns, row):
+    path = tmp_path / "a.csv"
+    path.write_text(text, encoding="utf-8")
+    if row is None:
+        with pytest.raises(DataError, match="has no rows"):
+            read_table(path)
+    else:
+        table = read_table(path)
+        assert table.columns == columns
+        assert "|".join(table.row(0)) == row
+
+
+@pytest.mark.parametrize(
     ("columns", "user", "item", "time"),
     [
         (["reviewerID", "asin", "unixReviewTime"], "reviewerID", "asin", "unixReviewTime"),
@@ -158,6 +186,7 @@ def test_ids_are_text_whatever_they_were():
         ),
         (["2009-11-24 01:00:00.5+0100", "2009-11-24T00:00+00", "2009-11-23 23:59 UTC"], [2, 1, 0]),
         (["2020-01-02", "2020-01-01 10:00:00", "2020-01-02T00:00:01", "2020/01/01"], [3, 1, 0, 2]),
+        (["3 5,2024", "0001-01-01", "4/3/2024", "2024-3-3 9:30", "05/03/2024 Z"], [1, 3, 2, 0, 4]),
     ],
 )
 def test_times_as_text_are_ordered_as_times(times, ordered):
@@ -197,6 +226,7 @@ def test_time_order_keeps_users_by_first_appearance_and_ties_in_place():
             "line 3 has 3 cells, the header 2",
         ),
         ("t.csv", "item_id;title\n1;Tea\n2;Tea; green\n3;Pot\n", "line 3 has 3 cells"),
+        ("t.csv", "sep=;\nitem_id;title\n1;Tea\n2;Tea; green\n3;Pot\n", "line 4 has 3 cells"),
     ],
 )
 def test_a_line_with_too_many_cells_is_named(tmp_path, name, text, what):
@@ -370,6 +400,11 @@ def test_times_that_are_no_times_name_their_rows():
         ("time", pl.Series([1, 2**63 + 5], dtype=pl.UInt64), r"beyond 64 bits \(row 2, such as"),
         ("time", ["2020-01-02T10:00:00", "soon"], r"nor dates \(row 2, such as 'soon'\); write"),
         ("time", ["2020-01-02T10:00:00", "2020-13-01"], r"nor dates \(row 2, such as '2020-13-01'"),
+        ("time", ["05-03-24", "06-03-24"], r"nor dates \(rows 1, 2, .* write .* YYYY-MM-DD"),
+        ("time", ["05/03/2024", "05/03/24"], r"nor dates \(row 2, such as '05/03/24'\)"),
+        ("time", ["2024/03/05", "24/03/05"], r"nor dates \(row 2, such as '24/03/05'\)"),
+        ("time", ["03 5, 2024", "03 5, 24"], r"nor dates \(row 2, such as '03 5, 24'\)"),
+        ("time", ["24-3-5 10:00:00.1234", "24-3-5 10:00 +0100"], r"nor dates \(rows 1, 2, "),
         (
             "time",
             [1_577_836_800_000, 1_577_836_800],
@@ -407,6 +442,71 @@ def test_dates_are_times_whatever_stands_beside_them():
     frame = pl.DataFrame({"user": ["u"], "item": ["i"], "date": [date(1970, 1, 2)]})
     frame = frame.with_columns(time=pl.lit(time(12, 3)))
     assert as_interactions(frame, "x", time_column="date")[TIME].to_list() == [86_400_000_000]
+
+
+@pytest.mark.parametrize(
+    ("clock", "day"),
+    [
+        (["0930", "1430", "0800"], ["2024-03-05", "2024-03-05", "2024-03-06"]),
+        ([930, 1430, 800], ["2024-03-05", "2024-03-05", "2024-03-06"]),
+        ([930.0, 1430.0, None], [date(2024, 3, 5), date(2024, 3, 5), date(2024, 3, 6)]),
+        ([time(9, 30), time(14), time(8)], [datetime(2024, 3, 5)] * 2 + [datetime(2024, 3, 6)]),
+        (["9:30", "14:00:01", "8:00"], ["05/03/2024", "2024-03-05", "06/03/2024"]),
+        (["10:00 AM", "2:30 PM", ""], ["2024-03-05", "2024-03-05", "2024-03-06"]),
+        ([93000, 143000, 80000], ["2024-03-05T09:30", "2024-03-05T14:30", "2024-03-06T08:00"]),
+        ([9, 14, 8], [1_709_631_000, 1_709_649_000, 1_709_712_000]),
+    ],
+)
+def test_a_time_of_day_is_no_order_across_days(clock, day, capsys):
+    """As shops export them: the clock stands in a column of its own beside the date."""
+    order = [2, 1, 0]
+    frame = pl.DataFrame(
+        {
+            "user": ["u"] * 3,
+            "item": ["a", "b", "c"],
+            "Date": pl.Series(day, strict=False),
+            "Time": pl.Series(clock, strict=False),
+        }
+    )[order]
+    assert in_time_order(as_interactions(frame, "sales.csv"))[ITEM].to_list() == ["a", "b", "c"]
+    said = one_sentence(" ".join(capsys.readouterr().err.split()))
+    assert said.startswith("sales.csv has several time columns (Time, Date) and 'Date' is read")
+    joined = all("T" not in str(cell) and not isinstance(cell, int) for cell in day)
+    assert ("with the times of day of 'Time'" in said) == joined
+    assert said.endswith("name another with --time-column.")
+    # Asked for, it is read alone.
+    if not isinstance(clock[0], time) and ":" not in str(clock[0]) and None not in clock:
+        alone = in_time_order(as_interactions(frame, "sales.csv", time_column="Time"))
+        assert alone[ITEM].to_list() == ["c", "a", "b"]
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("times", "beside", "read"),
+    [
+        ({"timestamp": [3, 1, 2]}, {"date": ["2024-03-01", "2024-03-02", "2024-03-03"]}, None),
+        ({"time": [1_709_631_000, 9, 10]}, {"date": ["2024-03-01"] * 3}, None),
+        ({"time": [930, 800, 830]}, {"ts": [1, 2, 3]}, None),
+        ({"time": [930, 800, 830]}, {"date": ["soon"] * 3}, None),
+        ({"time": [930, 800, 830]}, {"date": [""] * 3}, None),
+        ({"time": [930, 800, 830]}, {"ts": [1, 2, 3], "date": ["2024-03-01"] * 3}, "date"),
+    ],
+)
+def test_of_several_time_columns_the_one_read_is_named(times, beside, read, capsys):
+    frame = pl.DataFrame({"user": ["u"] * 3, "item": ["a", "b", "c"]} | beside | times)
+    (name,) = times
+    events = as_interactions(frame, "x")
+    assert in_time_order(events)[ITEM].to_list() == ["b", "c", "a"]
+    assert read is not None or events[TIME].to_list() == times[name]
+    assert f"and '{read or name}' is read" in " ".join(capsys.readouterr().err.split())
+
+
+def test_dates_with_holes_beside_a_time_of_day_are_named():
+    rows = {"user": ["u"] * 2, "item": ["a", "b"], "time": ["9:30", "8:00"]}
+    with pytest.raises(DataError, match="'date' is empty in 1 row \\(row 2\\); fill"):
+        as_interactions(pl.DataFrame(rows | {"date": ["2024-03-05", ""]}), "x")
+    with pytest.raises(DataError, match=r"'time' holds times that are neither .*--time-column"):
+        as_interactions(pl.DataFrame(rows | {"date": ["soon", "later"]}), "x")
 
 
 GOOD = {"user_id": ["u"], "history": [["a", "b"]], "target": ["c"], "candidates": [["c", "d"]]}

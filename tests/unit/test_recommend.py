@@ -331,6 +331,23 @@ def test_titles_with_semicolons_stay_whole(text, titles):
     assert lookup.split(text) == titles
 
 
+def test_a_title_of_signs_is_no_part_of_the_one_beside_it():
+    """Keys hold letters alone, unless there are none: three titles read as two of them do."""
+    titles = ["Organizer; Clutch", "\N{GRINNING FACE}", "Up; \N{GRINNING FACE}", "Tea; Pot;", "Up"]
+    lookup = TitleLookup("films", list("abcde"), titles)
+    for text, ids in [
+        ("organizer; clutch; \N{GRINNING FACE}", "ab"),
+        ("\N{GRINNING FACE}; Organizer; Clutch;", "ba"),
+        ("Up; \N{GRINNING FACE}", "c"),
+        ("Up; Up; \N{GRINNING FACE}", "ec"),
+        ("Tea; Pot; Up", "de"),
+        ("tea; pot", "d"),
+        ("Tea; Pot;", "d"),
+    ]:
+        assert "".join(match.item_id for match in lookup.match(lookup.split(text))) == ids, text
+    assert TitleLookup("none", [], []).split("a; b") == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("ask", "what"),
     [

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from reccocktail import locks, storage
+from reccocktail import locks, storage, temporary
 from reccocktail.errors import DataError, FetchError, RunError
 from reccocktail.locks import locked
 from reccocktail.storage import (
@@ -380,6 +380,74 @@ def test_another_who_never_stops_writing_is_named_and_leaves_nothing_over(
         pass
     one_sentence(error.value)
     assert names(target) == ["other"] and names(tmp_path) == ["out"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_a_killed_process_left_is_removed_and_what_others_write_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    strangers = [".out.1234abcd.old", ".out.two.1234abcd.tmp", ".outer.1234abcd.tmp"]
+    for name in strangers:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".out.00000000.tmp").write_text("a file that is being written")
+    strangers = names(tmp_path)
+    ready, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with atomic_dir(target) as folder:
+            (folder / "half.txt").write_text("half")
+            os.write(tell, b".")
+            time.sleep(60)
+        os._exit(0)
+    try:
+        assert os.read(ready, 1) == b"."
+        with atomic_dir(target) as mine, atomic_dir(target) as too:
+            (mine / "whole.txt").write_text("whole")
+            assert mine.is_dir() and too.is_dir()
+        assert names(target) == ["whole.txt"]
+        (left,) = set(names(tmp_path)) - {*strangers, "out"}
+        assert names(tmp_path / left) == ["half.txt"]
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with pytest.raises(InterruptedWork), atomic_dir(target):
+        assert not (tmp_path / left).exists()
+        raise InterruptedWork
+    assert names(tmp_path) == sorted([*strangers, "out"]) and names(target) == ["whole.txt"]
+
+
+def test_a_folder_that_is_taken_for_one_left_over_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may look just when it is made and not yet locked."""
+    real, taken = os.open, []
+
+    def steal(path: Path, flags: int) -> int:
+        found = real(path, flags)
+        if len(taken) < 2:
+            taken.append(path)
+            path.rmdir()
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", steal)
+        own = temporary.beside(tmp_path / "out")
+        lock = temporary.make_own(own)
+    assert len(taken) == 2 and own.is_dir() and lock is not None
+    temporary.remove_left(tmp_path / "out", tmp_path)
+    assert own.is_dir()
+    temporary.let_go(lock)
+    temporary.remove_left(tmp_path / "out", own)
+    assert own.is_dir()
+    temporary.remove_left(tmp_path / "out", tmp_path)
+    assert not own.exists()
+
+
+def test_without_locks_what_was_left_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(temporary, "fcntl", None)
+    (tmp_path / ".out.1234abcd.tmp").mkdir()
+    with atomic_dir(tmp_path / "out") as folder:
+        (folder / "a").touch()
+    assert names(tmp_path) == [".out.1234abcd.tmp", "out"] and names(tmp_path / "out") == ["a"]
 
 
 OURS = ("format", "outputs")

@@ -1,13 +1,15 @@
 """Any table -> our columns: found by name, ids as text, times as numbers."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import polars as pl
 
 from reccocktail.data.categories import join
 from reccocktail.data.cells import cast, leaves
-from reccocktail.data.times import as_time
+from reccocktail.data.times import DAY, as_clock, as_time
 from reccocktail.errors import DataError
+from reccocktail.progress import say
 from reccocktail.schema import CATEGORIES, HISTORY, ITEM, RATING, TIME, TITLE, USER, validate
 
 # Common names, most telling first; compared in lower case without "_", "-", spaces and a ":type"
@@ -113,10 +115,7 @@ def find_column(
                 "name one of them."
             )
         return exact[0]
-    plain: dict[str, list[str]] = {}
-    for column in frame.columns:
-        key = "".join(c for c in column.partition(":")[0].lower() if c.isalnum())
-        plain.setdefault(key, []).append(column)
+    plain = _by_plain_name(frame)
     for alias in (ITEM_TABLE_ALIASES if items else ALIASES)[wanted]:
         if len(found := plain.get(alias, [])) > 1:
             raise DataError(
@@ -127,6 +126,15 @@ def find_column(
         if found:
             return found[0]
     return None
+
+
+def _by_plain_name(frame: pl.DataFrame) -> dict[str, list[str]]:
+    """The columns of each name as `ALIASES` spells them."""
+    plain: dict[str, list[str]] = {}
+    for column in frame.columns:
+        key = "".join(c for c in column.partition(":")[0].lower() if c.isalnum())
+        plain.setdefault(key, []).append(column)
+    return plain
 
 
 _PLAIN = {
@@ -193,12 +201,52 @@ def as_interactions(
     ]
     time = find_column(frame, TIME, time_column, where)
     if time is not None:
-        columns.append(as_time(frame[time], where).alias(TIME))
+        time, times = _times(frame, time, time_column is not None, where)
+        columns.append(times.alias(TIME))
     rating = find_column(frame, RATING, rating_column, where)
     if rating is not None and rated:
         columns.append(_as_rating(frame[rating], where).alias(RATING))
     named = {USER: user, ITEM: item} | ({} if time is None else {TIME: time})
     return validate(pl.DataFrame(columns), "interactions", where, named)
+
+
+def _times(frame: pl.DataFrame, found: str, given: bool, where: str) -> tuple[str, pl.Series]:
+    """Name and times of the column to read; of several with common names, it is said which.
+
+    It is the one that was `found`, but for a `time` with times of day: then it is the column of
+    dates beside it, and the times of day are added to dates that have none.
+
+    Raises:
+        DataError: cells are no times.
+    """
+    plain = _by_plain_name(frame)
+    known = [column for alias in ALIASES[TIME] for column in plain.get(alias, [])]
+    if given or len(known) == 1:
+        return found, as_time(frame[found], where)
+    name, beside = found, ""
+    clock = as_clock(frame[found]) if found in plain.get("time", []) else None
+    times = None if clock is None else _dates(frame, known[1:], where)
+    if times is None:
+        times = as_time(frame[found], where)
+    else:
+        name = times.name
+        if clock is not None and (times % DAY == 0).all():
+            times, beside = times + clock.fill_null(0), f" with the times of day of '{found}'"
+    say(
+        f"{where} has several time columns ({', '.join(known)}) and '{name}' is read{beside}; name "
+        "another with --time-column."
+    )
+    return name, times
+
+
+def _dates(frame: pl.DataFrame, columns: list[str], where: str) -> pl.Series | None:
+    """The first of these columns that holds times, and not those of a day alone."""
+    for column in columns:
+        with suppress(DataError):
+            times = as_time(frame[column], where)
+            if times.count() and as_clock(frame[column]) is None:
+                return times.alias(column)
+    return None
 
 
 def in_time_order(interactions: pl.DataFrame) -> pl.DataFrame:

@@ -10,6 +10,7 @@ from reccocktail.data.candidates import Touched
 from reccocktail.data.filtering import Ints, Log, Times, densify, first_of_each_pair, k_core
 from reccocktail.data.titles import clean_titles
 from reccocktail.errors import DataError
+from reccocktail.progress import say
 from reccocktail.schema import CATEGORIES, ITEM, RATING, TIME, TITLE, USER
 
 
@@ -72,6 +73,12 @@ def encode(
             "does not have "
             f"(such as '{events[ITEM][int(np.argmin(item))]}'); check that both tables use the "
             "same ids."
+        )
+    if unknown:
+        are, what = ("are", "items") if unknown > 1 else ("is", "an item")
+        say(
+            f"{unknown:,} of {events.height:,} interactions {are} with {what} that the table of "
+            f"items lacks (such as '{events[ITEM][int(np.argmin(item))]}'), and {are} left out."
         )
     known = item >= 0
     time = events[TIME].to_numpy() if TIME in events.columns else None

@@ -4,6 +4,7 @@ import codecs
 import csv
 import gzip
 import json
+import re
 import zlib
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ FORMATS = ".parquet, .csv, .tsv, .inter, .item, .jsonl, .ndjson or .json, each a
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _TEXTS = (".csv", ".tsv", ".inter", ".item")
 _JSON = (".jsonl", ".ndjson", ".json")
+_MARKS = (b",", b";", b"\t")  # between the cells of a .csv file
+_QUOTED = re.compile(rb'"[^"]*"')
+# The line before the header in which Excel says what separates cells.
+_SAID = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([^\w"\r\n\x80-\xff])"?\r?\n', re.IGNORECASE)
+_HEAD, _LINES = 2**20, 100  # bytes and lines of a .csv file that say what separates its cells
 _INFERRED = 10_000  # lines of JSON that say what type a column has
 
 
@@ -24,8 +30,8 @@ def read_table(path: Path) -> pl.DataFrame:
     """Read a table; text formats keep every cell as text, so that ids such as ``007`` survive.
 
     Args:
-        path: a Parquet, CSV (also with semicolons or tabs), TSV, RecBole atomic or JSON lines file,
-            also with ``.gz``.
+        path: a Parquet, CSV (also with semicolons or tabs, and with Excel's ``sep=;`` before the
+            header), TSV, RecBole atomic or JSON lines file, also with ``.gz``.
 
     Raises:
         DataError: the file is missing, empty, of an unknown format or cannot be read.
@@ -71,7 +77,8 @@ def _filled(frame: pl.DataFrame, path: Path) -> pl.DataFrame:
 
 
 def _read_text(content: bytes, ending: str) -> pl.DataFrame:
-    separator = _separator(content) if ending == ".csv" else "\t"
+    separator, before = _separator(content) if ending == ".csv" else ("\t", 0)
+    content = content[before:]
     # RecBole's atomic files know no quotes: a title may begin with one.
     quote = None if ending in (".inter", ".item") else '"'
     try:
@@ -89,15 +96,17 @@ def _broken_line(content: bytes, ending: str) -> str | None:
 
     A cell that holds the separator or a quote must stand in quotes.
     """
-    separator = _separator(content) if ending == ".csv" else "\t"
-    text = content.decode("utf-8-sig")
+    separator, before = _separator(content) if ending == ".csv" else ("\t", 0)
+    text = content[before:].decode("utf-8-sig")
+    above = 1 if before else 0
     advice = f"put cells that hold '{separator}' or quotes in double quotes, and double their own"
     rows = csv.reader(text.splitlines(keepends=True), delimiter=separator)
     header = next(rows, [])
     for row in rows:
         if len(row) > len(header):
-            return f"line {rows.line_num} has {len(row)} cells, the header {len(header)}; {advice}"
-    for number, line in enumerate(text.splitlines(), 1):
+            number = rows.line_num + above
+            return f"line {number} has {len(row)} cells, the header {len(header)}; {advice}"
+    for number, line in enumerate(text.splitlines(), 1 + above):
         if line.count('"') % 2:
             return f"line {number} holds a quote without its other half; {advice}"
     return None
@@ -113,10 +122,23 @@ def _swallowed(content: bytes, rows: int) -> bool:
     return len(lines) > rows and all(line.count(b"\t") == tabs for line in lines)
 
 
-def _separator(content: bytes) -> str:
-    """A comma, or what stands in its place in the header: spreadsheets write semicolons, too."""
-    header = content.partition(b"\n")[0]
-    return "," if b"," in header else next((mark for mark in ";\t" if mark.encode() in header), ",")
+def _separator(content: bytes) -> tuple[str, int]:
+    """What stands between the cells of a .csv file, and how many bytes stand before its header.
+
+    It is what Excel says in a line of its own; else the comma, or what stands in the header oftener
+    in its place: spreadsheets write semicolons, too. What most of the next lines have another
+    number of is part of a name; of two that are equally frequent more lines decide.
+    """
+    if said := _SAID.match(content):
+        return said[1].decode(), said.end()
+    header, *lines = (_QUOTED.sub(b"", line) for line in content[:_HEAD].splitlines()[:_LINES])
+    counts = {mark: header.count(mark) for mark in _MARKS if mark in header}
+    fits = {mark: [line.count(mark) for line in lines].count(n) for mark, n in counts.items()}
+
+    def order(mark: bytes) -> tuple[bool, int, int]:
+        return fits[mark] * 2 >= len(lines), counts[mark], fits[mark]
+
+    return max(counts, key=order, default=b",").decode(), 0
 
 
 def _read_json(content: bytes, path: Path) -> pl.DataFrame:

@@ -21,10 +21,16 @@ _FORMS = (
     "%d/%m/%Y",
     "%Y/%m/%d",
 )
+# %Y takes one digit, too: 05-03-24 would be a day of the year 5, and 05/03/24 one of the year 24.
+_FOUR_DIGITS = r"^\+?\d{4}[-/]|[/,\s]\+?\d{4}$"
 # What times of the years 1980 to 2100 are as numbers since 1970. No two units share a number, and
 # counters, days as 20091124 and minutes as 200911240930 are in none.
 _YEARS = (315_532_800, 4_102_444_800)
 _UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+
+DAY = 86_400 * 10**6
+"""Microseconds."""
+_CLOCKS = ("%H:%M:%S%.f", "%H:%M", "%I:%M %p", "%I:%M:%S %p")
 
 
 def as_time(column: pl.Series, where: str) -> pl.Series:
@@ -70,6 +76,39 @@ def as_time(column: pl.Series, where: str) -> pl.Series:
     raise refusal(text, fewer, where, what, "write all times in one way")
 
 
+def as_clock(column: pl.Series) -> pl.Series | None:
+    """Read times of day; empty cells stay empty.
+
+    Whole numbers below 240,000 may be some, too: 1430, 143000 or the seconds since midnight. In
+    whichever way they are meant, they are in order within a day.
+
+    Args:
+        column: times of day, text such as 14:30 or 2:30 PM, or numbers.
+
+    Returns:
+        Int64, at least 0 and below `DAY`: microseconds since midnight, or numbers as they are. None
+        if some cells are no times of day, or none holds one.
+    """
+    if column.dtype == pl.Time:
+        return column.cast(pl.Int64) // 1000 if column.count() else None
+    if not (column.dtype.is_numeric() or column.dtype == pl.String):
+        return None
+    if column.dtype == pl.String:
+        column = column.str.strip_chars().replace("", None)
+    number = column.cast(pl.Float64, strict=False).fill_nan(None)
+    if not (filled := column.count()):
+        return None
+    if number.count() == filled:
+        fits = number.is_between(0, 240_000, closed="left") & (number == number.floor())
+        return number.cast(pl.Int64) if fits.all() else None
+    if column.dtype != pl.String:
+        return None
+    clock = pl.Series(column.name, [None], dtype=pl.Time).new_from_index(0, len(column))
+    for form in _CLOCKS:
+        clock = clock.zip_with(clock.is_not_null(), column.str.to_time(form, strict=False))
+    return clock.cast(pl.Int64) // 1000 if clock.count() == filled else None
+
+
 def _in_one_unit(column: pl.Series, where: str) -> pl.Series:
     """Give numbers back unless some are times in one unit and some in another.
 
@@ -89,9 +128,13 @@ def _in_one_unit(column: pl.Series, where: str) -> pl.Series:
 
 
 def _moments(text: pl.Series) -> pl.Series:
-    """Datetimes (UTC) of the cells that are dates in one of `_FORMS`, null elsewhere."""
+    """Datetimes (UTC) of the cells that are dates in one of `_FORMS`, null elsewhere.
+
+    A year has four digits.
+    """
     plain = text.str.replace(r"\s*(?:Z|UTC)$", "").str.replace("T", " ", literal=True)
     plain = plain.str.replace(r"\s+([+-][0-9:]+)$", "$1")  # an offset after a space
+    plain = plain.set(~plain.str.contains(_FOUR_DIGITS), None)
     found = pl.Series(text.name, [None], dtype=pl.Datetime("us", "UTC")).new_from_index(
         0, len(text)
     )

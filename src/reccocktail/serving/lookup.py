@@ -110,9 +110,15 @@ class TitleLookup:
         return titles
 
     def _whole(self, text: str) -> bool:
-        """Whether this is a title with semicolons; keys have none, and so would join two titles."""
+        """Whether this is a title with semicolons: as it is spelled, or as it is read.
+
+        Keys have none, nor signs such as stars, and so would join two titles.
+        """
+        if (spelled := text.strip()) in self._spelled:
+            return ";" in spelled
         place = self._exact.get(title_key(text))
-        return place is not None and ";" in self.titles[place]
+        title = "" if place is None else self.titles[place]
+        return ";" in title and _pieces(title) == _pieces(text)
 
     def _nearest(self, typed: str) -> tuple[int, float]:
         """The most similar title and its similarity, 0 to 100.
@@ -149,3 +155,8 @@ class TitleLookup:
             return not all(f" {word}" in title for word in words), len(title), place
 
         return nsmallest(limit, found, key=order)
+
+
+def _pieces(text: str) -> int:
+    """How many of the pieces between semicolons hold anything."""
+    return sum(bool(piece.strip()) for piece in text.split(";"))

@@ -1,6 +1,7 @@
 """From domains to training batches: windows of histories, grouped by length and drawn at random."""
 
 import math
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -151,7 +152,45 @@ class DomainWindows:
                 batches.append(current)
             else:  # a few targets, perhaps of one user alone, have hardly a negative beside them
                 batches[-1].extend(current)
+        if self.packed and self.similar is None:
+            self._mix_users(batches)
         return [batches[index] for index in rng.permutation(len(batches))]
+
+    def _mix_users(self, batches: list[list[int]]) -> None:
+        """Give each batch of one user alone a window of the nearest batch that has another's.
+
+        Sorted by length, the windows of a user with very many fill whole batches, whose items they
+        all know: nothing is a negative there. A window is given in return, but by who has just one.
+        Other batches stay as they are.
+        """
+        givers: dict[int, list[int]] = {}
+        for place in sorted(range(len(batches)), key=lambda n: len(batches[n]) == 1):
+            batch, user = batches[place], self.owner[batches[place][0]]
+            if self._strangers(batch, user):
+                continue
+            if user not in givers:
+                givers[user] = [n for n, b in enumerate(batches) if self._strangers(b, user)]
+            near = givers[user]
+            while near:
+                after = bisect(near, place)
+                giver = min(near[max(0, after - 1) : after + 1], key=lambda n: abs(n - place))
+                strangers = self._strangers(batches[giver], user)
+                taken = max(
+                    strangers,
+                    key=lambda w: len({*self.windows[w][1:]} - self.known[user]),
+                )
+                # The one in return is of the more similar length.
+                given = [] if len(batch) == 1 else [batch[0 if giver < place else -1]]
+                left = [window for window in batches[giver] if window != taken] + given
+                if len({self.owner[window] for window in left}) > 1:
+                    batches[giver] = left
+                    batches[place] = [window for window in batch if window not in given] + [taken]
+                    break
+                near.remove(giver)
+
+    def _strangers(self, batch: list[int], user: int) -> list[int]:
+        """Windows of a batch that are of other users."""
+        return [window for window in batch if self.owner[window] != user]
 
     def _targets(self, window: int) -> int:
         return len(self.windows[window]) - 1 if self.packed else 1
