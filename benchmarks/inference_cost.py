@@ -26,13 +26,13 @@ from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone, load_backbone
 from reccocktail.data.domain import Domain, sample_rows
-from reccocktail.mixing.arithmetic import Method, combine
+from reccocktail.mixing.arithmetic import combine
 from reccocktail.progress import bar
 from reccocktail.prompting.encoding import TokenIds
 from reccocktail.ranking import build
 from reccocktail.ranking.scoring import Catalogue
 from reccocktail.recipe import Recipe
-from reccocktail.schema import HISTORY
+from reccocktail.schema import HISTORY, Method
 from reccocktail.training.adapter import Adapter, Card, Lora
 from reccocktail.training.model import attach, merged, twin
 from spreads import ratio_in_words, ratio_of_pairs, spread

@@ -7,8 +7,8 @@ import torch
 
 from costs import tensor_bytes
 from reccocktail.backbone import Backbone
-from reccocktail.mixing.arithmetic import Method
 from reccocktail.recipe import Recipe
+from reccocktail.schema import Method
 from reccocktail.training.adapter import Factors, Lora
 from reccocktail.training.model import attach, new_peft_model, tensors_of, twin, with_update
 

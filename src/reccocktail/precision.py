@@ -6,14 +6,14 @@ layers and all that is made of the last ones (vectors, cosines, softmax, entropy
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from reccocktail.errors import BackboneError
+from reccocktail.schema import Precision
 
-Precision = Literal["float32", "bfloat16", "auto"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 # As `torch.cpu.get_capabilities` names them: AVX-512 and AMX of x86, and Arm's.
 _FAST = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")

@@ -7,9 +7,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from reccocktail.errors import RecipeError
+from reccocktail.schema import RankerName
 from reccocktail.storage import atomic_file, sha256_json
 
-RankerName = Literal["dense", "title", "generate", "choice"]
 Quantization = Literal["nf4"]
 
 

@@ -26,6 +26,17 @@ SPLIT = "split"
 Scenario = Literal["warm", "cold"]
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 
+# The words of options stand here, because the command line must not wait for what reads them.
+RankerName = Literal["dense", "title", "generate", "choice"]
+"""How scores come out of the language model, see `ranking`."""
+Precision = Literal["float32", "bfloat16", "auto"]
+"""What scores are multiplied in, see `precision`."""
+Method = Literal["delta", "factor", "svd", "linear", "ties", "dare"]
+"""How weights are merged, see `mixing.arithmetic`."""
+Granularity = Literal["global", "layer", "module"]
+"""What has coefficients of its own, see `mixing.search`."""
+Search = Literal["auto", "published"]
+"""How coefficients are searched for, see `mixing.measure`."""
 Objective = Literal[
     "entropy",
     "calibrated",
@@ -35,8 +46,7 @@ Objective = Literal[
     "information",
     "validation",
 ]
-"""What a search of coefficients may minimise, see `mixing.objectives`; here, because the command
-line must not wait for what computes it."""
+"""What a search of coefficients may minimise, see `mixing.objectives`."""
 EVALUATION_TABLES = ("valid_warm", "valid_cold", "test_warm", "test_cold")
 ITEM_SPLITS = ("warm", "valid_cold", "test_cold")
 

@@ -1,7 +1,6 @@
 """Scores in bfloat16: near those in float32, never mixed with them, and only where asked for."""
 
 import json
-import typing
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +10,6 @@ from transformers import OPTConfig, OPTForCausalLM
 
 from reccocktail import cli
 from reccocktail.backbone import load_backbone
-from reccocktail.cli import shared
 from reccocktail.errors import BackboneError, RunError
 from reccocktail.evaluation.evaluate import evaluate
 from reccocktail.evaluation.settings import EvaluationSettings
@@ -144,10 +142,6 @@ def test_only_float32_weights_have_a_choice(monkeypatch):
     with pytest.raises(BackboneError, match="float32, bfloat16, auto") as refused:
         choose_precision("int8", CPU, F32)
     one_sentence(refused.value)
-
-
-def test_commands_offer_every_precision():
-    assert typing.get_args(shared.Precision) == PRECISIONS
 
 
 def test_loading_says_what_scores_are_made_in(monkeypatch, tmp_path, capsys):

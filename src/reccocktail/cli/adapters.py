@@ -9,7 +9,6 @@ from reccocktail.cli.shared import (
     LoadIn,
     Loading,
     MaybeWhole,
-    Precision,
     Tracker,
     Whole,
     app,
@@ -19,7 +18,15 @@ from reccocktail.cli.shared import (
 from reccocktail.errors import AdapterError, RecipeError
 from reccocktail.launcher import is_first
 from reccocktail.progress import say
-from reccocktail.schema import Objective, Scenario
+from reccocktail.schema import (
+    Granularity,
+    Method,
+    Objective,
+    Precision,
+    RankerName,
+    Scenario,
+    Search,
+)
 
 
 @app.command(name="spirits")
@@ -49,7 +56,7 @@ def train(
     data: list[Path],
     out: Path,
     backbone: str | None = None,
-    ranker: Literal["dense", "title", "generate", "choice"] | None = None,
+    ranker: RankerName | None = None,
     minutes: float | None = None,
     steps: MaybeWhole = None,
     resume: bool = False,
@@ -152,10 +159,10 @@ def mix(
     data: Path,
     scenario: Scenario,
     out: Path,
-    method: Literal["delta", "factor", "svd", "linear", "ties", "dare"] = "delta",
-    granularity: Literal["global", "layer", "module"] = "global",
+    method: Method = "delta",
+    granularity: Granularity = "global",
     objective: Objective = "entropy",
-    search: Literal["auto", "published"] = "auto",
+    search: Search = "auto",
     users: Whole = 50,
     validation_users: Whole = 200,
     coefficients: list[float] | None = None,

@@ -20,6 +20,7 @@ from reccocktail.cli.shared import (
     output,
 )
 from reccocktail.errors import RecipeError
+from reccocktail.schema import RankerName
 
 
 @app.command
@@ -32,7 +33,7 @@ def recommend(
     latest: Annotated[bool, Parameter(negative=())] = False,
     k: Annotated[Whole, Parameter(name=["-k", "--k"])] = 10,
     new_item: Texts = None,
-    ranker: Literal["dense", "title", "generate", "choice"] | None = None,
+    ranker: RankerName | None = None,
     retrieve: Literal["dense"] = "dense",
     retriever: Path | None = None,
     explain: Annotated[bool, Parameter(negative=())] = False,

@@ -9,6 +9,7 @@ import cyclopts
 from rich.console import Console
 
 from reccocktail import __version__
+from reccocktail.schema import Precision
 
 if TYPE_CHECKING:  # they load torch, which a command that needs none should not wait for
     from reccocktail.backbone import Backbone
@@ -35,7 +36,6 @@ Texts = Annotated[
     list[str] | None, cyclopts.Parameter(allow_leading_hyphen=True, consume_multiple=False)
 ]
 LoadIn = Literal["4bit"]
-Precision = Literal["float32", "bfloat16", "auto"]
 Tracker = Literal["mlflow", "wandb"]
 
 

@@ -21,13 +21,13 @@ from reccocktail.data.domain import Domain
 from reccocktail.errors import RunError
 from reccocktail.evaluation.metrics import per_user, ranks
 from reccocktail.evaluation.scorer import Both, Scorer
-from reccocktail.mixing.arithmetic import MergeOptions, Method, combine, update_norm
+from reccocktail.mixing.arithmetic import MergeOptions, combine, update_norm
 from reccocktail.mixing.entropy import as_matrix, fit_temperature, log_loss
 from reccocktail.mixing.search import GRID
 from reccocktail.mixing.sheet import coefficients_of, options_of
 from reccocktail.ranking.base import entropy_of
 from reccocktail.ranking.scoring import RowScores, Scored, positive_columns
-from reccocktail.schema import Scenario
+from reccocktail.schema import Method, Scenario
 from reccocktail.training.adapter import Adapter, Factors, Lora
 
 CONTROLS = ("average", "validation", "oracle", "random", "ensemble", "linear", "ties", "dare")

@@ -17,17 +17,17 @@ its LoRA alone:
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from reccocktail.errors import AdapterError
 from reccocktail.mixing.sparse import dropped, ties, truncated_svd
+from reccocktail.schema import Method
 from reccocktail.training.adapter import Factors, Lora
 
-Method = Literal["delta", "factor", "svd", "linear", "ties", "dare"]
-METHODS: tuple[Method, ...] = ("delta", "factor", "svd", "linear", "ties", "dare")
+METHODS: tuple[Method, ...] = get_args(Method)
 DIFFERENTIABLE: tuple[Method, ...] = ("delta", "factor", "linear", "dare")
 """Methods that gradients of the coefficients flow through."""
 _NOT_NEGATIVE = ("linear", "ties")  # one takes roots of coefficients, the other means by them

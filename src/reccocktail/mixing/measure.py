@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import get_args
 
 import polars as pl
 import torch
@@ -12,24 +12,22 @@ from torch import Tensor
 from reccocktail.backbone import Backbone
 from reccocktail.data.domain import Domain, sample_rows
 from reccocktail.errors import AdapterError, DataError
-from reccocktail.mixing.arithmetic import DIFFERENTIABLE, METHODS, MergeOptions, Method, combine
+from reccocktail.mixing.arithmetic import DIFFERENTIABLE, METHODS, MergeOptions, combine
 from reccocktail.mixing.objectives import OBJECTIVES, MeasuredMix
 from reccocktail.mixing.search import (
     GRANULARITIES,
     GRID,
     Descent,
-    Granularity,
     Groups,
 )
 from reccocktail.progress import say
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.scoring import Catalogue, positive_columns, score
-from reccocktail.schema import Objective, Scenario
+from reccocktail.schema import Granularity, Method, Objective, Scenario, Search
 from reccocktail.training.adapter import Adapter, Lora
 from reccocktail.training.model import check_compatible, model_sha256, ranker_of, scoring
 
-Search = Literal["auto", "published"]
-SEARCHES: tuple[Search, ...] = ("auto", "published")
+SEARCHES: tuple[Search, ...] = get_args(Search)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ each layer or module, and more than two adapters.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import torch
@@ -16,14 +16,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from reccocktail.errors import AdapterError
-from reccocktail.mixing.arithmetic import MergeOptions, Method, combine
+from reccocktail.mixing.arithmetic import MergeOptions, combine
 from reccocktail.mixing.functional import FunctionalModel
 from reccocktail.progress import bar
+from reccocktail.schema import Granularity, Method
 from reccocktail.training.adapter import Factors, Lora
 from reccocktail.training.model import attach
 
-Granularity = Literal["global", "layer", "module"]
-GRANULARITIES: tuple[Granularity, ...] = ("global", "layer", "module")
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 GLOBAL_GROUP = "all"
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Of lambda_1: where a search looks first, what controls choose from, what a service slides to."""

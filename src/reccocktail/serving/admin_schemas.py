@@ -5,9 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from reccocktail.data.categories import join
-from reccocktail.mixing.arithmetic import Method
-from reccocktail.mixing.search import Granularity
-from reccocktail.schema import Objective, Scenario
+from reccocktail.schema import Granularity, Method, Objective, Scenario
 from reccocktail.serving.items import NewItem
 from reccocktail.serving.schemas import Category, DomainOut, In, ItemId, Title
 

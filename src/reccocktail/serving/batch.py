@@ -11,9 +11,9 @@ import polars as pl
 from reccocktail.backbone import choose_device, choose_dtype, load_backbone
 from reccocktail.data.domain import Domain
 from reccocktail.errors import AdapterError, RecipeError, RunError
-from reccocktail.precision import Precision, choose_precision
+from reccocktail.precision import choose_precision
 from reccocktail.progress import bar, say
-from reccocktail.schema import HISTORY, USER, count
+from reccocktail.schema import HISTORY, USER, Precision, count
 from reccocktail.serving.stages import Retrieval
 from reccocktail.serving.users import UserTable
 from reccocktail.storage import (
