@@ -15,7 +15,7 @@ from reccocktail.storage import read_json, sha256_file, write_json
 Change = Callable[[pl.DataFrame], pl.DataFrame]
 
 
-class Clock:
+class TickingTime:
     """Stands in for the time module: every reading is `tick` seconds after the last."""
 
     def __init__(self, tick: float) -> None:

@@ -21,7 +21,7 @@ from reccocktail.storage import write_json
 from reccocktail.training import schedule
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
-from tests.helpers import Clock
+from tests.helpers import TickingTime
 from tests.pico import LETTERS, pico_backbone
 
 STEPS = 6
@@ -96,7 +96,7 @@ def run(case, domain, out, *, resume=False, length=None) -> dict[str, Any]:
 
 def by_the_clock(domain, out):
     """Every process has a clock of its own pace."""
-    schedule.time, time = Clock(0.25 * (1 + rank())), schedule.time
+    schedule.time, time = TickingTime(0.25 * (1 + rank())), schedule.time
     try:
         return run("clock", domain, out, length=Length(minutes=0.1))
     finally:

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from reccocktail.errors import RecipeError
 from reccocktail.training import schedule
-from reccocktail.training.schedule import Length, cosine_with_warmup
+from reccocktail.training.schedule import Clock, Length, cosine_with_warmup
 
 
-class Clock:
+class Monotonic:
     """Stands in for `time.monotonic`."""
 
     def __init__(self):
@@ -20,10 +20,10 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(schedule.time, "monotonic", clock)
-    return clock
+def time(monkeypatch):
+    time = Monotonic()
+    monkeypatch.setattr(schedule.time, "monotonic", time)
+    return time
 
 
 @pytest.mark.parametrize(
@@ -41,40 +41,40 @@ def test_minutes_must_be_positive(minutes):
 
 
 def test_steps_count_progress():
-    length = Length(steps=8)
-    assert length.progress == 0.0
-    length.done_steps = 2
-    assert length.progress == 0.25
-    length.done_steps = 9
-    assert length.progress == 1.0
+    clock = Clock(Length(steps=8))
+    assert clock.progress == 0.0
+    clock.done_steps = 2
+    assert clock.progress == 0.25
+    clock.done_steps = 9
+    assert clock.progress == 1.0
 
 
-def test_only_running_time_counts(clock):
-    length = Length(minutes=1.0)
-    clock.now += 50
-    assert length.elapsed == 0.0
-    length.start()
-    clock.now += 15
-    assert length.elapsed == 15.0
-    assert length.progress == 0.25
-    length.pause()
-    clock.now += 500
-    assert length.elapsed == 15.0
-    length.start()
-    clock.now += 15
-    assert length.progress == 0.5
-    clock.now += 500
-    assert length.progress == 1.0
+def test_only_running_time_counts(time):
+    clock = Clock(Length(minutes=1.0))
+    time.now += 50
+    assert clock.elapsed == 0.0
+    clock.start()
+    time.now += 15
+    assert clock.elapsed == 15.0
+    assert clock.progress == 0.25
+    clock.pause()
+    time.now += 500
+    assert clock.elapsed == 15.0
+    clock.start()
+    time.now += 15
+    assert clock.progress == 0.5
+    time.now += 500
+    assert clock.progress == 1.0
 
 
-def test_a_resumed_clock_goes_on(clock):
-    length = Length(minutes=1.0)
-    length.start(30.0)
-    clock.now += 6
-    assert length.elapsed == 36.0
-    length.start()  # starting a clock that runs loses nothing
-    clock.now += 6
-    assert length.elapsed == 42.0
+def test_a_resumed_clock_goes_on(time):
+    clock = Clock(Length(minutes=1.0))
+    clock.start(30.0)
+    time.now += 6
+    assert clock.elapsed == 36.0
+    clock.start()  # starting a clock that runs loses nothing
+    time.now += 6
+    assert clock.elapsed == 42.0
 
 
 @given(st.floats(0, 1), st.floats(0, 0.99))

@@ -28,10 +28,10 @@ from reccocktail.training.log import read_log
 from reccocktail.training.loop import restore
 from reccocktail.training.model import merged
 from reccocktail.training.run_folder import starting_point, write_seconds
-from reccocktail.training.schedule import Length, cosine_with_warmup, usual_steps
+from reccocktail.training.schedule import Clock, Length, cosine_with_warmup, usual_steps
 from reccocktail.training.trainer import train
 from tests.domains import taste_domain
-from tests.helpers import Clock, one_sentence
+from tests.helpers import TickingTime, one_sentence
 from tests.pico import pico_backbone
 
 STEPS = 8
@@ -458,16 +458,16 @@ def test_a_checkpoint_of_before_seals_that_lacks_its_bank_is_named(tmp_path):
     write_seconds(tmp_path, 3.0)
     bank = ItemBank(4)
     with pytest.raises(RunError, match=r"lacks bank\.safetensors; delete it") as error:
-        restore(tmp_path, Length(steps=2), bank, torch.device("cpu"))
+        restore(tmp_path, Clock(Length(steps=2)), bank, torch.device("cpu"))
     one_sentence(error.value)
 
 
 def test_a_resumed_run_has_trained_for_as_long_as_its_checkpoint_says(tmp_path):
     write_seconds(tmp_path, 42.0)
-    length = Length(minutes=1)
-    restore(tmp_path, length, None, torch.device("cpu"))
-    assert length.elapsed == pytest.approx(42.0, abs=1)
-    assert length.elapsed == length.elapsed  # it stands still
+    clock = Clock(Length(minutes=1))
+    restore(tmp_path, clock, None, torch.device("cpu"))
+    assert clock.elapsed == pytest.approx(42.0, abs=1)
+    assert clock.elapsed == clock.elapsed  # it stands still
 
 
 def test_the_recipe_decides_the_weight_decay(tmp_path):
@@ -874,7 +874,7 @@ def test_checkpoints_of_a_finished_run_are_not_gone_on_from(cut, domain, tmp_pat
 
 
 def test_minutes_end_a_run_and_its_learning_rate(domain, tmp_path, monkeypatch):
-    monkeypatch.setattr("reccocktail.training.schedule.time", Clock(0.25))
+    monkeypatch.setattr("reccocktail.training.schedule.time", TickingTime(0.25))
     recipe = recipe_with(validations=0, warmup=0.0)
     adapter = train(
         "ingredient", [domain], pico_backbone(), recipe, tmp_path / "mine", Length(minutes=0.2)
@@ -886,9 +886,20 @@ def test_minutes_end_a_run_and_its_learning_rate(domain, tmp_path, monkeypatch):
     assert rates[-1] < 0.2 * rates[0]
 
 
+def test_one_length_serves_two_runs(domain, tmp_path, monkeypatch):
+    length, recipe, found = Length(minutes=0.2), recipe_with(validations=0), []
+    for name in ("first", "second"):
+        monkeypatch.setattr("reccocktail.training.schedule.time", TickingTime(0.25))
+        train("ingredient", [domain], pico_backbone(), recipe, tmp_path / name, length)
+        record = json.loads((tmp_path / f"{name}.training" / "run.json").read_text())
+        found.append((Adapter.load(tmp_path / name).card.steps, record["seconds"]))
+    assert found[0] == found[1]
+    assert found[0][0] > 1 and found[0][1] >= 12
+
+
 def test_saving_does_not_count_against_the_minutes(domain, tmp_path, monkeypatch):
     """Every save takes an hour here, and still the run of twelve seconds gets its steps."""
-    clock = Clock(0.25)
+    clock = TickingTime(0.25)
     monkeypatch.setattr("reccocktail.training.schedule.time", clock)
     save = loop.AdapterTrainer._save
 

@@ -34,7 +34,7 @@ from reccocktail.training.interrupt import Interrupt
 from reccocktail.training.log import RunLog
 from reccocktail.training.model import base_model
 from reccocktail.training.run_folder import read_seconds, seal, write_seconds
-from reccocktail.training.schedule import Length, cosine_with_warmup
+from reccocktail.training.schedule import Clock, cosine_with_warmup
 from reccocktail.training.validation import Validation
 
 GPU_WORKERS = 2  # that make batches while a GPU trains
@@ -71,9 +71,9 @@ class RankerModule(nn.Module):
 class AdapterTrainer(Trainer):
     """`Trainer` with our schedule, and checkpoints of LoRA tensors alone."""
 
-    def __init__(self, *, length: Length, warmup: float, **kwargs: Any) -> None:
+    def __init__(self, *, clock: Clock, warmup: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._length = length
+        self._clock = clock
         self._warmup = warmup
 
     def create_scheduler(
@@ -83,7 +83,7 @@ class AdapterTrainer(Trainer):
         optimizer = optimizer or self.optimizer
         assert optimizer is not None
         self.lr_scheduler = LambdaLR(
-            optimizer, lambda _: cosine_with_warmup(agree(self._length.progress), self._warmup)
+            optimizer, lambda _: cosine_with_warmup(agree(self._clock.progress), self._warmup)
         )
         return self.lr_scheduler
 
@@ -102,7 +102,7 @@ class AdapterTrainer(Trainer):
         bank = self.model.bank
         if isinstance(bank, ItemBank):
             save_file(bank.state(), folder / _BANK_FILE)
-        write_seconds(folder, self._length.elapsed)
+        write_seconds(folder, self._clock.elapsed)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -123,7 +123,7 @@ class RunCallback(TrainerCallback):
 
     def __init__(
         self,
-        length: Length,
+        clock: Clock,
         log: RunLog | None,
         advance: Advance,
         validation: Validation,
@@ -132,7 +132,7 @@ class RunCallback(TrainerCallback):
         interrupt: Interrupt,
     ) -> None:
         self._interrupt = interrupt
-        self._length = length
+        self._clock = clock
         self._log = log
         self._advance = advance
         self._validation = validation
@@ -147,26 +147,24 @@ class RunCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Start the clock and the bar where the run stands."""
-        self._length.done_steps = state.global_step
-        self._shown = agree(
-            self._length.progress
-        )  # what was validated before a resumption stays so
+        self._clock.done_steps = state.global_step
+        self._shown = agree(self._clock.progress)  # what was validated before a resumption stays so
         self._advance(100 * self._shown)
-        self._length.start()
+        self._clock.start()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Count the step for the schedule."""
         # The schedule moves right after this, before the trainer counts the step.
-        self._length.done_steps = state.global_step + 1
+        self._clock.done_steps = state.global_step + 1
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Validate, save or stop, as the progress asks."""
-        self._length.done_steps = state.global_step
-        progress = agree(self._length.progress)
+        self._clock.done_steps = state.global_step
+        progress = agree(self._clock.progress)
         if int(progress * self._validations) > int(self._shown * self._validations):
             logging = control.should_log
             require_finite(self._module.model, state.global_step)
@@ -178,7 +176,7 @@ class RunCallback(TrainerCallback):
         elif asked or agree(time.monotonic() - self._saved_at) > self._checkpoint_seconds:
             control.should_save = True
             control.should_training_stop = self._interrupt.obeyed = asked
-            self._length.pause()
+            self._clock.pause()
         self._advance(100 * (progress - self._shown))
         self._shown = progress
 
@@ -187,7 +185,7 @@ class RunCallback(TrainerCallback):
     ) -> None:
         """Go on with the clock."""
         self._saved_at = time.monotonic()
-        self._length.start()
+        self._clock.start()
 
     def on_log(
         self,
@@ -207,22 +205,22 @@ class RunCallback(TrainerCallback):
         if self._log is not None and logs and "loss" in logs:
             names: tuple[str, ...] = ("loss", "learning_rate", "grad_norm")
             kept = {name: float(logs[name]) for name in names if name in logs}
-            self._log.write(state.global_step, {"seconds": round(self._length.elapsed, 3), **kept})
+            self._log.write(state.global_step, {"seconds": round(self._clock.elapsed, 3), **kept})
 
     def _validate(self, step: int) -> None:
         if self._log is None:
             return
-        self._length.pause()
+        self._clock.pause()
         model = self._module.model
         model.eval()
         found = self._validation(base_model(model))
         model.train()
         if found:
-            self._log.write(step, {"seconds": round(self._length.elapsed, 3), **found})
+            self._log.write(step, {"seconds": round(self._clock.elapsed, 3), **found})
             if self.report is not None:
                 self.report(found)
             self._advance(0)
-        self._length.start()
+        self._clock.start()
 
 
 def require_finite(model: nn.Module, step: int) -> None:
@@ -249,14 +247,14 @@ def only(examples: Sequence[Batch]) -> Batch:
     return examples[0]
 
 
-def restore(checkpoint: Path, length: Length, bank: ItemBank | None, device: torch.device) -> None:
+def restore(checkpoint: Path, clock: Clock, bank: ItemBank | None, device: torch.device) -> None:
     """Set the clock and the bank to where a checkpoint left them; the clock stands still.
 
     Raises:
         RunError: the bank is missing, which a checkpoint without a seal does not tell before.
     """
-    length.start(read_seconds(checkpoint))
-    length.pause()
+    clock.start(read_seconds(checkpoint))
+    clock.pause()
     if bank is not None:
         file = checkpoint / _BANK_FILE
         if not file.exists():

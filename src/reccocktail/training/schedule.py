@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from reccocktail.data.domain import Domain
 from reccocktail.errors import RecipeError
@@ -14,30 +15,46 @@ UNBOUNDED = 10**7
 """Steps of a run whose end the clock decides, and the most that one may have."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Length:
-    """The length of a run: a number of steps, or minutes of training time.
+    """The length of a run: a number of steps, or minutes of training time; give one of the two.
 
     Only training counts against the minutes, validation and saving do not, and a resumed run goes
-    on counting.
+    on counting. One length serves any number of runs.
+
+    Attributes:
+        steps: 1 to `UNBOUNDED`.
+        minutes: above 0.
+
+    Raises:
+        RecipeError: none, both, or out of range.
     """
 
-    def __init__(self, *, steps: int | None = None, minutes: float | None = None) -> None:
-        """Give exactly one of the two.
+    steps: int | None = None
+    minutes: float | None = None
 
-        Raises:
-            RecipeError: none, both, or out of range.
-        """
-        if (steps is None) == (minutes is None):
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.minutes is None):
             raise RecipeError(
                 "Give the length of the run as --steps or as --minutes, one of the two."
             )
-        if minutes is not None and not 0 < minutes < math.inf:
-            raise RecipeError(f"A run takes a number of minutes above 0, not {minutes:g}.")
-        if steps is not None and not 1 <= steps <= UNBOUNDED:
-            raise RecipeError(f"A run has 1 to {UNBOUNDED:,} steps, not {steps:,}.")
-        self.steps = steps
-        self.minutes = minutes
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise RecipeError(f"A run takes a number of minutes above 0, not {self.minutes:g}.")
+        if self.steps is not None and not 1 <= self.steps <= UNBOUNDED:
+            raise RecipeError(f"A run has 1 to {UNBOUNDED:,} steps, not {self.steps:,}.")
+
+
+class Clock:
+    """How far one run is: the steps that it has done and the seconds that it has trained.
+
+    Attributes:
+        done_steps: for its owner to set.
+    """
+
+    def __init__(self, length: Length) -> None:
+        """Stand still, at the beginning of a run of this length."""
         self.done_steps = 0
+        self._length = length
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -58,10 +75,10 @@ class Length:
     @property
     def progress(self) -> float:
         """Share of the run that is done, in [0, 1]."""
-        if self.steps is not None:
-            return min(1.0, self.done_steps / self.steps)
-        assert self.minutes is not None
-        return min(1.0, self.elapsed / (60.0 * self.minutes))
+        if self._length.steps is not None:
+            return min(1.0, self.done_steps / self._length.steps)
+        assert self._length.minutes is not None
+        return min(1.0, self.elapsed / (60.0 * self._length.minutes))
 
 
 def usual_steps(domains: Sequence[Domain], recipe: Recipe) -> int:

@@ -57,7 +57,7 @@ from reccocktail.training.run_folder import (
     starting_point,
     write_record,
 )
-from reccocktail.training.schedule import UNBOUNDED, Length
+from reccocktail.training.schedule import UNBOUNDED, Clock, Length
 from reccocktail.training.speed import fast_layers
 from reccocktail.training.validation import Validation
 
@@ -145,14 +145,14 @@ def train(
             DomainWindows.build(d, ranker, frozenset(left_out.get(d.name, ())), hard)
             for d in domains
         ]
-        lora, steps, interrupt = _fit(run, domains, windows, backbone, ranker, checkpoint)
+        lora, steps, seconds, interrupt = _fit(run, domains, windows, backbone, ranker, checkpoint)
         done = {
             "steps": steps,
             "initial_sha256": initial.sha256 if initial else None,
             "beside_sha256": beside.sha256 if beside else None,
         }
         adapter = Adapter(out.name, lora, card.model_copy(update=done))
-        from_first(lambda: _finish(adapter, run))
+        from_first(lambda: _finish(adapter, run, seconds))
         if interrupt.asked:  # too late for this run, but not for what was to follow
             raise KeyboardInterrupt
         return adapter
@@ -198,24 +198,26 @@ def _fit(
     backbone: Backbone,
     ranker: Ranker,
     checkpoint: str | None,
-) -> tuple[Lora, int, Interrupt]:
+) -> tuple[Lora, int, float, Interrupt]:
     """Train from a checkpoint, or from the start, to the end of the run's length.
 
     Returns:
-        The tensors, the steps in all, and whether an interrupt came after the last of them.
+        The tensors, the steps and the seconds in all, and whether an interrupt came after the last
+        step.
 
     Raises:
         KeyboardInterrupt: one came before; the step that it found at work is kept.
     """
-    name, recipe, length, settings = run.out.name, run.recipe, run.length, run.recipe.training
+    name, recipe, settings = run.out.name, run.recipe, run.recipe.training
     catalogues = [
         Catalogue(domain, ranker, w.titles) for domain, w in zip(domains, windows, strict=True)
     ]
-    batches = TrainingBatches(windows, ranker, settings, length.steps or UNBOUNDED, processes())
+    batches = TrainingBatches(windows, ranker, settings, run.length.steps or UNBOUNDED, processes())
     bank = ItemBank(settings.bank) if settings.bank else None
     step = int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else 0
+    clock = Clock(run.length)
     if checkpoint:
-        restore(Path(checkpoint), length, bank, backbone.device)
+        restore(Path(checkpoint), clock, bank, backbone.device)
         say(f"{name}: going on from step {step}.")
     with ExitStack() as stack:  # an interrupted run gives the backbone back as well
         stack.enter_context(merged(backbone.model, run.beside.lora if run.beside else None))
@@ -232,9 +234,9 @@ def _fit(
         stack.enter_context(quiet_transformers())
         interrupt = stack.enter_context(interruptible(name))
         validation = Validation(catalogues, settings.validation_users, settings.seed)
-        callback = RunCallback(length, log, advance, validation, module, recipe, interrupt)
+        callback = RunCallback(clock, log, advance, validation, module, recipe, interrupt)
         trainer = AdapterTrainer(
-            length=length,
+            clock=clock,
             warmup=settings.warmup,
             model=module,
             args=arguments(run.folder, recipe, batches, backbone, run.report_to),
@@ -252,7 +254,7 @@ def _fit(
             say(f"{name}: step {trainer.state.global_step} is kept.")
             raise KeyboardInterrupt
         require_finite(peft_model, trainer.state.global_step)
-        return tensors_of(peft_model), trainer.state.global_step, interrupt
+        return tensors_of(peft_model), trainer.state.global_step, clock.elapsed, interrupt
 
 
 def _check_names(domains: Sequence[Domain], exclude: Mapping[str, frozenset[str]] | None) -> None:
@@ -325,15 +327,15 @@ def _products(backbone: Backbone) -> torch.dtype | None:
     return training_precision(backbone.device, backbone.model.dtype, backbone.autocast)
 
 
-def _finish(adapter: Adapter, run: _Run) -> None:
+def _finish(adapter: Adapter, run: _Run, seconds: float) -> None:
     """Write the adapter and then the record; the checkpoints are needed no more."""
     adapter.save(run.out, adapter_readme(run.out.name, adapter.card))
-    done = {"seconds": run.length.elapsed, "adapter_sha256": adapter.sha256}
+    done = {"seconds": seconds, "adapter_sha256": adapter.sha256}
     write_record(run.folder, run.record(finished=True) | done)
     remove_checkpoints(run.folder)
     last = [row for row in read_log(run.folder) if "loss" in row][-1]
     say(
-        f"{run.out.name}: {adapter.card.steps} steps in {run.length.elapsed / 60:.1f} minutes, "
+        f"{run.out.name}: {adapter.card.steps} steps in {seconds / 60:.1f} minutes, "
         f"last loss {last['loss']:.3f}."
     )
 
