@@ -142,7 +142,7 @@ def judge(
         chosen = windows_of(windows, order, TARGETS)
         if len(chosen) < 2:
             break
-        logits, wanted = ranker.contrast(model, windows.training_batch(ranker, chosen))
+        logits, wanted, _ = ranker.contrast(model, windows.training_batch(ranker, chosen))
         values = per_user(ranks(logits.double().numpy(), wanted.numpy()))
         values["loss"] = cross_entropy(logits, wanted, reduction="none").double().numpy()
         values[TARGET] = np.concatenate([windows.windows[w][1:] for w in chosen])

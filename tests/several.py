@@ -15,10 +15,10 @@ from reccocktail.cli import main
 from reccocktail.data.domain import Domain
 from reccocktail.errors import FollowedError, RunError
 from reccocktail.launcher import rank
-from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import LoraSettings, PromptSettings, Recipe, TrainingSettings
 from reccocktail.storage import write_json
 from reccocktail.training import schedule
+from reccocktail.training.loop import RankerModule
 from reccocktail.training.schedule import Length
 from reccocktail.training.trainer import train
 from tests.helpers import TickingTime
@@ -66,17 +66,17 @@ RECIPES = {
 
 
 def stop_at(calls, stop):
-    """Have the dense loss call `stop` after a number of calls; gives back what it was."""
-    loss = DenseRanker.loss
+    """Have a batch's loss call `stop` after a number of calls; gives back what it was."""
+    loss = RankerModule.forward
     left = [calls]
 
-    def counting(self, model, batch):
+    def counting(self, **batch):
         left[0] -= 1
         if left[0] < 0:
             stop()
-        return loss(self, model, batch)
+        return loss(self, **batch)
 
-    DenseRanker.loss = counting
+    RankerModule.forward = counting
     return loss
 
 
@@ -110,7 +110,7 @@ def cut_and_resumed(domain, out):
         run("cut", domain, out)
     except KeyboardInterrupt:
         interrupted = not (out / "cut").exists()
-    DenseRanker.loss = loss
+    RankerModule.forward = loss
     try:
         run("cut", domain, out)
     except (RunError, FollowedError) as error:

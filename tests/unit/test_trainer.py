@@ -25,7 +25,7 @@ from reccocktail.training import log, loop, trainer
 from reccocktail.training.adapter import Adapter, Factors
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.log import read_log
-from reccocktail.training.loop import restore
+from reccocktail.training.loop import RankerModule, restore
 from reccocktail.training.model import merged
 from reccocktail.training.run_folder import starting_point, write_seconds
 from reccocktail.training.schedule import Clock, Length, cosine_with_warmup, usual_steps
@@ -82,15 +82,15 @@ def run(domains, out, *, steps=STEPS, backbone=None, resume=False, recipe=None, 
 
 
 def stopping(steps, error=KeyboardInterrupt):
-    """The dense loss, which raises after a number of calls."""
-    loss = DenseRanker.loss
+    """A batch's loss, which raises after a number of calls."""
+    loss = RankerModule.forward
     left = [steps]
 
-    def counting(self, model, batch):
+    def counting(self, **batch):
         if left[0] == 0:
             raise error
         left[0] -= 1
-        return loss(self, model, batch)
+        return loss(self, **batch)
 
     return counting
 
@@ -100,9 +100,9 @@ def stop_after(monkeypatch):
     """Interrupt the run after a number of steps of this process, with a checkpoint after each."""
 
     def arm(steps, error=KeyboardInterrupt):
-        loss = DenseRanker.loss
-        monkeypatch.setattr(DenseRanker, "loss", stopping(steps, error))
-        return lambda: monkeypatch.setattr(DenseRanker, "loss", loss)
+        loss = RankerModule.forward
+        monkeypatch.setattr(RankerModule, "forward", stopping(steps, error))
+        return lambda: monkeypatch.setattr(RankerModule, "forward", loss)
 
     return arm
 
@@ -400,7 +400,7 @@ def cut(domain, tmp_path_factory):
     """The folder of a run that ended after its third step, with two checkpoints."""
     mine = tmp_path_factory.mktemp("cut") / "mine"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DenseRanker, "loss", stopping(3))
+        patch.setattr(RankerModule, "forward", stopping(3))
         with pytest.raises(KeyboardInterrupt):
             run([domain], mine, recipe=recipe_with(**EVERY_STEP))
     return mine.with_name("mine.training")
@@ -534,16 +534,16 @@ def control_c(monkeypatch):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def arm(*calls):
-        loss, count = DenseRanker.loss, [0]
+        loss, count = RankerModule.forward, [0]
 
-        def interrupted(self, model, batch):
+        def interrupted(self, **batch):
             count[0] += 1
             for _ in range(calls.count(count[0])):
                 signal.raise_signal(signal.SIGINT)
-            return loss(self, model, batch)
+            return loss(self, **batch)
 
-        monkeypatch.setattr(DenseRanker, "loss", interrupted)
-        return lambda: monkeypatch.setattr(DenseRanker, "loss", loss)
+        monkeypatch.setattr(RankerModule, "forward", interrupted)
+        return lambda: monkeypatch.setattr(RankerModule, "forward", loss)
 
     yield arm
     signal.signal(signal.SIGINT, before)
@@ -588,7 +588,7 @@ def test_an_interrupt_in_the_last_step_ends_what_calls_the_training(
     control_c(STEPS)
     with pytest.raises(KeyboardInterrupt):
         run([domain], mine, recipe=recipe)
-    monkeypatch.setattr(DenseRanker, "loss", None)  # nothing is left to train
+    monkeypatch.setattr(RankerModule, "forward", None)  # nothing is left to train
     assert run([domain], mine, recipe=recipe, resume=True).sha256 == adapter.sha256
 
 
@@ -605,14 +605,14 @@ def test_interrupts_that_another_handles_are_left_to_it(domain, tmp_path, contro
 
 def test_a_finished_run_is_taken_as_it_is(whole, domain, monkeypatch):
     out, adapter = whole
-    monkeypatch.setattr(DenseRanker, "loss", None)  # nothing is trained
+    monkeypatch.setattr(RankerModule, "forward", None)  # nothing is trained
     again = run([domain], out, recipe=recipe_with(**EVERY_STEP), resume=True)
     assert again.sha256 == adapter.sha256
 
 
 def test_another_version_of_the_package_takes_it_too(whole, domain, monkeypatch):
     out, adapter = whole
-    monkeypatch.setattr(DenseRanker, "loss", None)
+    monkeypatch.setattr(RankerModule, "forward", None)
     card = trainer._card
     monkeypatch.setattr(
         trainer, "_card", lambda *a: card(*a).model_copy(update={"version": "99.0"})
@@ -700,17 +700,17 @@ def test_a_second_training_in_the_same_folder_is_refused(
     """It is started in the midst of the first, which ends as if it had been alone."""
     out, _ = whole
     mine, recipe = tmp_path / "mine", recipe_with(**EVERY_STEP)
-    loss, told = DenseRanker.loss, []
+    loss, told = RankerModule.forward, []
 
-    def beside(self, model, batch):
+    def beside(self, **batch):
         if not told:
-            monkeypatch.setattr(DenseRanker, "loss", loss)
+            monkeypatch.setattr(RankerModule, "forward", loss)
             with pytest.raises(RunError, match=r"mine\.training") as error:
                 run([domain], mine, recipe=recipe, resume=resume)
             told.append(one_sentence(error.value))
-        return loss(self, model, batch)
+        return loss(self, **batch)
 
-    monkeypatch.setattr(DenseRanker, "loss", beside)
+    monkeypatch.setattr(RankerModule, "forward", beside)
     run([domain], mine, recipe=recipe)
     assert "Another training" in told[0]
     same_bytes(out, mine)
@@ -822,13 +822,14 @@ def test_of_a_cocktail_as_a_start_it_is_said_how_to_judge(base, domain, tmp_path
 
 def test_a_training_that_diverges_ends_with_a_sentence(domain, tmp_path, monkeypatch):
     """And without an adapter; what was kept before the loss left the numbers stays."""
-    own, steps = DenseRanker.loss, []
+    own, steps = RankerModule.forward, []
 
-    def loss(self, model, batch):
+    def loss(self, **batch):
         steps.append(None)
-        return own(self, model, batch) * (float("nan") if len(steps) == 5 else 1.0)
+        factor = float("nan") if len(steps) == 5 else 1.0
+        return {"loss": factor * own(self, **batch)["loss"]}
 
-    monkeypatch.setattr(DenseRanker, "loss", loss)
+    monkeypatch.setattr(RankerModule, "forward", loss)
     recipe = recipe_with(**EVERY_STEP)
     with pytest.raises(RunError, match="step 5 is no number") as error:
         run([domain], tmp_path / "mine", recipe=recipe)
@@ -841,16 +842,16 @@ def test_a_training_that_diverges_ends_with_a_sentence(domain, tmp_path, monkeyp
 @pytest.mark.parametrize("validations", [0, 2])
 def test_weights_that_left_the_numbers_are_no_adapter(domain, tmp_path, monkeypatch, validations):
     """The last step's loss is finite, its gradient is not: no later loss would tell."""
-    own, steps = DenseRanker.loss, []
+    own, steps = RankerModule.forward, []
 
-    def loss(self, model, batch):
+    def loss(self, **batch):
         steps.append(None)
-        found = own(self, model, batch)
+        found = own(self, **batch)
         if len(steps) == STEPS:
-            found.register_hook(lambda gradient: gradient * float("nan"))
+            found["loss"].register_hook(lambda gradient: gradient * float("nan"))
         return found
 
-    monkeypatch.setattr(DenseRanker, "loss", loss)
+    monkeypatch.setattr(RankerModule, "forward", loss)
     with pytest.raises(RunError, match=f"after step {STEPS} is no number") as error:
         run([domain], tmp_path / "mine", recipe=recipe_with(validations=validations))
     one_sentence(error.value)

@@ -7,6 +7,7 @@ example, and the whole catalogue is ranked with one matrix product.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,24 @@ from reccocktail.recipe import DenseSettings, PromptSettings
 
 _ALL = 2**31  # tokens of one pass, for batches that must stay whole
 _TRIAL, _TRIAL_DISTANCE = 8, 0.03  # titles read in trees and one by one, and how alike they must be
+
+
+class Contrast(NamedTuple):
+    """What a training batch is judged by: P places against U items of its own and K lent ones.
+
+    Attributes:
+        logits: (P, U + K).
+        wanted: (P,) the column of each place's next item.
+        items: (U, d) unit vectors of the batch's own items, with gradient.
+    """
+
+    logits: Tensor
+    wanted: Tensor
+    items: Tensor
+
+    def loss(self) -> Tensor:
+        """Mean cross-entropy () of the next items, in nats."""
+        return cross_entropy(self.logits, self.wanted)
 
 
 class DenseRanker:
@@ -171,16 +190,14 @@ class DenseRanker:
 
     def loss(self, model: Model, batch: Batch) -> Tensor:
         """Cross-entropy of each next item against the batch's items that its user never touched."""
-        logits, wanted = self.contrast(model, batch)
-        return cross_entropy(logits, wanted)
+        return self.contrast(model, batch).loss()
 
-    def contrast(self, model: Model, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits (places, items) of a training batch and the column of each place's next item.
+    def contrast(self, model: Model, batch: Batch) -> Contrast:
+        """Set each place of a training batch against the batch's items.
 
         Items that a place's user touched, but for the next one itself, have the logit -inf. A batch
-        with `bank_vectors` (see `training.bank`) has their items behind its own; the batch gains
-        the vectors of its own items as `item_vectors`. Where `shared` says so (see
-        `training.shares`), its items are encoded by several processes.
+        with `bank_vectors` (see `training.bank`) has their items behind its own. Where `shared`
+        says so (see `training.shares`), its items are encoded by several processes.
         """
         users = self._users(model, batch["history_ids"], batch["positions"])  # (B, L, d)
         items = self._items(model, batch["item_ids"], batch["item_positions"])  # (U, d)
@@ -194,14 +211,13 @@ class DenseRanker:
         false_negatives = batch["known"][rows]  # (P, U)
         false_negatives = false_negatives.scatter(1, wanted[:, None], False)
         logits = logits.masked_fill(false_negatives, float("-inf"))
-        batch["item_vectors"] = items.detach()
         if "bank_vectors" in batch:
             more = users[targets >= 0] @ batch["bank_vectors"].T / self.temperature
             more = more - self.dense.sampling_correction * batch["bank_log_q"]
             logits = torch.cat(
                 [logits, more.masked_fill(batch["bank_known"][rows], float("-inf"))], dim=1
             )
-        return logits, wanted
+        return Contrast(logits, wanted, items)
 
     def scores(self, model: Model, batch: Batch) -> Tensor:
         """Logits (users, candidates): cosine over temperature."""

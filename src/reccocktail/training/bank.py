@@ -44,9 +44,9 @@ class ItemBank:
         rows = torch.stack([kept[item] for item in others])
         return {"bank_vectors": rows[:, :-1], "bank_log_q": rows[:, -1], "bank_known": known}
 
-    def put(self, batch: Batch) -> None:
-        """Keep a batch's `item_vectors`; the items that were kept longest make room."""
-        rows = torch.cat([batch["item_vectors"], batch["log_q"][:, None]], dim=1)
+    def put(self, batch: Batch, vectors: Tensor) -> None:
+        """Keep the vectors (U, d) of a batch's `items`; those that were kept longest make room."""
+        rows = torch.cat([vectors.detach(), batch["log_q"][:, None]], dim=1)
         self._keep(int(batch["domain"]), batch["items"].tolist(), rows)
 
     def _keep(self, domain: int, items: list[int], rows: Tensor) -> None:

@@ -27,6 +27,7 @@ from reccocktail.launcher import rank
 from reccocktail.processes import agree
 from reccocktail.progress import Advance
 from reccocktail.ranking.base import Batch, Ranker
+from reccocktail.ranking.dense import DenseRanker
 from reccocktail.recipe import Recipe
 from reccocktail.training.bank import ItemBank
 from reccocktail.training.batches import TrainingBatches
@@ -60,11 +61,14 @@ class RankerModule(nn.Module):
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Loss of one batch, as `Trainer` reads it; `weight` is a factor on it, if given."""
         weight = batch.pop("weight", None)
-        if self.bank is not None:
-            batch |= self.bank.negatives(batch)
-        loss = self.ranker.loss(base_model(self.model), batch)
-        if self.bank is not None:
-            self.bank.put(batch)
+        model = base_model(self.model)
+        if self.bank is None:
+            loss = self.ranker.loss(model, batch)
+        else:
+            assert isinstance(self.ranker, DenseRanker)  # a recipe gives no other a bank
+            contrast = self.ranker.contrast(model, batch | self.bank.negatives(batch))
+            self.bank.put(batch, contrast.items)
+            loss = contrast.loss()
         return {"loss": loss if weight is None else weight * loss}
 
 
