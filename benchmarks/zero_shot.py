@@ -20,7 +20,7 @@ import polars as pl
 from rich.console import Console
 
 from arguments import asked_backbone, backbone_arguments, named_adapters, study_parser
-from cells import SHEET_FILE, finished, precision_facts, write_cell
+from cells import RANKS_FILE, SHEET_FILE, finished, precision_facts, write_cell
 from program import program
 from provenance import environment, write_result
 from reccocktail.backbone import Backbone
@@ -36,7 +36,7 @@ from reccocktail.ranking import build
 from reccocktail.ranking.base import Ranker
 from reccocktail.ranking.scoring import Catalogue, positive_columns
 from reccocktail.recipe import Recipe
-from reccocktail.schema import SCENARIOS, USER, Scenario
+from reccocktail.schema import SCENARIOS, TARGET, USER, Scenario
 from reccocktail.spirits import resolve
 from reccocktail.storage import atomic_file, sha256_json
 from reccocktail.training.adapter import Adapter, Lora
@@ -73,7 +73,7 @@ def judge(
     facts = [target.sha256, weights_of, scenario, asdict(settings), list(VIEWS), WEIGHED]
     identity = sha256_json([*facts, *precision_facts(backbone).values()])
     if cell := finished(out / SHEET_FILE, identity):
-        return cell
+        return cell | figures(pl.read_parquet(out / RANKS_FILE), target, scenario)
     test = sample_rows(target.rows(f"test_{scenario}"), settings.users or 0, settings.seed)
     valid = sample_rows(target.rows(f"valid_{scenario}"), settings.validation_users, settings.seed)
     placed: list[pl.DataFrame] = []
@@ -103,24 +103,44 @@ def judge(
         both = scorer.scored(lora, [scenario], label, whole=False)[scenario]
         for view, beside in views():
             keep(name, view, *beside.placed(scenario, both.test.scores, both.valid.scores))
-    table = pl.concat(placed)
-    values: dict[str, dict[str, dict[str, FloatArray]]] = {view: {} for view in VIEWS}
-    for (view, model), rows in table.group_by("view", "model", maintain_order=True):
-        values[str(view)][str(model)] = per_user(rows["rank"].to_numpy())
     cell = {
         "identity": identity,
         "precision": backbone.precision,
         "users": test.height,
         "weights": weights,
+    }
+    table = pl.concat(placed)
+    write_cell(out, table, cell)
+    return cell | figures(table, target, scenario)
+
+
+def figures(table: pl.DataFrame, target: Domain, scenario: Scenario) -> dict[str, Any]:
+    """Means, and what the base spirit and `TITLES` have over every other model, from ranks.
+
+    Differences have two intervals: over users, and over target items.
+    """
+    item_of = dict(target.rows(f"test_{scenario}").select(USER, TARGET).iter_rows())
+    items = [item_of[user] for user in table[USER].unique(maintain_order=True)]
+    values: dict[str, dict[str, dict[str, FloatArray]]] = {view: {} for view in VIEWS}
+    for (view, model), rows in table.group_by("view", "model", maintain_order=True):
+        values[str(view)][str(model)] = per_user(rows["rank"].to_numpy())
+
+    def less(first: str, view: str) -> dict[str, Any]:
+        """What a model has over the others."""
+        found = {}
+        for other in values[view]:
+            if other != first:
+                pair = values[view][first], values[view][other]
+                found[other] = paired_bootstrap(*pair)
+                for name, over in paired_bootstrap(*pair, groups=items).items():
+                    found[other][name]["ci95_over_items"] = over["ci95"]
+        return found
+
+    firsts = [name for name in (BASE, TITLES) if name in values["model alone"]]
+    return {
         "models": {view: {m: summarise(v) for m, v in values[view].items()} for view in VIEWS},
-        "base_spirit_minus": {
-            view: {
-                other: paired_bootstrap(values[view][BASE], values[view][other])
-                for other in values[view]
-                if other != BASE
-            }
-            for view in VIEWS
-        },
+        "target_items": len(set(items)),
+        **{f"{first}_minus": {view: less(first, view) for view in VIEWS} for first in firsts},
         "base_spirit_over_ndcg@1": {
             view: {
                 other: ratio_of_means(values[view][BASE]["ndcg@1"], values[view][other]["ndcg@1"])
@@ -130,8 +150,6 @@ def judge(
             for view in VIEWS
         },
     }
-    write_cell(out, table, cell)
-    return cell
 
 
 def models(
