@@ -429,6 +429,29 @@ def test_zero_shot_compares_what_needs_no_training(
                 cell = result["targets"]["tastes"]["scenarios"][scenario]
                 for ours, name in names.items():
                     assert cell["models"][view][ours] == found["models"][name][scenario]
+    # What the history adds to a title's likelihood, for the same users.
+    fame = benchmark("fame")
+    again = ["--target", str(folder / "tastes"), "--run", str(tmp_path), "--device", "cpu"]
+    again += ["--backbone", str(folder / "backbone"), "--out", str(tmp_path / "fame.json")]
+    fame.main(again)
+    known = json.loads((tmp_path / "fame.json").read_text())["targets"]["tastes"]["scenarios"]
+    for scenario in ("warm", "cold"):
+        behind = known[scenario]["models"]["behind the history"]
+        cell = result["targets"]["tastes"]["scenarios"][scenario]
+        assert behind == cell["models"]["model alone"][zero_shot.TITLES]
+        means = [m["ndcg@10"] for m in known[scenario]["models"].values()]
+        gap = known[scenario]["what the history adds"]["ndcg@10"]
+        assert gap["difference"] == pytest.approx(means[0] - means[1])
+    alone = fame.by_themselves(domain, range(len(domain.item_ids)), backbone)
+    ranker = fame.TitleRanker(backbone.tokenizer, Recipe().prompt, Recipe().title)
+    line = ranker.encoder.line(ranker.titles([domain.titles[3]])[0])
+    ids = torch.tensor([[*ranker.encoder.history([])[0], *line]])
+    with torch.no_grad():
+        told = backbone.model(ids).logits[0].log_softmax(-1)
+    wanted = told[torch.arange(-len(line) - 1, -1), torch.tensor(line)].mean() / 0.5
+    assert alone[3] == pytest.approx(float(wanted), abs=1e-4)
+    with pytest.raises(RunError, match=r"run zero_shot\.py on tastes first"):
+        fame.main([*again[:2], "--run", str(tmp_path / "nowhere"), *again[4:]])
     # Finished cells are taken as they are, and never under other settings.
     monkeypatch.setattr(zero_shot, "Scorer", None)
     zero_shot.main(arguments)
