@@ -144,8 +144,7 @@ class Recommender:
         require_k(k)
         if self._reranking is not None and k > RETRIEVED:
             raise DataError(f"This ranker ranks {RETRIEVED} retrieved items; lower -k from {k}.")
-        scores = self._retrieval.scores(seen)
-        scores[seen] = -np.inf
+        scores = self._unseen(seen)
         if self._reranking is not None:
             few = best(scores, RETRIEVED).tolist()
             scores = np.full(len(scores), -np.inf)
@@ -216,12 +215,16 @@ class Recommender:
             raise DataError(f"{self._domain.name} has no item '{unknown[0]}'; check the id.")
         return [index[item] for item in history]
 
+    def _unseen(self, seen: Sequence[int]) -> NDArray[np.float64]:
+        """Scores of retrieval (items,), -inf for what the history holds."""
+        scores = self._retrieval.scores(seen)
+        scores[list(seen)] = -np.inf
+        return scores
+
     def _among_the_shortlist(self, seen: Sequence[int]) -> ScoreMany:
         """Scores of the prompt's ranker, its candidates those of the whole history."""
         assert self._reranking is not None
-        scores = self._retrieval.scores(seen)
-        scores[list(seen)] = -np.inf
-        few = best(scores, RETRIEVED).tolist()
+        few = best(self._unseen(seen), RETRIEVED).tolist()
         reranking = self._reranking
 
         def score_many(
