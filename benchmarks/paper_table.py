@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 from rich.console import Console
@@ -30,7 +30,7 @@ from reccocktail.data.domain import Domain
 from reccocktail.data.tables import read_table
 from reccocktail.errors import RecCocktailError, RunError
 from reccocktail.progress import say
-from reccocktail.schema import CANDIDATES, SPLIT, TARGET, USER
+from reccocktail.schema import CANDIDATES, SPLIT, TARGET, USER, RankerName
 from reccocktail.spirits import resolve
 from reccocktail.storage import sha256_file
 from reccocktail.training.adapter import Adapter
@@ -241,7 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=int, default=2000, help="scored users a scenario")
     parser.add_argument("--validation-users", type=int, default=200)
     parser.add_argument("--adaptation-users", type=int, default=50)
-    parser.add_argument("--ranker", choices=("dense", "title", "choice", "generate"))
+    parser.add_argument("--ranker", choices=get_args(RankerName))
     parser.add_argument("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(BY_NAME)}")
     parser.add_argument("--cold-negatives", choices=tuple(NEGATIVES), default="both")
     parser.add_argument("--interactions", type=Path, action="append", default=[],

@@ -230,9 +230,14 @@ class Recipe(_Settings):
         return self
 
     @property
+    def packed(self) -> bool:
+        """Whether the ranker learns from packed histories, and not from prompts with candidates."""
+        return self.ranker in ("dense", "title")
+
+    @property
     def template(self) -> str:
         """The template that the recipe's ranker reads."""
-        if self.ranker in ("dense", "title"):
+        if self.packed:
             return self.prompt.template
         return self.generate.template if self.ranker == "generate" else self.choice.template
 
@@ -253,7 +258,7 @@ class Recipe(_Settings):
             del settings["training"]["hard_negatives"]
         if self.ranker != "dense":
             del settings["training"]["bank"]
-        if self.ranker in ("dense", "title"):
+        if self.packed:
             del settings["prompt"]["cutoff"]
             del settings["training"]["prompts_per_batch"]
             del settings["training"]["prompts_per_pass"]

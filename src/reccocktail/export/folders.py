@@ -263,8 +263,7 @@ def _write(
 def _origin(adapter: Adapter, kind: Format, dtype: str) -> dict[str, Any]:
     """Content of `export.json`: enough to know the model and to build its prompts elsewhere."""
     recipe = adapter.card.recipe
-    lines = recipe.ranker in ("dense", "title")
-    template: type[Template] = DenseTemplate if lines else InstructionTemplate
+    template: type[Template] = DenseTemplate if recipe.packed else InstructionTemplate
     return {
         "format": kind,
         "dtype": dtype,

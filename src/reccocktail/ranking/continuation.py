@@ -35,8 +35,6 @@ class Context:
         self.model, self._ids = model, ids
         kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
         self._cached = kinds <= _CACHEABLE
-        # A mask for a tree holds for layers that see the whole sequence.
-        self._window = getattr(model.config, "sliding_window", None) or math.inf
         # Its name changes in transformers, model by model.
         named = "cache" in inspect.signature(model.forward).parameters
         self._cache_name = "cache" if named else "past_key_values"
@@ -83,8 +81,7 @@ class Context:
     def allows_tree(self, paths: Sequence[TokenIds]) -> bool:
         """Whether `tree` may be worth a try: on a CPU, within what every layer sees."""
         longest = len(self._ids) + max((len(path) for path in paths), default=0)
-        # A GPU copies keys and values fast; trees are packed on the CPU.
-        return self._cached and longest <= self._window and self._ids.device.type != "cuda"
+        return self._cached and _may_pay(self.model, longest)
 
     def tree(self, paths: Sequence[TokenIds]) -> list[Tensor]:
         """What `paths` gives, of paths of one token at least, along trees of them.
@@ -161,6 +158,14 @@ class Context:
         )
 
 
+def _may_pay(model: Model, longest: int) -> bool:
+    """Whether a tree whose longest way has so many tokens may be worth a try."""
+    # A mask for a tree holds for layers that see the whole sequence.
+    window = getattr(model.config, "sliding_window", None) or math.inf
+    # A GPU copies keys and values fast; trees are packed on the CPU.
+    return longest <= window and next(model.parameters()).device.type != "cuda"
+
+
 class PathReader:
     """Log-probabilities of paths behind a prompt: along a tree, if the model reads trees.
 
@@ -214,22 +219,15 @@ class LinesReader:
             prompts: token ids (tokens,) on its device, one at least each.
             paths: those of each prompt, of one token at least.
         """
-        longest = max(
-            (len(p) + len(path) for p, own in zip(prompts, paths, strict=True) for path in own),
-            default=0,
-        )
-        if not self._allowed(model, longest):
-            return [Context(model, p).paths(own) for p, own in zip(prompts, paths, strict=True)]
+        pairs = list(zip(prompts, paths, strict=True))
+        longest = max((len(prompt) + len(path) for prompt, own in pairs for path in own), default=0)
         kind = type(model)
-        if kind not in self._tried:
-            self._tried[kind] = self._reads_trees(model, prompts[0], paths[0])
-        if not self._tried[kind]:
-            return [Context(model, p).paths(own) for p, own in zip(prompts, paths, strict=True)]
-        return self._together(model, prompts, paths)
-
-    def _allowed(self, model: Model, longest: int) -> bool:
-        window = getattr(model.config, "sliding_window", None) or math.inf
-        return 0 < longest <= window and next(model.parameters()).device.type != "cuda"
+        if longest and _may_pay(model, longest):
+            if kind not in self._tried:
+                self._tried[kind] = self._reads_trees(model, *pairs[0])
+            if self._tried[kind]:
+                return self._together(model, prompts, paths)
+        return [Context(model, prompt).paths(own) for prompt, own in pairs]
 
     @torch.no_grad()
     def _reads_trees(self, model: Model, prompt: Tensor, paths: Sequence[TokenIds]) -> bool:

@@ -7,12 +7,10 @@ example, and the whole catalogue is ranked with one matrix product.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
 from reccocktail.processes import gather_rows
@@ -29,30 +27,13 @@ from reccocktail.ranking.base import (
     tree_states,
     without_dropout,
 )
+from reccocktail.ranking.contrast import Contrast, against_items, known_items
 from reccocktail.ranking.pooling import pool, pool_tree
 from reccocktail.ranking.readout import Readout, Side, score_temperature
 from reccocktail.recipe import DenseSettings, PromptSettings
 
 _ALL = 2**31  # tokens of one pass, for batches that must stay whole
 _TRIAL, _TRIAL_DISTANCE = 8, 0.03  # titles read in trees and one by one, and how alike they must be
-
-
-class Contrast(NamedTuple):
-    """What a training batch is judged by: P places against U items of its own and K lent ones.
-
-    Attributes:
-        logits: (P, U + K).
-        wanted: (P,) the column of each place's next item.
-        items: (U, d) unit vectors of the batch's own items, with gradient.
-    """
-
-    logits: Tensor
-    wanted: Tensor
-    items: Tensor
-
-    def loss(self) -> Tensor:
-        """Mean cross-entropy () of the next items, in nats."""
-        return cross_entropy(self.logits, self.wanted)
 
 
 class DenseRanker:
@@ -155,7 +136,7 @@ class DenseRanker:
             "targets": pad([[column[item] for item in window[1:]] for window in windows], -1),
             "item_ids": items.input_ids,
             "item_positions": items.positions,
-            "known": _known(column, known),
+            "known": known_items(column, known),
             "log_q": log_q[torch.tensor(unique)],
             "items": torch.tensor(unique),
             "touched": pad([sorted(touched) for touched in known], -1),
@@ -195,29 +176,13 @@ class DenseRanker:
     def contrast(self, model: Model, batch: Batch) -> Contrast:
         """Set each place of a training batch against the batch's items.
 
-        Items that a place's user touched, but for the next one itself, have the logit -inf. A batch
-        with `bank_vectors` (see `training.bank`) has their items behind its own. Where `shared`
-        says so (see `training.shares`), its items are encoded by several processes.
+        Where `shared` says so (see `training.shares`), its items are encoded by several processes.
         """
         users = self._users(model, batch["history_ids"], batch["positions"])  # (B, L, d)
         items = self._items(model, batch["item_ids"], batch["item_positions"])  # (U, d)
         if "shared" in batch:
             items = gather_rows(items)[: len(batch["items"])]
-        targets = batch["targets"]  # (B, L)
-        rows, _ = (targets >= 0).nonzero(as_tuple=True)
-        wanted = targets[targets >= 0]  # (P,)
-        logits = users[targets >= 0] @ items.T / self.temperature  # (P, U)
-        logits = logits - self.dense.sampling_correction * batch["log_q"]
-        false_negatives = batch["known"][rows]  # (P, U)
-        false_negatives = false_negatives.scatter(1, wanted[:, None], False)
-        logits = logits.masked_fill(false_negatives, float("-inf"))
-        if "bank_vectors" in batch:
-            more = users[targets >= 0] @ batch["bank_vectors"].T / self.temperature
-            more = more - self.dense.sampling_correction * batch["bank_log_q"]
-            logits = torch.cat(
-                [logits, more.masked_fill(batch["bank_known"][rows], float("-inf"))], dim=1
-            )
-        return Contrast(logits, wanted, items)
+        return against_items(users, items, batch, self.temperature, self.dense.sampling_correction)
 
     def scores(self, model: Model, batch: Batch) -> Tensor:
         """Logits (users, candidates): cosine over temperature."""
@@ -399,11 +364,3 @@ class DenseRanker:
             means = words(embeddings(model, input_ids))
         self.readout = self.readout.to(states.device)
         return self.readout(states, means, side)
-
-
-def _known(column: Mapping[int, int], known: Sequence[set[int]]) -> Tensor:
-    """Which of a batch's items each of its users has touched: (B, U)."""
-    found = np.zeros((len(known), len(column)), dtype=bool)
-    for row, touched in zip(found, known, strict=True):
-        row[[column[item] for item in touched if item in column]] = True
-    return torch.from_numpy(found)
