@@ -6,8 +6,8 @@ the candidates, and every title of a packed history but the first is a training 
 models as recommenders by next-title likelihood (Zhang et al., 2021). Lists of titles are what
 language models have read, so that a bare one ranks this way before any training.
 
-A candidate's score is the mean log-probability of the tokens of its title and of the line's end. Their
-sum, the probability of the whole title, falls with every further token.
+A candidate's score is the mean log-probability of the tokens of its title and of the line's end.
+Their sum, the probability of the whole title, falls with every further token.
 """
 
 from collections.abc import Mapping, Sequence
