@@ -81,7 +81,7 @@ class Context:
     def allows_tree(self, paths: Sequence[TokenIds]) -> bool:
         """Whether `tree` may be worth a try: on a CPU, within what every layer sees."""
         longest = len(self._ids) + max((len(path) for path in paths), default=0)
-        return self._cached and _may_pay(self.model, longest)
+        return self._cached and _may_pay(self.model, longest, self._ids.device)
 
     def tree(self, paths: Sequence[TokenIds]) -> list[Tensor]:
         """What `paths` gives, of paths of one token at least, along trees of them.
@@ -158,12 +158,12 @@ class Context:
         )
 
 
-def _may_pay(model: Model, longest: int) -> bool:
+def _may_pay(model: Model, longest: int, device: torch.device) -> bool:
     """Whether a tree whose longest way has so many tokens may be worth a try."""
     # A mask for a tree holds for layers that see the whole sequence.
     window = getattr(model.config, "sliding_window", None) or math.inf
     # A GPU copies keys and values fast; trees are packed on the CPU.
-    return longest <= window and next(model.parameters()).device.type != "cuda"
+    return longest <= window and device.type != "cuda"
 
 
 class PathReader:
@@ -222,7 +222,7 @@ class LinesReader:
         pairs = list(zip(prompts, paths, strict=True))
         longest = max((len(prompt) + len(path) for prompt, own in pairs for path in own), default=0)
         kind = type(model)
-        if longest and _may_pay(model, longest):
+        if longest and _may_pay(model, longest, prompts[0].device):
             if kind not in self._tried:
                 self._tried[kind] = self._reads_trees(model, *pairs[0])
             if self._tried[kind]:
